@@ -1,0 +1,1 @@
+"""Interpolation kernels: the reference rows."""

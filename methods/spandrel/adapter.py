@@ -1,0 +1,49 @@
+"""Any single-image SR checkpoint that the spandrel library recognises, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+
+from vsrbench.errors import DataError, UserError
+from vsrbench.types import Method, MethodCard
+from vsrbench.weights import load_state
+
+
+class ImageModel:
+    """Applies an image network to each frame alone; spandrel pads to what the network needs."""
+
+    def __init__(self, descriptor: ImageModelDescriptor[Any]) -> None:
+        self.descriptor, self.net = descriptor, descriptor.model
+
+    @torch.inference_mode()
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """3 x H x W in 0..1 -> 3 x sH x sW in 0..1."""
+        for x in frames:
+            yield self.descriptor(x[None].to(self.descriptor.dtype))[0]
+
+
+def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
+    """The network that fits the checkpoint. Raises DataError, UserError."""
+    state, _ = load_state(card)
+    try:
+        descriptor = ModelLoader(device).load_from_state_dict(state)
+    except UnsupportedModelError as error:
+        raise DataError(
+            f"spandrel does not recognise the architecture of {card.weights.file}",
+            "see the list of architectures in spandrel's documentation, or write an adapter",
+        ) from error
+    if not isinstance(descriptor, ImageModelDescriptor) or descriptor.input_channels != 3:
+        raise DataError(f"{card.weights.file} is not an RGB image network")
+    if descriptor.scale != card.scale:
+        raise UserError(
+            f"{card.name} upscales x{descriptor.scale}, the clip needs x{card.scale}",
+            "say --scale for your own input",
+        )
+    if dtype == torch.float16 and not descriptor.supports_half:
+        dtype = torch.float32
+    descriptor.to(dtype).eval()
+    return ImageModel(descriptor)

@@ -1,0 +1,32 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+torch.set_num_threads(2)
+os.environ.setdefault("VSRBENCH_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Golden numerics, real clips and small real weights beside the checkout.
+
+    Where the folder is there, a missing file in it fails the test that reads it.
+    """
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder ../shared (golden numerics, real clips)")
+    return SHARED

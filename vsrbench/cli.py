@@ -1,0 +1,464 @@
+"""The command line: arguments, subcommands, exit codes. Results on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from vsrbench import __version__
+from vsrbench.errors import INTERRUPTED, MISSING, OK, MissingError, UserError, unknown
+from vsrbench.progress import note, say_error
+from vsrbench.specs import ROOT
+
+if TYPE_CHECKING:
+    from vsrbench.runner import Run
+    from vsrbench.store import Store
+    from vsrbench.summary import Summary
+    from vsrbench.types import MethodCard, Record
+
+EPILOG = """\
+examples:
+  python run_bench.py --methods instavsr,realviformer
+  python run_bench.py --methods bicubic,instavsr --input my.mp4 --keep-frames
+  python run_bench.py --methods bicubic,weights/RealESRGAN_x4.pth --input lq/ --gt gt/
+  python run_bench.py table --format latex
+  python run_bench.py figure profile --clip photo-zoom
+
+exit codes: 0 all done, 1 some jobs failed, 2 bad command line or spec, 3 something needed is
+missing, 4 regression found, 130 interrupted (finished work is kept)"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with a suggestion for a misspelt flag or command."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line of what, one of what to do, exit code 2."""
+        hint = f"see: {self.prog} --help"
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            flag = message.removeprefix(prefix).split()[0].split("=")[0]
+            options = [o for action in self._actions for o in action.option_strings]
+            close = difflib.get_close_matches(flag, options, n=1)
+            message = f"unknown argument '{flag}'"
+            hint = f"did you mean {close[0]}?" if close else hint
+        raise UserError(message, hint)
+
+
+def names(text: str) -> list[str]:
+    """A comma-separated list without blanks and repetitions."""
+    return list(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+
+
+def size(text: str) -> tuple[int, int]:
+    """HxW in px."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size; write it as 180x320 (HxW)")
+    return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
+    return int(text)
+
+
+def box(text: str) -> tuple[int, int, int, int]:
+    """x,y,w,h in GT px."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(p.isdigit() for p in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a box; write it as x,y,w,h in GT px")
+    x, y, w, h = map(int, parts)
+    return x, y, w, h
+
+
+def build_parsers() -> dict[str, Parser]:
+    """One parser for each subcommand; `run` is the one that a bare flag list means."""
+    parsers: dict[str, Parser] = {}
+
+    def command(name: str, purpose: str, usage: str) -> Parser:
+        shown = "run_bench.py" if name == "run" else f"run_bench.py {name}"
+        parser = Parser(
+            prog=shown,
+            usage=usage,
+            description=purpose,
+            epilog=EPILOG if name == "run" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.add_argument(
+            "--root", type=Path, default=ROOT, help="folder of methods/ and datasets/"
+        )
+        parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+        parsers[name] = parser
+        return parser
+
+    def results(parser: Parser) -> None:
+        parser.add_argument(
+            "--results",
+            type=Path,
+            metavar="DIR",
+            help="folder of records, frames and figures (default: results/local in the checkout)",
+        )
+
+    def device(parser: Parser) -> None:
+        parser.add_argument(
+            "--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
+        )
+
+    run = command(
+        "run",
+        "Run video super-resolution methods on test sets or on your own video, score them,\n"
+        "measure what they cost, and print a table. Results that are on disk are reused.",
+        "run_bench.py [run] --methods A,B [options]\n"
+        "       run_bench.py list|check|table|figure|cost [options]   (each has its own --help)",
+    )
+    run.add_argument("--version", action="version", version=f"vsrbench {__version__}")
+    what = run.add_argument_group("what")
+    what.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
+    what.add_argument("--datasets", type=names, help="test sets (default: synthetic)")
+    what.add_argument("--input", type=Path, help="your own video, folder of frames or of clips")
+    what.add_argument("--gt", type=Path, help="its ground truth, laid out alike")
+    what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
+    what.add_argument("--metrics", type=names, help="default: all that the data allows")
+    how = run.add_argument_group("how")
+    device(how)  # type: ignore[arg-type]
+    how.add_argument("--no-cost", action="store_true", help="leave out the cost pass")
+    how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
+    how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
+    how.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    results(how)  # type: ignore[arg-type]
+
+    listing = command("list", "What exists, what is ready here, and why the rest is not.", "")
+    listing.usage = "run_bench.py list methods|datasets|metrics"
+    listing.add_argument("what", choices=["methods", "datasets", "metrics"])
+
+    check = command("check", "Preflight: files, hashes, imports; runs nothing.", "")
+    check.usage = "run_bench.py check [--methods A,B] [--datasets A,B] [--metrics A,B]"
+    for kind in ("methods", "datasets", "metrics"):
+        check.add_argument(f"--{kind}", type=names, default=[], help="names, separated by commas")
+
+    table = command("table", "Print a table from stored records.", "")
+    table.usage = "run_bench.py table [--format markdown|latex|csv] [options]"
+    table.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown")
+    for kind in ("methods", "datasets", "metrics"):
+        table.add_argument(f"--{kind}", type=names, help="default: all that have results")
+    table.add_argument("-o", "--output", type=Path, help="file instead of stdout")
+    results(table)
+
+    figure = command("figure", "Draw a figure from stored records and kept frames.", "")
+    figure.usage = "run_bench.py figure profile|crops|scatter|time [options]"
+    figure.add_argument("kind", choices=["profile", "crops", "scatter", "time"])
+    figure.add_argument("--dataset", help="default: the one with results, or synthetic")
+    figure.add_argument("--clip", help="default: the first one")
+    figure.add_argument("--methods", type=names, help="default: all that have results")
+    figure.add_argument("--metric", default="psnr", help="scatter, time (default: psnr)")
+    figure.add_argument("--row", type=int, help="profile: GT row (default: chosen by rule)")
+    figure.add_argument("--frame", type=int, help="crops: frame (default: the middle one)")
+    figure.add_argument("--box", type=box, help="crops: x,y,w,h (default: chosen by rule)")
+    figure.add_argument("-o", "--output", type=Path, help="PNG file (default: DIR/figures/...)")
+    results(figure)
+
+    cost = command("cost", "Measure latency, throughput, memory, parameters and MACs.", "")
+    cost.usage = "run_bench.py cost --methods A,B --size HxW [--frames N] [options]"
+    cost.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
+    cost.add_argument("--size", type=size, required=True, help="LQ size, HxW in px")
+    cost.add_argument("--frames", type=positive, default=10, help="frames timed (default: 10)")
+    cost.add_argument("--scale", type=positive, default=4, help="for methods of any scale")
+    cost.add_argument("--fresh", action="store_true", help="measure again what is on disk")
+    device(cost)
+    results(cost)
+    return parsers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Errors that a user can act on are two lines."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbose = "-v" in args or "--verbose" in args
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        parsers = build_parsers()
+        name = "run"
+        if args and not args[0].startswith("-"):
+            name = args.pop(0)
+            if name not in parsers:
+                raise unknown("command", name, parsers)
+        if name == "run" and not args:
+            parsers["run"].print_help(sys.stderr)
+            return UserError.exit_code
+        options = parsers[name].parse_args(args)
+        commands: dict[str, Callable[[argparse.Namespace], int]] = {
+            "run": _run,
+            "list": _list,
+            "check": _check,
+            "table": _table,
+            "figure": _figure,
+            "cost": _cost,
+        }
+        return commands[name](options)
+    except UserError as error:
+        if verbose:
+            traceback.print_exc()
+        say_error(error)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of stdout went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        note("interrupted: all finished results are kept; the same command goes on from there")
+        return INTERRUPTED
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+# ---------------------------------------------------------------------------------------------
+# run and cost
+
+
+def _run(options: argparse.Namespace) -> int:
+    from vsrbench import datasets, specs, tables
+    from vsrbench.metrics import metric_info
+    from vsrbench.runner import Choice, Run
+
+    if options.gt and not options.input:
+        raise UserError("--gt needs --input", "--input LQ --gt GT")
+    cards = _cards(options)
+    if not any(card.name == "bicubic" for card in cards):
+        cards.insert(0, specs.method_card(options.root, "bicubic"))
+    for name in options.metrics or []:
+        metric_info(name)
+    chosen = options.datasets or ([] if options.input else ["synthetic"])
+    found = [specs.dataset_spec(options.root, name) for name in chosen]
+    store = _store(options)
+    store.prepare()
+    choice = Choice(
+        root=options.root,
+        device=_device(options.device),
+        metrics=tuple(options.metrics or ()),
+        keep_frames=options.keep_frames,
+        fresh=options.fresh,
+        quiet=options.quiet,
+        with_cost=not options.no_cost,
+    )
+    run = Run(choice, store)
+    sets = []
+    if options.input:
+        sets.append(datasets.open_input(options.input, options.gt, options.scale))
+    for spec in found:
+        try:
+            sets.append(datasets.open_dataset(spec, note))
+        except MissingError as error:
+            say_error(error)
+            run.missing = True
+    if sets:
+        run.go(cards, sets)
+        records = list(store.latest().values())
+        shown = [c.name for c in cards] + [specs.GT_CARD.name]
+        for dataset in sets:
+            own = {r.method for r in records if r.dataset == dataset.spec.name}
+            rows = [name for name in shown if name in own]
+            metrics = list(run.wanted(dataset))
+            print(tables.markdown(_summary(options, records, rows, [dataset.spec.name], metrics)))
+    _say_counts(run)
+    return run.exit_code
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from vsrbench import tables
+    from vsrbench.runner import Choice, Run
+
+    cards = _cards(options)
+    store = _store(options)
+    store.prepare()
+    choice = Choice(root=options.root, device=_device(options.device), fresh=options.fresh)
+    run = Run(choice, store)
+    run.cost(cards, options.size, options.scale, options.frames)
+    records = [r for r in store.require() if r.kind == "cost" and r.size == options.size]
+    rows = [c.name for c in cards if any(r.method == c.name for r in records)]
+    print(tables.markdown(_summary(options, records, rows, None, None)))
+    _say_counts(run)
+    return run.exit_code
+
+
+def _cards(options: argparse.Namespace) -> list[MethodCard]:
+    """The cards of --methods. Raises UserError."""
+    from vsrbench import specs
+
+    if not options.methods:
+        raise UserError("say which methods to run", "--methods A,B; see: run_bench.py list methods")
+    return [specs.method_card(options.root, name) for name in options.methods]
+
+
+def _say_counts(run: Run) -> None:
+    c = run.counts
+    note(
+        f"done: {c['ok']} new results, {c['reused']} reused, {c['failed']} failed, "
+        f"{c['skipped']} skipped; records in {run.store.records}"
+    )
+    if c["failed"]:
+        note("  the same command tries the failed ones again")
+
+
+def _device(asked: str | None) -> str:
+    """The torch device to use. Raises UserError, MissingError."""
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise UserError(f"no device named '{asked}'", "cpu, cuda, cuda:1 ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MissingError(
+            f"device '{asked}' was asked for and {torch.cuda.device_count()} CUDA devices are here",
+            "use --device cpu",
+        )
+    return asked
+
+
+# ---------------------------------------------------------------------------------------------
+# from stored records
+
+
+def _store(options: argparse.Namespace) -> Store:
+    from vsrbench.store import Store
+
+    return Store(options.results or options.root / "results" / "local")
+
+
+def _summary(
+    options: argparse.Namespace,
+    records: Sequence[Record],
+    methods: list[str] | None,
+    datasets: list[str] | None,
+    metrics: list[str] | None,
+) -> Summary:
+    from vsrbench import specs
+    from vsrbench.summary import summarise
+
+    known = {
+        name: specs.dataset_spec(options.root, name) for name in specs.dataset_files(options.root)
+    }
+    return summarise(records, methods, datasets, metrics, known)
+
+
+def _table(options: argparse.Namespace) -> int:
+    from vsrbench import tables
+
+    records = _store(options).require()
+    summary = _summary(options, records, options.methods, options.datasets, options.metrics)
+    formats = {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv}
+    text = formats[options.format](summary)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text, encoding="utf-8")
+        note(f"wrote {options.output}")
+    else:
+        print(text)
+    return OK
+
+
+def _figure(options: argparse.Namespace) -> int:
+    from vsrbench import figures
+
+    store = _store(options)
+    records = store.require()
+    quality = [r for r in records if r.kind == "quality"]
+    sets = list(dict.fromkeys(r.dataset for r in quality))
+    dataset = options.dataset or ("synthetic" if "synthetic" in sets else sets[0] if sets else "")
+    if dataset not in sets:
+        raise unknown("dataset with results", dataset, sets)
+    clips = list(dict.fromkeys(r.clip for r in quality if r.dataset == dataset))
+    clip = options.clip or clips[0]
+    if clip not in clips:
+        raise unknown(f"clip of {dataset}", clip, clips)
+    have = list(dict.fromkeys(r.method for r in quality if r.dataset == dataset))
+    for name in options.methods or []:
+        if name not in have:
+            raise unknown("method with results", name, have)
+    methods = options.methods or have
+    label = dataset if options.kind == "scatter" else f"{dataset}-{clip}"
+    out = options.output or store.folder / "figures" / f"{options.kind}-{label}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if options.kind == "profile":
+        figures.profile(store.frames, dataset, clip, methods, out, options.row, records)
+    elif options.kind == "crops":
+        figures.crops(
+            store.frames, dataset, clip, methods, out, options.box, options.frame, records
+        )
+    elif options.kind == "scatter":
+        summary = _summary(options, records, methods, [dataset], None)
+        figures.scatter(summary, out, y=options.metric, dataset=dataset)
+    else:
+        figures.over_time(records, dataset, clip, methods, options.metric, out)
+    print(out)
+    return OK
+
+
+def _list(options: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    rows = _readiness(options.root, options.what)
+    print(tabulate(rows, headers=["name", "what", "ready", "why not"], tablefmt="simple"))
+    return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    code = OK
+    for kind in ("methods", "datasets", "metrics"):
+        known = {row[0]: row for row in _readiness(options.root, kind)}
+        for name in getattr(options, kind):
+            if name not in known:
+                raise unknown(kind[:-1], name, known)
+            _, _, ready, why = known[name]
+            print(f"{kind[:-1]} {name}: {'ready' if ready == 'yes' else why}")
+            code = code if ready == "yes" else MISSING
+    return code
+
+
+def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
+    """(name, what it is, yes or no, why not) of everything of one kind. Imports no torch."""
+    from vsrbench import datasets, metrics, specs, weights
+
+    rows = []
+
+    def row(name: str, what: str, why: UserError | None) -> None:
+        rows.append((name, what, "no" if why else "yes", str(why) if why else ""))
+
+    if kind == "methods":
+        for name, path in specs.method_files(root).items():
+            if name == "spandrel":
+                rows.append(
+                    ("PATH", "any checkpoint that spandrel reads, given by path", "yes", "")
+                )
+                continue
+            why = None
+            what = ""
+            try:
+                card = specs.read_card(path)
+                what = f"{card.title}, x{card.scale or 'any'}, weights: {card.weights.origin}"
+                weights.identify(card)
+            except UserError as error:
+                why = error
+            row(name, what, why)
+    elif kind == "datasets":
+        for name in specs.dataset_files(root):
+            spec = specs.dataset_spec(root, name)
+            row(name, f"{spec.title}, {spec.kind}, x{spec.scale}", datasets.missing(spec))
+    else:
+        for name, info in metrics.METRICS.items():
+            unit = f" in {info.unit}" if info.unit else ""
+            row(name, f"{info.title}{unit}, {info.better} is better", metrics.unavailable(name))
+    return rows

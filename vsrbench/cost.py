@@ -1,0 +1,185 @@
+"""What a method costs: latency, throughput, memory, parameters, MACs; in a pass of its own."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsrbench.env import device_name
+from vsrbench.errors import ContractError, UserError
+from vsrbench.method import check_size, dtype_of, foreign_error, load_method, padding
+from vsrbench.nvml import MemoryMeter
+from vsrbench.types import Measurement, MethodCard, Size
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+"""Bumped when a figure can change."""
+FRAMES = 10
+WARMUP = 3
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a cost figure depends on besides the method; part of its key."""
+    import torch
+
+    return {
+        "version": VERSION,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads() if device == "cpu" else 0,
+    }
+
+
+def measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
+    """Measure in a fresh process, so that peak memory is the method's own.
+
+    Raises UserError; ContractError when the process died, which is how running out of memory ends.
+    """
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(_measure, card, size, frames, device).result()
+        except BrokenProcessPool as error:
+            raise ContractError(
+                f"'{card.name}' ended its process at {size[1]}x{size[0]}, {frames} frames",
+                "most likely out of memory: use a smaller --size",
+            ) from error
+
+
+def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
+    """Inputs resident on the device; the clock runs from one output to the next (region `device`).
+
+    A method that answers only when it has read everything has no time per frame: its one sample is
+    the total over the number of frames.
+    """
+    import torch
+
+    check_size(card, size)
+    on_gpu = device != "cpu"
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if on_gpu else None
+    memory = MemoryMeter(uuid)
+    why = {"vram_peak_mib": memory.why} if memory.why else {}
+    rss_idle = _rss_mib("VmRSS")
+    method = load_method(card, device)
+    parameters = _parameters(method, card)
+    if parameters is None:
+        why["params_m"] = "no attribute of the adapter is a torch module"
+
+    clip = _clip(card, size, frames, device)
+    warmup = min(max(WARMUP, card.lookahead + 1), frames)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        with memory:
+            _timed(method, clip[:warmup], device)
+            first, samples, total = _timed(method, clip, device)
+        macs = _macs(method, clip[: max(1, card.lookahead + 1)])
+    except UserError:
+        raise
+    except Exception as error:
+        where = f"at {size[1]}x{size[0]}, {frames} frames"
+        raise foreign_error(card, where, error) from error
+    if card.lookahead < 0 or not samples:
+        samples = [total / frames]
+    ordered = sorted(samples)
+    if memory.shared:
+        why["gpu_shared"] = "another process was on the GPU"
+    return Measurement(
+        region="device",
+        device=device_name(device),
+        size=size,
+        frames=frames,
+        warmup_frames=warmup,
+        threads=torch.get_num_threads(),
+        samples_ms=tuple(samples),
+        median_ms=statistics.median(samples),
+        p90_ms=ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))],
+        first_output_ms=first,
+        fps=frames / total * 1000,
+        rss_peak_mib=_rss_mib("VmHWM"),
+        rss_idle_mib=rss_idle,
+        vram_peak_mib=memory.peak_mib,
+        vram_allocator_mib=torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None,
+        params_m=None if parameters is None else parameters / 1e6,
+        macs_g=macs / 1e9,
+        gpu_shared=memory.shared,
+        why=why,
+    )
+
+
+def _rss_mib(field: str) -> float | None:
+    """VmRSS or VmHWM (peak) of this process; the peak of getrusage outlives fork and exec."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) / 1024
+    if field == "VmHWM":
+        unit = 2**20 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return None
+
+
+def _clip(card: MethodCard, size: Size, frames: int, device: str) -> list[torch.Tensor]:
+    """A textured picture that pans by one pixel a frame: motion to follow, no scene cut."""
+    import torch
+    import torch.nn.functional as F
+
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, size[0] // 4 + 2, size[1] // 4 + 2, generator=generator)
+    picture = F.interpolate(coarse, size=size, mode="bicubic").clamp(0, 1)
+    picture = F.pad(picture, padding(card, size), mode="reflect")[0]
+    dtype = dtype_of(card, device)
+    return [picture.roll(t, dims=-1).to(device, dtype) for t in range(frames)]
+
+
+def _timed(method: Any, clip: list[torch.Tensor], device: str) -> tuple[float, list[float], float]:
+    """(first-output ms, ms between outputs, total ms) of one call on a resident clip."""
+    import torch
+
+    def now() -> float:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() * 1000
+
+    def resident() -> Iterator[torch.Tensor]:
+        yield from clip
+
+    start = now()
+    stamps = []
+    for _ in method.upscale(resident()):
+        stamps.append(now())
+    total = stamps[-1] - start
+    samples = [b - a for a, b in pairwise(stamps)]
+    return stamps[0] - start, samples, total
+
+
+def _parameters(method: Any, card: MethodCard) -> int | None:
+    """Parameters of the torch modules that are attributes of the adapter, each counted once."""
+    import torch
+
+    modules = [v for v in vars(method).values() if isinstance(v, torch.nn.Module)]
+    if not modules and card.weights.origin != "none":
+        return None
+    return sum({id(p): p.numel() for m in modules for p in m.parameters()}.values())
+
+
+def _macs(method: Any, clip: list[torch.Tensor]) -> float:
+    """Multiply-adds a frame, counted by torch on a call of `clip`."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        for _ in method.upscale(iter(clip)):
+            pass
+    return float(counter.get_total_flops()) / 2 / len(clip)

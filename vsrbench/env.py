@@ -1,0 +1,84 @@
+"""What a run happened on: packages, hardware, source revision."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("torch", "torchvision", "numpy", "scipy", "opencv-python", "opencv-python-headless", "av"),
+    *("pillow", "diffusers", "safetensors", "spandrel", "pyiqa", "lpips", "DISTS-pytorch"),
+)
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Model name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: str) -> str:
+    """Name of the GPU behind a torch device string, or of the CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    return cpu_name()
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """Commit and dirty flag of the checkout; both null outside one."""
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def capture(root: Path) -> dict[str, Any]:
+    """Everything about the machine and the software that a reader of the numbers may ask for."""
+    import torch
+
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    gpus = [
+        {
+            "name": torch.cuda.get_device_name(i),
+            "memory_mib": torch.cuda.get_device_properties(i).total_memory // 2**20,
+        }
+        for i in range(torch.cuda.device_count())
+    ]
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "ram_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "cuda": torch.version.cuda if gpus else None,
+        "gpus": gpus,
+        "packages": packages,
+        "git": git_state(root),
+    }

@@ -1,0 +1,56 @@
+"""Errors that a user can act on: one line of what, one line of what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+OK, FAILED, USAGE, MISSING, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+class UserError(Exception):
+    """Something the user can put right.
+
+    Printed as `message` and `hint` without a traceback; `exit_code` ends the program when it
+    reaches the command line, and a record keeps all of it when it only ends one job.
+    """
+
+    exit_code = USAGE
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.message, self.hint))
+
+
+class MissingError(UserError):
+    """A file, package, device or data set that is needed is not here."""
+
+    exit_code = MISSING
+
+
+class DataError(UserError):
+    """Input data is unreadable or inconsistent (truncated, wrong size, wrong count)."""
+
+    exit_code = FAILED
+
+
+class ContractError(UserError):
+    """A method broke its contract: wrong count, wrong size, NaN, or an exception."""
+
+    exit_code = FAILED
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
+    """The error for a `name` that is not among `known`, with the closest match as suggestion."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f" Did you mean '{close[0]}'?" if close else ""
+    listing = f"known: {', '.join(names)}" if names else "none is known here"
+    return UserError(f"no {kind} named '{name}'.{guess}", f"{listing}{'; ' + hint if hint else ''}")

@@ -1,0 +1,239 @@
+"""One job to records: run the method once, feed every missing metric frame by frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vsrbench import frames
+from vsrbench.errors import ContractError, MissingError, UserError
+from vsrbench.flow import Estimator, ReferenceFlow
+from vsrbench.method import upscale
+from vsrbench.metrics import METRICS, load_metric
+from vsrbench.metrics.fidelity import best_shift
+from vsrbench.plan import EXACT_FLOW, Job, mark
+from vsrbench.types import Clip, Frame, Method, MetricInfo, PairFlow, Record, Sample
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all jobs of a run share."""
+
+    run_id: str
+    device: str
+    estimator: Estimator | None
+    """Flow of clips whose motion is not known; None when no metric asks for it."""
+    cache: Path
+    """Folder of cached flow fields."""
+    tick: Callable[[], None]
+    """Called after every frame."""
+
+
+def timestamp() -> str:
+    """UTC now, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def reference_frames(clip: Clip) -> Sequence[Frame]:
+    """GT where there is one, else the bicubic-upscaled LQ; lazy."""
+    return clip.gt if clip.gt is not None else Upscaled(clip.lq, clip.scale)
+
+
+class Upscaled(Sequence[Frame]):
+    """LQ frames bicubic-upscaled (a = -0.5, pixel centres aligned) when indexed."""
+
+    def __init__(self, lq: Sequence[Frame], scale: int) -> None:
+        self.lq, self.scale = lq, scale
+
+    def __len__(self) -> int:
+        return len(self.lq)
+
+    def __getitem__(self, index: Any) -> Any:
+        return bicubic(self.lq[index], self.scale)
+
+
+def bicubic(frame: Frame, scale: int) -> Frame:
+    """Bicubic upscaling of a uint8 RGB frame."""
+    size = (frame.shape[1] * scale, frame.shape[0] * scale)
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+
+
+def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Record]:
+    """Records of one job: refused metrics first, then one per metric. Never raises for a bad job.
+
+    method: gives the loaded method when it is needed. Failures become records of every metric
+    they touch; a metric that raises fails alone.
+    """
+    started = time.perf_counter()
+    for name, why in job.refused.items():
+        yield _record(job, context, METRICS[name], "skipped", error=why)
+    if job.error is not None:
+        status = "skipped" if isinstance(job.error, MissingError) else "failed"
+        for metric in job.todo:
+            yield _record(job, context, metric, status, error=job.error)
+        return
+    if not job.todo and not job.keep:
+        return
+    failures: dict[str, UserError] = {}
+    running = {}
+    for metric in job.todo:
+        try:
+            running[metric.name] = load_metric(metric.name, context.device)
+        except UserError as error:
+            failures[metric.name] = error
+    try:
+        for sample in _samples(job, method, context):
+            for name, metric_object in list(running.items()):
+                try:
+                    metric_object.update(sample)
+                except (UserError, ArithmeticError, ValueError, RuntimeError) as error:
+                    failures[name] = _metric_error(name, sample.index, error)
+                    del running[name]
+            context.tick()
+    except UserError as error:
+        running.clear()
+        failures = {metric.name: error for metric in job.todo}
+        if not job.todo:
+            raise
+    seconds = time.perf_counter() - started
+    for metric in job.todo:
+        if metric.name in failures:
+            yield _record(job, context, metric, "failed", failures[metric.name], seconds=seconds)
+            continue
+        try:
+            score = running[metric.name].result()
+        except UserError as error:
+            yield _record(job, context, metric, "failed", error, seconds=seconds)
+            continue
+        low, high = metric.range
+        if not low <= score.value <= high:
+            outside = ContractError(
+                f"'{metric.name}' gave {score.value}, outside {low}..{high}",
+                "this is a defect of the metric or of its weights: please report it",
+            )
+            yield _record(job, context, metric, "failed", outside, seconds=seconds)
+            continue
+        extra: dict[str, Any] = dict(score.extra)
+        if "flow" in metric.needs:
+            estimated = context.estimator if job.flow != EXACT_FLOW else None
+            extra["flow"] = estimated.name if estimated else EXACT_FLOW
+        if metric.name == "psnr" and job.card.name == "bicubic":
+            extra |= _registration(job.clip)
+        record = _record(job, context, metric, "ok", seconds=seconds, extra=extra)
+        yield replace(record, value=score.value, per_frame=score.per_frame)
+
+
+def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Sample]:
+    """Output frames next to LQ, GT, reference and flow; kept on the way if the job says so."""
+    clip, border = job.clip, job.clip.border_px
+    reference = reference_frames(clip)
+    flow: Sequence[PairFlow] | None = clip.flow
+    wants_flow = any("flow" in metric.needs for metric in job.todo)
+    if wants_flow and flow is None and context.estimator is not None:
+        flow = ReferenceFlow(reference, context.estimator, clip.digest, context.cache)
+    with ExitStack() as stack:
+        writer = None
+        if job.keep:
+            mark(job.frames).unlink(missing_ok=True)
+            writer = stack.enter_context(frames.FrameWriter(job.frames))
+        for index, sr in enumerate(_outputs(job, method, context)):
+            if writer is not None:
+                writer.write(sr)
+            target = _cut(reference[index], border)
+            yield Sample(
+                index=index,
+                sr=_cut(sr, border),
+                lq=clip.lq[index],
+                gt=target if clip.gt is not None else None,
+                reference=target,
+                flow=_cut_flow(flow[index - 1], border) if wants_flow and flow and index else None,
+            )
+    if job.keep:
+        mark(job.frames).write_text(job.output_key + "\n")
+
+
+def _outputs(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Frame]:
+    if job.card.name == "gt" and job.clip.gt is not None:
+        return iter(job.clip.gt)
+    if job.reuse:
+        return iter(frames.open_frames(job.frames))
+    return upscale(method(), job.card, job.clip, context.device)
+
+
+def _cut(frame: Any, border: int) -> Any:
+    return frame[border:-border, border:-border] if border else frame
+
+
+def _cut_flow(pair: PairFlow, border: int) -> PairFlow:
+    if not border:
+        return pair
+    fields = {name: value for name, value in vars(pair).items() if value is not None}
+    return replace(pair, **{name: _cut(value, border) for name, value in fields.items()})
+
+
+def _registration(clip: Clip) -> dict[str, Any]:
+    """The best whole-pixel shift of bicubic(LQ) against GT in the middle frame."""
+    assert clip.gt is not None
+    middle = clip.count // 2
+    up = bicubic(clip.lq[middle], clip.scale)
+    dy, dx, at_zero, at_best = best_shift(up, clip.gt[middle])
+    return {"shift": [dy, dx], "psnr_at_zero": at_zero, "psnr_at_shift": at_best}
+
+
+def _metric_error(name: str, index: int, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    text = (str(error).splitlines() or [""])[0][:200]
+    return ContractError(f"metric '{name}' failed at frame {index}: {type(error).__name__}: {text}")
+
+
+def error_json(error: UserError) -> Mapping[str, str]:
+    """An error as a record keeps it."""
+    return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def _record(
+    job: Job,
+    context: Context,
+    metric: MetricInfo,
+    status: Any,
+    error: UserError | None = None,
+    seconds: float = 0.0,
+    extra: Mapping[str, Any] | None = None,
+) -> Record:
+    card, clip = job.card, job.clip
+    return Record(
+        key=job.quality_key(metric),
+        run_id=context.run_id,
+        at=timestamp(),
+        kind="quality",
+        status=status,
+        method=card.name,
+        method_version=card.version,
+        title=card.title,
+        weights_origin=card.weights.origin,
+        weights_sha256=job.weights_sha256,
+        precision=card.precision,
+        settings=dict(card.settings),
+        dataset=clip.dataset,
+        dataset_version=clip.dataset_version,
+        clip=clip.name,
+        clip_digest=clip.digest,
+        frames=clip.count,
+        size=clip.size,
+        scale=clip.scale,
+        metric=metric.name,
+        metric_version=metric.version,
+        unit=metric.unit,
+        extra=dict(extra or {}),
+        error=None if error is None else error_json(error),
+        seconds=round(seconds, 3),
+    )

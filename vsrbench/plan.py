@@ -1,0 +1,173 @@
+"""What is still to do: jobs out of methods, clips, metrics and what the store already holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vsrbench import keys, weights
+from vsrbench.datasets import Dataset
+from vsrbench.errors import UserError
+from vsrbench.method import at_scale, check_size
+from vsrbench.metrics import METRICS
+from vsrbench.specs import GT_CARD
+from vsrbench.types import Clip, MethodCard, MetricInfo, Record
+
+EXACT_FLOW = "exact"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one clip: the scores that are still missing, from one pass over the frames."""
+
+    card: MethodCard
+    clip: Clip
+    weights_sha256: str
+    todo: tuple[MetricInfo, ...]
+    """Metrics to compute."""
+    refused: Mapping[str, UserError]
+    """Metrics that cannot be had for this clip, with the reason."""
+    flow: str
+    """Identity of the reference's flow estimator; `exact` where motion is known."""
+    frames: Path
+    """Where its SR frames are or would be kept."""
+    keep: bool
+    """Frames are to be kept and are not yet."""
+    reuse: bool
+    """Frames of an earlier run are there and serve instead of running the method."""
+    error: UserError | None = None
+    """Why the method cannot run on the clip at all."""
+
+    @property
+    def output_key(self) -> str:
+        """Identity of the SR frames."""
+        return keys.output_key(self.card, self.weights_sha256, self.clip)
+
+    def quality_key(self, metric: MetricInfo) -> str:
+        """Identity of one score."""
+        flow = self.flow if "flow" in metric.needs else ""
+        return keys.quality_key(self.output_key, metric, self.clip.border_px, flow)
+
+
+def mark(folder: Path) -> Path:
+    """The file beside kept frames that holds their identity."""
+    return folder.with_name(folder.name + ".key")
+
+
+def kept(folder: Path, output_key: str) -> bool:
+    """True if `folder` holds the whole output with this identity."""
+    file = mark(folder)
+    return file.is_file() and folder.is_dir() and file.read_text().strip() == output_key
+
+
+def plan(
+    cards: Sequence[MethodCard],
+    dataset: Dataset,
+    metrics: Sequence[str],
+    missing: Mapping[str, UserError],
+    done: Mapping[str, Record],
+    frames: Path,
+    keep_frames: bool,
+    fresh: bool,
+    flow: str,
+) -> tuple[list[Job], int]:
+    """(jobs, number of results reused): GT and every card on every clip, minus what is done.
+
+    missing: metrics whose weights are not here. done: newest record of each key. flow: identity of
+    the estimator for clips whose motion is not known. fresh: kept frames of earlier runs do not
+    serve.
+    """
+    jobs: list[Job] = []
+    reused = 0
+    clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in dataset.broken)]
+    for card in [GT_CARD, *cards]:
+        identity = _identity(card)
+        for clip in clips:
+            error = dataset.broken.get(clip.name)
+            if card is GT_CARD and clip.gt is None:
+                continue
+            job = _job(card, clip, metrics, missing, error or identity, frames, flow)
+            todo = tuple(m for m in job.todo if _status(done, job.quality_key(m)) != "ok")
+            refused = {
+                name: why
+                for name, why in job.refused.items()
+                if not _same_refusal(done.get(job.quality_key(METRICS[name])), why)
+            }
+            reuse = not fresh and kept(job.frames, job.output_key)
+            keep = keep_frames and job.error is None and not reuse
+            reused += len(metrics) - len(todo) - len(refused)
+            if todo or refused or keep:
+                jobs.append(replace(job, todo=todo, refused=refused, keep=keep, reuse=reuse))
+    return jobs, reused
+
+
+def _broken_clip(dataset: Dataset, name: str) -> Clip:
+    """Stands for a clip that could not be opened, so that its failure is on record."""
+    spec = dataset.spec
+    return Clip(spec.name, name, 0, (0, 0), spec.scale, 0.0, "", (), dataset_version=spec.version)
+
+
+def _identity(card: MethodCard) -> str | UserError:
+    try:
+        return weights.identify(card)
+    except UserError as error:
+        return error
+
+
+def _job(
+    card: MethodCard,
+    clip: Clip,
+    metrics: Sequence[str],
+    missing: Mapping[str, UserError],
+    identity: str | UserError,
+    frames: Path,
+    flow: str,
+) -> Job:
+    error = identity if isinstance(identity, UserError) else None
+    if error is None:
+        try:
+            card = at_scale(card, clip.scale)
+            check_size(card, clip.size)
+        except UserError as refusal:
+            error = refusal
+    refused = {}
+    for name in metrics:
+        why = missing.get(name) or (None if error else _unfit(METRICS[name], card, clip))
+        if why:
+            refused[name] = why
+    return Job(
+        card=card,
+        clip=clip,
+        weights_sha256="" if isinstance(identity, UserError) else identity,
+        todo=tuple(METRICS[m] for m in metrics if m not in refused),
+        refused=refused,
+        flow=EXACT_FLOW if clip.flow is not None else flow,
+        frames=frames / card.name / clip.dataset / clip.name,
+        keep=False,
+        reuse=False,
+        error=error,
+    )
+
+
+def _unfit(metric: MetricInfo, card: MethodCard, clip: Clip) -> UserError | None:
+    """Why a metric makes no sense here; None when it does."""
+    if "gt" in metric.needs and clip.gt is None:
+        return UserError(f"'{metric.name}' needs ground truth and clip '{clip.name}' has none")
+    if metric.span == "pair" and clip.count == 1:
+        return UserError(f"'{metric.name}' needs two frames and clip '{clip.name}' has one")
+    if card.weights.origin == "random":
+        return UserError(f"'{card.name}' is untrained: cost only")
+    return None
+
+
+def _status(done: Mapping[str, Record], key: str) -> str:
+    return done[key].status if key in done else ""
+
+
+def _same_refusal(record: Record | None, why: UserError) -> bool:
+    return (
+        record is not None
+        and record.status == "skipped"
+        and (record.error or {}).get("message") == why.message
+    )

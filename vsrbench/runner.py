@@ -1,0 +1,221 @@
+"""One run: plan, evaluate, measure cost, and record each result before anything else happens."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vsrbench import __version__, cost, env, keys, weights
+from vsrbench.datasets import Dataset, cache_folder
+from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
+from vsrbench.evaluate import Context, error_json, evaluate, timestamp
+from vsrbench.flow import Estimator, best_estimator
+from vsrbench.method import at_scale, load_method
+from vsrbench.metrics import METRICS, unavailable
+from vsrbench.plan import Job, plan
+from vsrbench.progress import Progress, note, say_error
+from vsrbench.store import Store
+from vsrbench.types import Method, MethodCard, Record, Size
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a run is to be done."""
+
+    root: Path
+    """Folder of methods/ and datasets/."""
+    device: str
+    """Torch device."""
+    metrics: tuple[str, ...] = ()
+    """Metrics asked for by name; empty for the defaults of each data set."""
+    keep_frames: bool = False
+    """Keep outputs as PNG."""
+    fresh: bool = False
+    """Compute again what is on disk."""
+    quiet: bool = False
+    """No progress."""
+    with_cost: bool = True
+    """Measure cost at the size of each data set's first clip."""
+
+
+class Run:
+    """One run over methods and data sets; `counts` and `missing` tell how it went."""
+
+    def __init__(self, choice: Choice, store: Store) -> None:
+        self.choice, self.store = choice, store
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
+        self.missing = False
+        """Something that was asked for by name is not here."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 3 something asked for is missing."""
+        return FAILED if self.counts["failed"] else MISSING if self.missing else OK
+
+    def go(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
+        """Score and measure everything that is not on disk yet."""
+        about = {
+            "run_id": self.id,
+            "started": timestamp(),
+            "argv": sys.argv[1:],
+            "version": __version__,
+            "device": self.choice.device,
+            "env": env.capture(self.choice.root),
+        }
+        code = INTERRUPTED
+        try:
+            self._quality(cards, sets)
+            if self.choice.with_cost:
+                for dataset in sets:
+                    if dataset.clips:
+                        first = dataset.clips[0]
+                        self.cost(cards, first.size, first.scale, cost.FRAMES)
+            code = self.exit_code
+        finally:
+            end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
+            self.store.append_run(about | end)
+
+    def wanted(self, dataset: Dataset) -> tuple[str, ...]:
+        """The metrics of a data set: asked for, its own defaults, or all that the data allows."""
+        has_gt = any(clip.gt is not None for clip in dataset.clips)
+        return (
+            self.choice.metrics
+            or dataset.spec.metrics
+            or tuple(
+                m.name for m in METRICS.values() if m.default and (has_gt or "gt" not in m.needs)
+            )
+        )
+
+    def _quality(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
+        asked = dict.fromkeys(name for dataset in sets for name in self.wanted(dataset))
+        reasons = {name: why for name in asked if (why := unavailable(name)) is not None}
+        for why in reasons.values():
+            note(f"missing: {why.message}\n  {why.hint}")
+        self.missing |= bool(self.choice.metrics and reasons)
+        estimator = self._estimator(asked, sets)
+        done = {} if self.choice.fresh else self.store.latest()
+        for line in self.store.notices:
+            note(f"note: {line}")
+        jobs: list[Job] = []
+        for dataset in sets:
+            for name, error in dataset.broken.items():
+                say_error(error)
+                note(f"  clip '{name}' goes on record as failed; the rest goes on")
+            more, reused = plan(
+                cards,
+                dataset,
+                self.wanted(dataset),
+                reasons,
+                done,
+                self.store.frames,
+                self.choice.keep_frames,
+                self.choice.fresh,
+                estimator.identity if estimator else "",
+            )
+            jobs += more
+            self.counts["reused"] += reused
+        note(
+            f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
+            f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "
+            f"in {len(jobs)} jobs on {self.choice.device}"
+        )
+        frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
+        loader = Loader(self.choice.device)
+        with Progress(frames, len(jobs), self.choice.quiet) as progress:
+            context = Context(
+                self.id, self.choice.device, estimator, cache_folder() / "flow", progress.tick
+            )
+            for job in jobs:
+                progress.start(f"{job.card.name}  {job.clip.dataset}/{job.clip.name}")
+                progress.done(self._job(job, loader, context))
+
+    def _estimator(self, asked: Mapping[str, Any], sets: Sequence[Dataset]) -> Estimator | None:
+        """The flow estimator, where some metric needs flow and some motion is not known."""
+        needed = any("flow" in METRICS[name].needs for name in asked)
+        exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
+        return best_estimator(self.choice.device) if needed and not exact else None
+
+    def _job(self, job: Job, loader: Loader, context: Context) -> str:
+        """Record everything that one job yields; `ok`, or what went wrong."""
+        outcome = "ok"
+        try:
+            for record in evaluate(job, lambda: loader.load(job.card), context):
+                self._append(record)
+                if record.status == "failed" and record.error:
+                    outcome = f"FAILED: {record.error['message']}"
+        except UserError as error:  # frames were to be kept and nothing was to be scored
+            self.counts["failed"] += 1
+            outcome = f"FAILED: {error}"
+        if isinstance(job.error, MissingError):
+            self.missing = True
+            outcome = f"skipped: {job.error}"
+        return outcome
+
+    def _append(self, record: Record) -> None:
+        self.store.append(record)
+        self.counts[record.status] += 1
+
+    def cost(self, cards: Sequence[MethodCard], size: Size, scale: int, frames: int) -> None:
+        """Measure every card that has no figure for this LQ size on this machine yet."""
+        done = {} if self.choice.fresh else self.store.latest()
+        machine = cost.machine(self.choice.device)
+        for card in cards:
+            sha, error, measurement = "", None, None
+            try:
+                card = at_scale(card, scale)
+                sha = weights.identify(card)
+                old = done.get(keys.cost_key(card, sha, size, frames, machine))
+                if old is not None and old.status == "ok":
+                    self.counts["reused"] += 1
+                    continue
+                note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
+                measurement = cost.measure(card, size, frames, self.choice.device)
+            except UserError as failure:
+                error = failure
+                say_error(error)
+            absent = isinstance(error, MissingError)
+            self.missing |= absent
+            self._append(
+                Record(
+                    key=keys.cost_key(card, sha, size, frames, machine),
+                    run_id=self.id,
+                    at=timestamp(),
+                    kind="cost",
+                    status="ok" if error is None else "skipped" if absent else "failed",
+                    method=card.name,
+                    method_version=card.version,
+                    title=card.title,
+                    weights_origin=card.weights.origin,
+                    weights_sha256=sha,
+                    precision=card.precision,
+                    settings=dict(card.settings),
+                    frames=frames,
+                    size=size,
+                    scale=scale,
+                    measurement=measurement,
+                    error=error_json(error) if error else None,
+                )
+            )
+
+
+class Loader:
+    """The method in use: loaded when first needed, one at a time in memory."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._card: MethodCard | None = None
+        self._method: Method | None = None
+
+    def load(self, card: MethodCard) -> Method:
+        """The method of this card. Raises UserError."""
+        if self._method is None or card != self._card:
+            self._method = None  # its memory goes before the next one comes
+            self._method = load_method(card, self.device)
+            self._card = card
+        return self._method

@@ -1,0 +1,108 @@
+"""Declarations of methods and data sets: read the TOML files and check every field."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from vsrbench.errors import UserError, unknown
+from vsrbench.types import DatasetSpec, MethodCard, Origin, Weights
+from vsrbench.weights import SUFFIXES
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout: where methods/ and datasets/ are, unless --root says otherwise."""
+
+GT_CARD = MethodCard(
+    name="gt", version=1, title="GT", kind="frames", weights=Weights(origin="none"), scale=0
+)
+"""Reference row: the ground truth scored as if it were an output."""
+
+
+def _build(cls: type, table: Mapping[str, Any], path: Path, **given: Any) -> Any:
+    """An instance of `cls` from a TOML table; every wrong field is one clear line."""
+    known = {f.name: f for f in fields(cls)}
+    hints = get_type_hints(cls, localns={"np": None, "torch": None})
+    values = dict(given)
+    for name, value in table.items():
+        if name not in known:
+            raise UserError(f"{path}: {unknown('field', name, known)}")
+        choices = [c for c in get_args(hints[name]) if isinstance(c, str)]
+        if choices and value not in choices:
+            raise UserError(f"{path}: {name} is '{value}'", f"one of: {', '.join(choices)}")
+        expected = {int: (int,), str: (str,), float: (int, float)}.get(hints[name], ())
+        if expected and type(value) not in expected:
+            raise UserError(f"{path}: {name} must be {hints[name].__name__}, got {value!r}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"{path}: field '{name}' is missing", "it has no default")
+    return cls(**values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def method_files(root: Path) -> dict[str, Path]:
+    """Method name -> its card, from methods/<folder>/<name>.toml."""
+    return {path.stem: path for path in sorted(root.glob("methods/*/*.toml"))}
+
+
+def dataset_files(root: Path) -> dict[str, Path]:
+    """Data set name -> its spec, from datasets/<name>.toml."""
+    return {path.stem: path for path in sorted(root.glob("datasets/*.toml"))}
+
+
+def read_card(path: Path) -> MethodCard:
+    """The card in a TOML file. Raises UserError."""
+    table = _read(path)
+    weights = table.pop("weights", None)
+    if weights is None:
+        raise UserError(
+            f"{path}: table [weights] is missing",
+            f"say where the weights come from: origin = one of {', '.join(get_args(Origin))}",
+        )
+    card: MethodCard = _build(
+        MethodCard,
+        {"name": path.stem, **table},
+        path,
+        weights=_build(Weights, weights, path),
+        folder=str(path.parent),
+    )
+    return card
+
+
+def method_card(root: Path, name: str) -> MethodCard:
+    """The card of a method named on the command line, or of a checkpoint file given by path.
+
+    A checkpoint path makes a card for the spandrel adapter; its name is the stem of the file.
+    Raises UserError for an unknown name.
+    """
+    files = method_files(root)
+    if name in files:
+        return read_card(files[name])
+    path = Path(name).expanduser()
+    if path.suffix.lower() in SUFFIXES:
+        if not path.is_file():
+            raise UserError(f"no checkpoint at {path}", "check the path")
+        card = read_card(files["spandrel"])
+        weights = replace(card.weights, origin="user", file=str(path.resolve()))
+        return replace(card, name=path.stem, title=path.stem, weights=weights)
+    raise unknown(
+        "method", name, set(files) - {"spandrel"}, "or the path of a checkpoint that spandrel reads"
+    )
+
+
+def dataset_spec(root: Path, name: str) -> DatasetSpec:
+    """The spec of a data set named on the command line. Raises UserError."""
+    files = dataset_files(root)
+    if name not in files:
+        raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
+    spec: DatasetSpec = _build(DatasetSpec, {"name": name, **_read(files[name])}, files[name])
+    return spec

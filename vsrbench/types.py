@@ -1,0 +1,371 @@
+"""The types that everything else speaks of. Standard library only.
+
+Units: sizes are (height, width) in px, times are ms, memory is MiB, flow is in px as (x, y).
+Frames are uint8 RGB arrays H x W x 3; a flow is float32 H x W x 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Frame = np.ndarray[Any, np.dtype[np.uint8]]
+    FlowField = np.ndarray[Any, np.dtype[np.float32]]
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+Size = tuple[int, int]
+Origin = Literal["official", "trained_here", "user", "random", "none"]
+Status = Literal["ok", "failed", "skipped"]
+RECORD_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PairFlow:
+    """Motion between frame t and frame t+1 of one clip, on the GT grid.
+
+    F_{a->b}(p) is defined at pixel p of frame a and points to its position in frame b.
+    """
+
+    forward: FlowField
+    """F_{t->t+1}, on the grid of frame t."""
+    backward: FlowField
+    """F_{t+1->t}, on the grid of frame t+1."""
+    occluded_forward: Mask | None = None
+    """True where a pixel of frame t is not visible in frame t+1; None when not exactly known."""
+    occluded_backward: Mask | None = None
+    """True where a pixel of frame t+1 is not visible in frame t; None when not exactly known."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A test set, as declared in datasets/<name>.toml."""
+
+    name: str
+    """Name on the command line."""
+    version: int
+    """Bumped when any number could change."""
+    title: str
+    """Name in tables."""
+    kind: Literal["real", "synthetic", "embedded"]
+    """Real captures, degraded from GT, or rendered here."""
+    scale: int
+    """Upscaling factor from LQ to GT."""
+    lq: str = ""
+    """Glob of LQ clips (folders or video files) below the root; empty for the embedded set."""
+    gt: str = ""
+    """Glob of GT clips below the root, joined to LQ by stem; empty without GT."""
+    root_env: str = ""
+    """Environment variable that names the local folder."""
+    fps: float = 0.0
+    """Frames per second of folders of images; 0 when unknown."""
+    metrics: tuple[str, ...] = ()
+    """Default metrics; empty means all defaults that fit."""
+    border_px: int = 0
+    """GT pixels cut from each side before per-frame metrics."""
+    licence: str = ""
+    """Licence of the data."""
+    source: str = ""
+    """Where the data is published."""
+    citation: str = ""
+    """Paper to cite."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One LQ clip with all that is known about it. Frames are read when indexed."""
+
+    dataset: str
+    """Name of its data set."""
+    name: str
+    """Unique in its data set; safe as a folder name."""
+    count: int
+    """Number of frames."""
+    size: Size
+    """(height, width) of the LQ frames in px."""
+    scale: int
+    """Upscaling factor from LQ to GT."""
+    fps: float
+    """Frames per second; 0 when unknown."""
+    digest: str
+    """sha256 of everything the frames depend on; paths do not enter."""
+    lq: Sequence[Frame]
+    """LQ frames."""
+    gt: Sequence[Frame] | None = None
+    """GT frames, `scale` times larger; None when there is no ground truth."""
+    flow: Sequence[PairFlow] | None = None
+    """Exact motion between frames t and t+1 (count - 1 entries); None when unknown."""
+    dataset_version: int = 1
+    """Version of its data set."""
+    border_px: int = 0
+    """GT pixels cut from each side before per-frame metrics."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a method come from."""
+
+    origin: Origin
+    """Required: official / trained_here / user (a file of the user's) / random / none."""
+    file: str = ""
+    """File name: in the method's folder, else in $VSRBENCH_WEIGHTS; or an absolute path."""
+    sha256: str = ""
+    """Expected hash; empty when not known."""
+    url: str = ""
+    """Where the authors publish it."""
+    licence: str = ""
+    """Licence of the weights."""
+    note: str = ""
+    """Training data, steps, time."""
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """A method, as declared in methods/<folder>/<name>.toml."""
+
+    name: str
+    """Name on the command line."""
+    version: int
+    """Bumped when the output can change."""
+    title: str
+    """Name in tables."""
+    weights: Weights
+    """Provenance of the weights."""
+    kind: Literal["python", "frames"] = "python"
+    """python: an adapter here; frames: pictures that exist already (GT, outputs of others)."""
+    entry: str = ""
+    """`module:function` of the adapter's load(card, device, dtype)."""
+    paper: str = ""
+    """Citation or arXiv id."""
+    licence: str = ""
+    """Licence of the code."""
+    scale: int = 4
+    """Upscaling factor."""
+    lookahead: int = 0
+    """Future frames it needs before it can answer; 0 = causal, -1 = the whole window."""
+    window: int = 0
+    """Frames between state resets; 0 = none."""
+    multiple_of: int = 1
+    """The harness pads LQ sides to a multiple of this (reflection)."""
+    pad: Literal["bottom-right", "top-left"] = "bottom-right"
+    """Side of that padding."""
+    min_size: int = 1
+    """Smallest LQ side in px that the network accepts."""
+    precision: str = "fp32"
+    """fp32 / fp16 / bf16 on a GPU; the CPU always runs fp32."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Flat table handed to the adapter; part of a result's identity."""
+    folder: str = ""
+    """Folder of the card."""
+
+
+class Method(Protocol):
+    """The adapter contract, all of it.
+
+    `frames` yields float RGB tensors 3 x H x W in 0..1 on the device, already padded. Yield exactly
+    one 3 x sH x sW tensor per input, in order. A fresh call is fresh state. A streaming method
+    yields as it reads; an offline one reads all first.
+    """
+
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Super-resolve one clip (or one window of it)."""
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """A metric, as declared in the table of vsrbench.metrics."""
+
+    name: str
+    """Id: implementation and convention."""
+    title: str
+    """Name in table headers."""
+    version: int
+    """Bumped when a number can change."""
+    better: Literal["higher", "lower"]
+    """Direction."""
+    target: str
+    """`module:Class` below vsrbench.metrics."""
+    unit: str = ""
+    """Printed unit: dB, px, or a factor such as x1e-3 by which the printed value was multiplied."""
+    range: tuple[float, float] = (float("-inf"), float("inf"))
+    """Values outside are failures."""
+    needs: frozenset[str] = frozenset()
+    """Any of: gt, flow, weights."""
+    span: Literal["frame", "pair", "clip"] = "frame"
+    """What one entry of `per_frame` covers."""
+    decimals: int = 3
+    """Printed decimals."""
+    tolerance: float = 0.0
+    """Difference that CI calls unchanged."""
+    default: bool = True
+    """Part of the default list."""
+    source: str = ""
+    """Paper or code that defines it, and the convention used."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a metric sees of one output frame."""
+
+    index: int
+    """Frame number, from 0."""
+    sr: Frame
+    """Output frame."""
+    lq: Frame
+    """Input frame."""
+    gt: Frame | None
+    """Ground truth, same size as `sr`; None when there is none."""
+    reference: Frame
+    """GT where there is one, else the bicubic-upscaled LQ; same size as `sr`."""
+    flow: PairFlow | None
+    """Motion of the reference from frame index-1 to index; None at index 0 or if nobody asked."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of one metric on one clip."""
+
+    value: float
+    """Mean over frames or pairs, in the printed unit."""
+    per_frame: tuple[float, ...]
+    """One value a frame (span frame) or a pair (span pair)."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that belong beside it, such as valid_ratio."""
+
+
+class Metric(Protocol):
+    """A running metric: one object scores one clip, frame after frame, in constant memory."""
+
+    def update(self, sample: Sample) -> None:
+        """Take the next frame."""
+
+    def result(self) -> Score:
+        """The score over all frames so far. Raises DataError when there were too few."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one cost job measured; a part that could not be is null, its reason in `why`."""
+
+    region: Literal["device", "host", "process"]
+    """device: inputs resident, the method alone; host: uint8 to uint8; process: a whole command."""
+    device: str
+    """Name of the GPU or CPU."""
+    size: Size
+    """LQ (height, width) in px."""
+    frames: int
+    """Frames timed, after warm-up."""
+    warmup_frames: int
+    """Frames run before timing."""
+    threads: int
+    """CPU threads of torch."""
+    samples_ms: tuple[float, ...]
+    """Time between successive outputs, one a frame."""
+    median_ms: float
+    """Median of the samples, ms a frame."""
+    p90_ms: float
+    """90th percentile of the samples."""
+    first_output_ms: float
+    """From the first input to the first output, look-ahead included."""
+    fps: float
+    """Frames over total time."""
+    rss_peak_mib: float | None
+    """Peak resident memory of the process."""
+    rss_idle_mib: float | None
+    """Resident memory before the method was loaded."""
+    vram_peak_mib: float | None
+    """NVML peak of device memory over the idle baseline."""
+    vram_allocator_mib: float | None
+    """Peak of torch's allocator."""
+    params_m: float | None
+    """Parameters, millions."""
+    macs_g: float | None
+    """Multiply-adds a frame, 1e9, convolutions, linears and attention."""
+    gpu_shared: bool = False
+    """Another process was on the GPU."""
+    why: Mapping[str, str] = field(default_factory=dict)
+    """Reasons for the parts that are null."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished result, one line of records.jsonl."""
+
+    key: str
+    """Identity: everything that can change the result and nothing that cannot."""
+    run_id: str
+    """UTC stamp and 4 hex digits."""
+    at: str
+    """UTC time of writing."""
+    kind: Literal["quality", "cost"]
+    """A metric on a clip, or a measurement."""
+    status: Status
+    """ok / failed / skipped."""
+    method: str
+    """Name of the method's card."""
+    method_version: int
+    """Version of the card."""
+    title: str
+    """Name in tables."""
+    weights_origin: Origin
+    """Where the weights come from."""
+    weights_sha256: str
+    """Hash of the weights used; empty without weights."""
+    precision: str
+    """fp32 / fp16 / bf16."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the card."""
+    dataset: str = ""
+    """Data set (quality)."""
+    dataset_version: int = 0
+    """Version of the data set."""
+    clip: str = ""
+    """Clip (quality)."""
+    clip_digest: str = ""
+    """Digest of the clip."""
+    frames: int = 0
+    """Frames of the clip."""
+    size: Size = (0, 0)
+    """LQ (height, width) in px."""
+    scale: int = 0
+    """Upscaling factor."""
+    metric: str = ""
+    """Metric (quality)."""
+    metric_version: int = 0
+    """Version of the metric."""
+    value: float | None = None
+    """Score in the printed unit; null unless ok."""
+    unit: str = ""
+    """Unit of the value."""
+    per_frame: tuple[float, ...] = ()
+    """One value a frame or pair."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers beside it: valid_ratio, flow estimator, best shift."""
+    measurement: Measurement | None = None
+    """Cost: what was measured."""
+    error: Mapping[str, str] | None = None
+    """type, message, hint of what went wrong or is missing."""
+    seconds: float = 0.0
+    """Wall time of the job that made it."""
+    schema: int = RECORD_SCHEMA
+    """Version of this layout."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for json.dumps."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        """Rebuild from a parsed line; fields of later schemas are ignored."""
+        kept = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        kept["size"] = tuple(kept.get("size", (0, 0)))
+        kept["per_frame"] = tuple(kept.get("per_frame", ()))
+        if kept.get("measurement"):
+            m = dict(kept["measurement"])
+            m["size"], m["samples_ms"] = tuple(m["size"]), tuple(m["samples_ms"])
+            kept["measurement"] = Measurement(**m)
+        return cls(**kept)

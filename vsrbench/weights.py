@@ -1,0 +1,138 @@
+"""Weights: find, hash, load safely, save. Only safetensors and torch.load(weights_only=True)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsrbench.errors import DataError, MissingError
+from vsrbench.keys import sha256_file
+from vsrbench.types import MethodCard
+
+if TYPE_CHECKING:
+    import torch
+
+ENV = "VSRBENCH_WEIGHTS"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
+WRAPPERS = ("params_ema", "params", "state_dict")
+
+
+def search(name: str, *folders: Path) -> Path | None:
+    """The file `name` in the given folders or in those of $VSRBENCH_WEIGHTS; None if nowhere."""
+    shelves = [Path(p).expanduser() for p in os.environ.get(ENV, "").split(os.pathsep) if p]
+    for folder in (*folders, *shelves):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def locate(card: MethodCard) -> Path | None:
+    """The weights file of a card, None where the method has none. Raises MissingError."""
+    weights = card.weights
+    if not weights.file:
+        return None
+    found = search(Path(weights.file).expanduser().name, Path(card.folder))
+    if Path(weights.file).expanduser().is_absolute():
+        found = Path(weights.file) if Path(weights.file).is_file() else None
+    if found is None:
+        origin = f"; it is published at {weights.url}" if weights.url else ""
+        raise MissingError(
+            f"method '{card.name}' needs its weights {weights.file}, not found",
+            f"put the file into {card.folder} or a folder named in ${ENV}{origin}",
+        )
+    return found
+
+
+def identify(card: MethodCard) -> str:
+    """sha256 of the weights, checked against the card; empty without. Raises MissingError."""
+    path = locate(card)
+    if path is None:
+        return ""
+    found = sha256_file(path)
+    expected = card.weights.sha256
+    if expected and found != expected:
+        raise MissingError(
+            f"weights of '{card.name}' do not match its card: {path} has sha256 {found[:16]}..., "
+            f"expected {expected[:16]}...",
+            "fetch the file again, or if the change is meant, update weights.sha256 in the card "
+            "and bump its version",
+        )
+    return found
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(state dict in float32, metadata) of a checkpoint file. Raises DataError when unreadable.
+
+    Metadata is what save_checkpoint wrote; empty for files of others. The usual wrappers
+    (params_ema, params, state_dict) are taken off.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    metadata: dict[str, Any] = {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(str(path), framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise DataError(
+            f"checkpoint {path} cannot be read: {str(error).splitlines()[0][:120]}",
+            "it is truncated, corrupt, or holds more than tensors; fetch it again",
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(v, torch.Tensor) for v in state.values()
+    ):
+        raise DataError(f"checkpoint {path} holds no state dict", "expected a dict of tensors")
+    if "config" in metadata:
+        metadata["config"] = json.loads(metadata["config"])
+    floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return floats, metadata
+
+
+def load_state(card: MethodCard) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(state dict, metadata) of a card's weights, hash checked. Raises MissingError, DataError."""
+    identify(card)
+    path = locate(card)
+    if path is None:
+        raise MissingError(f"the card of '{card.name}' names no weights file", "set weights.file")
+    return read_checkpoint(path)
+
+
+def load_strictly(net: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Load every tensor or none. Raises DataError with the first names that do not fit."""
+    try:
+        net.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise DataError(
+            f"checkpoint does not fit the network of '{name}': {' '.join(lines)[:200]}",
+            "is it the file that the card asks for?",
+        ) from error
+
+
+def save_checkpoint(
+    path: Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], note: str
+) -> None:
+    """Write a checkpoint of ours: fp16 tensors, network config and note inside, atomically."""
+    import torch
+    from safetensors.torch import save_file
+
+    half = {
+        k: (v.detach().half() if v.is_floating_point() else v.detach()).cpu().contiguous()
+        for k, v in state.items()
+    }
+    assert all(torch.isfinite(v).all() for v in half.values()), "not finite in fp16"
+    metadata = {"config": json.dumps(dict(config)), "origin": "trained_here", "note": note}
+    partial = path.with_name(path.name + ".partial")
+    save_file(half, str(partial), metadata=metadata)
+    partial.replace(path)
