@@ -13,6 +13,9 @@ from vsrbench.keys import digest
 from vsrbench.types import Clip, DatasetSpec
 
 
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".y4m", ".ts"})
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A spec with its clips opened; a clip that cannot be opened stays as a named error."""
@@ -96,10 +99,12 @@ def _safe(name: str) -> str:
 
 def _clips_below(path: Path) -> dict[str, Path]:
     """Clip name -> path: the path itself, or what lies in it when it holds clips and no images."""
-    if path.is_file() or any(frames.is_image(p) for p in path.iterdir()):
+    if path.is_file() or any(p.suffix.lower() in frames.IMAGE_SUFFIXES for p in path.iterdir()):
         return {_safe(path.resolve().stem if path.is_file() else path.resolve().name): path}
     inside = sorted(
-        p for p in path.iterdir() if (p.is_dir() or frames.is_video(p)) and p.name[0] != "."
+        p
+        for p in path.iterdir()
+        if (p.is_dir() or p.suffix.lower() in VIDEO_SUFFIXES) and not p.name.startswith(".")
     )
     if not inside:
         raise DataError(

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,10 @@ from vsrbench.method import upscale
 from vsrbench.metrics import METRICS, load_metric
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.plan import EXACT_FLOW, Job, mark
-from vsrbench.types import Clip, Frame, Method, MetricInfo, PairFlow, Record, Sample
+from vsrbench.types import Clip, Method, MetricInfo, PairFlow, Record, Sample
+
+if TYPE_CHECKING:
+    from vsrbench.types import Frame
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def reference_frames(clip: Clip) -> Sequence[Frame]:
     return clip.gt if clip.gt is not None else Upscaled(clip.lq, clip.scale)
 
 
-class Upscaled(Sequence[Frame]):
+class Upscaled(Sequence["Frame"]):
     """LQ frames bicubic-upscaled (a = -0.5, pixel centres aligned) when indexed."""
 
     def __init__(self, lq: Sequence[Frame], scale: int) -> None:
@@ -143,7 +146,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
         writer = None
         if job.keep:
             mark(job.frames).unlink(missing_ok=True)
-            writer = stack.enter_context(frames.FrameWriter(job.frames))
+            writer = stack.enter_context(frames.FrameWriter(job.frames, replace=True))
         for index, sr in enumerate(_outputs(job, method, context)):
             if writer is not None:
                 writer.write(sr)

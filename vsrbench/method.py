@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vsrbench.errors import ContractError, MissingError, UserError
-from vsrbench.types import Clip, Frame, Method, MethodCard, Size
+from vsrbench.types import Clip, Method, MethodCard, Size
 
 if TYPE_CHECKING:
     import torch
+
+    from vsrbench.types import Frame
 
 
 def at_scale(card: MethodCard, scale: int) -> MethodCard:
@@ -118,7 +120,7 @@ def _window(
 
     def prepared() -> Iterator[torch.Tensor]:
         for i in indices:
-            frame = torch.from_numpy(np.ascontiguousarray(clip.lq[i])).to(device)
+            frame = torch.from_numpy(np.array(clip.lq[i])).to(device)
             x = frame.permute(2, 0, 1).to(torch.float32) / 255
             yield F.pad(x[None], pad, mode="reflect")[0].to(dtype)
 

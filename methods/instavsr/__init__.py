@@ -1,0 +1,1 @@
+"""InstaVSR: network, adapter, training."""

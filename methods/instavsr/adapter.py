@@ -1,0 +1,44 @@
+"""InstaVSR as a streaming method: look-ahead of two frames, constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from methods.instavsr.network import InstaVSR
+from vsrbench.types import Method, MethodCard
+from vsrbench.weights import load_state, load_strictly
+
+
+class Streaming:
+    """Runs the network along one clip after another."""
+
+    def __init__(self, net: InstaVSR) -> None:
+        self.net = net
+
+    @torch.inference_mode()
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """3 x H x W in 0..1, sides multiples of the card's -> 3 x 4H x 4W, not clamped."""
+        yield from self.net.stream(frames)
+
+
+def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
+    """The network with the weights of the card; origin "random" initialises it from seed 0.
+
+    The network's arguments come from the checkpoint where it carries them, else from the settings
+    of the card. Raises MissingError, DataError.
+    """
+    if card.weights.origin == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = InstaVSR(**card.settings)
+    else:
+        state, metadata = load_state(card)
+        net = InstaVSR(**metadata.get("config", card.settings))
+        load_strictly(net, state, card.name)
+    net.to(device, dtype).eval()
+    net.spynet.float()  # errors of the flow add up when it is composed
+    if net.backbone.unet.conv_in.weight.is_cuda:  # measured on a CPU, the layout is no faster
+        net.backbone.to(memory_format=torch.channels_last)
+    return Streaming(net)

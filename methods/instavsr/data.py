@@ -1,0 +1,275 @@
+"""Training clips: a pool of rendered, degraded clips on disk, and random batches from it.
+
+`python -m methods.instavsr.data POOL --clips 300 --seed 1` renders the pool. Scenes come from the
+procedural stream of vsrbench.synthetic, under seeds that the embedded test set never draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vsrbench.errors import DataError, MissingError, UserError
+
+SCALE = 4
+MIX = {"real": 0.7, "mild": 0.2, "clean": 0.1}
+STREAM = 0x747261696E  # "train": first word of every seed here, so no test clip can share one
+MAX_SPREAD_PX = (
+    4.0  # flow range in one LQ pixel, GT px, above which their mean describes neither side
+)
+
+Array = np.ndarray[Any, Any]
+
+
+def lq_flow(flow: Array, occluded: Array | None, scale: int = SCALE) -> tuple[Array, Array]:
+    """A GT-grid flow on the LQ grid: mean over scale x scale blocks, in LQ px.
+
+    flow: (H, W, 2) in GT px; occluded: (H, W) bool. Returns float16 (H/s, W/s, 2) and the validity
+    mask (H/s, W/s): False where any GT pixel is occluded or the block straddles two motions.
+    """
+    h, w = flow.shape[0] // scale, flow.shape[1] // scale
+    blocks = flow.reshape(h, scale, w, scale, 2)
+    spread = np.ptp(blocks, axis=(1, 3)).max(axis=-1)
+    valid = spread <= MAX_SPREAD_PX
+    if occluded is not None:
+        valid &= ~occluded.reshape(h, scale, w, scale).any(axis=(1, 3))
+    return (blocks.mean(axis=(1, 3)) / scale).astype(np.float16), valid
+
+
+def render_clip(path: Path, seed: int, index: int, size: tuple[int, int], frames: int) -> None:
+    """Render clip `index` of stream `seed` to `path` (.npz); an existing file is kept."""
+    from vsrbench.degrade import RECIPES, degrade
+    from vsrbench.synthetic import random_scene
+
+    if path.exists():
+        return
+    rng = np.random.default_rng([STREAM, seed, index])
+    recipe = str(rng.choice(list(MIX), p=list(MIX.values())))
+    lq_seed = int(rng.integers(2**31))
+    scene = random_scene(rng, size=size, frames=frames)
+    gt = [scene.frame(t) for t in range(frames)]
+    pairs = [scene.flow(t) for t in range(frames - 1)]
+    forward = [lq_flow(p.forward, p.occluded_forward) for p in pairs]
+    backward = [lq_flow(p.backward, p.occluded_backward) for p in pairs]
+    partial_path = path.with_suffix(".partial")
+    with partial_path.open("wb") as file:
+        np.savez(
+            file,
+            gt=np.stack(gt),
+            lq=np.stack(degrade(gt, SCALE, RECIPES[recipe], lq_seed)),
+            forward=np.stack([f for f, _ in forward]),
+            backward=np.stack([f for f, _ in backward]),
+            valid_forward=np.stack([v for _, v in forward]),
+            valid_backward=np.stack([v for _, v in backward]),
+        )
+    partial_path.replace(path)
+
+
+def render_pool(
+    folder: Path,
+    clips: int,
+    seed: int,
+    size: tuple[int, int] = (256, 256),
+    frames: int = 8,
+    jobs: int = 1,
+) -> None:
+    """Render clips 0..clips-1 into `folder`; finished ones are kept, so a rerun continues.
+
+    Raises UserError when the folder holds a pool of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"seed": seed, "size": list(size), "frames": frames, "mix": MIX}
+    manifest = folder / "pool.json"
+    if manifest.exists() and json.loads(manifest.read_text()) != about:
+        raise UserError(f"{folder} holds a pool of other settings", "name a new folder")
+    manifest.write_text(json.dumps(about))
+    job = partial(render_clip, seed=seed, size=size, frames=frames)
+    paths = [folder / f"{i:05d}.npz" for i in range(clips)]
+    if jobs <= 1:
+        for i, path in enumerate(paths):
+            job(path, index=i)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        futures = [pool.submit(job, path, index=i) for i, path in enumerate(paths)]
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            if done % 20 == 0 or done == clips:
+                print(f"{done}/{clips} clips", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames and exact motion, float32. Flow pair i lies between frames i and i+1, in LQ px."""
+
+    lq: torch.Tensor
+    """(b, n, 3, h, w) in 0..1."""
+    gt: torch.Tensor
+    """(b, n, 3, 4h, 4w) in 0..1."""
+    forward: torch.Tensor
+    """(b, n-1, 2, h, w), F_{i->i+1}: warping frame i+1 by it gives frame i."""
+    backward: torch.Tensor
+    """(b, n-1, 2, h, w), F_{i+1->i}."""
+    valid_forward: torch.Tensor
+    """(b, n-1, 1, h, w): 1 where the target is visible and inside the patch."""
+    valid_backward: torch.Tensor
+    """(b, n-1, 1, h, w), likewise."""
+
+
+def turn(images: Array, code: int) -> Array:
+    """One of the 8 symmetries of the square, by the bits of `code`: flip x, flip y, transpose.
+
+    images: (n, h, w, ...).
+    """
+    if code & 1:
+        images = images[:, :, ::-1]
+    if code & 2:
+        images = images[:, ::-1]
+    return images.swapaxes(1, 2) if code & 4 else images
+
+
+def turn_flow(flow: Array, code: int) -> Array:
+    """`turn` for flow (n, h, w, 2): the vectors turn with the grid."""
+    signs = np.array([-1 if code & 1 else 1, -1 if code & 2 else 1], flow.dtype)
+    flow = turn(flow, code) * signs
+    return flow[..., ::-1] if code & 4 else flow
+
+
+def _inside(flow: Array) -> Array:
+    """(n, h, w) bool: the flow (n, h, w, 2) ends inside its own grid."""
+    h, w = flow.shape[1:3]
+    x = np.arange(w) + flow[..., 0]
+    y = np.arange(h)[:, None] + flow[..., 1]
+    return (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+
+
+class Pool:
+    """The clips of a folder written by `render_pool`, held in memory as stored (about 2 MB each).
+
+    Raises MissingError when the folder holds too few clips, DataError when one is unreadable.
+    """
+
+    def __init__(self, folder: Path, start: int | None = None, stop: int | None = None) -> None:
+        """Take clips start:stop (as in a slice) in order of name."""
+        paths = sorted(folder.glob("*.npz"))[start:stop]
+        if not paths or not (folder / "pool.json").exists():
+            raise MissingError(
+                f"no training clips in {folder}",
+                f"render some: python -m methods.instavsr.data {folder} --clips 300 --seed 1",
+            )
+        self.about: dict[str, Any] = json.loads((folder / "pool.json").read_text())
+        self.clips: list[dict[str, Array]] = []
+        for path in paths:
+            try:
+                with np.load(path) as file:
+                    self.clips.append({name: file[name] for name in file.files})
+            except (OSError, ValueError) as error:
+                raise DataError(f"cannot read {path}: {error}", "delete it and rerun") from error
+
+    def batch(
+        self, rng: np.random.Generator, size: int, frames: int, patch: int, pan: int = 0
+    ) -> Batch:
+        """`size` random windows of `frames` frames, `patch` x `patch` LQ px, randomly turned.
+
+        Half of them run backwards in time. In half of them the patch pans over the clip by up to
+        `pan` LQ px a frame along each axis, which adds motion that is exactly known too. Equal
+        states of `rng` give equal batches. Raises UserError when such windows do not fit the clips.
+        """
+        return _collate([self._window(rng, frames, patch, pan) for _ in range(size)])
+
+    def clip(self, index: int, frames: int) -> Batch:
+        """The first `frames` frames of one clip, whole, as a batch of one."""
+        clip = self.clips[index]
+        corners = np.zeros((min(frames, len(clip["lq"])), 2), int)
+        return _collate([_cut(clip, 0, corners, clip["lq"].shape[1:3], 0, False)])
+
+    def _window(
+        self, rng: np.random.Generator, frames: int, patch: int, pan: int
+    ) -> dict[str, Array]:
+        clip = self.clips[rng.integers(len(self.clips))]
+        count, h, w = clip["lq"].shape[:3]
+        if frames > count or patch > min(h, w):
+            raise UserError(
+                f"training windows of {frames} frames, {patch} px do not fit the pool's clips",
+                f"at most {count} frames and {min(h, w)} px",
+            )
+        start = int(rng.integers(count - frames + 1))
+        room = np.array((h - patch, w - patch))
+        speed = rng.integers(-pan, pan + 1, 2) * rng.integers(2)
+        corners = rng.integers(room + 1) + speed * np.arange(frames)[:, None]
+        code, reverse = int(rng.integers(8)), bool(rng.integers(2))
+        return _cut(clip, start, corners.clip(0, room), (patch, patch), code, reverse)
+
+
+def _cut(
+    clip: dict[str, Array],
+    start: int,
+    corners: Array,
+    size: tuple[int, int],
+    code: int,
+    reverse: bool,
+) -> dict[str, Array]:
+    """The window of a clip from frame `start`, turned by `code`, in reversed time if asked.
+
+    corners: (n, 2) ints, top and left of the patch in each frame; size: of the patch; in LQ px.
+    """
+
+    def crop(name: str, where: Array, scale: int = 1) -> Array:
+        h, w = scale * size[0], scale * size[1]
+        boxes = zip(clip[name][start : start + len(where)], scale * where, strict=True)
+        return np.stack([image[y : y + h, x : x + w] for image, (y, x) in boxes])
+
+    pan = np.diff(corners, axis=0)[:, None, None, ::-1].astype(np.float32)
+    steps = {
+        "forward": (corners[:-1], -pan),
+        "backward": (corners[1:], pan),
+    }
+    order = slice(None, None, -1) if reverse else slice(None)
+    out = {
+        "lq": turn(crop("lq", corners), code)[order],
+        "gt": turn(crop("gt", corners, SCALE), code)[order],
+    }
+    names = ("forward", "backward")
+    for name, source in zip(names, names[::-1] if reverse else names, strict=True):
+        where, added = steps[source]
+        flow = turn_flow(crop(source, where).astype(np.float32) + added, code)[order]
+        valid = turn(crop(f"valid_{source}", where), code)[order]
+        out[name] = flow
+        out[f"valid_{name}"] = (valid & _inside(flow))[..., None]
+    return out
+
+
+def _collate(windows: list[dict[str, Array]]) -> Batch:
+    def tensor(name: str) -> torch.Tensor:
+        stacked = np.stack([w[name] for w in windows]).astype(np.float32)
+        values = torch.from_numpy(stacked).permute(0, 1, 4, 2, 3).contiguous()
+        return values / 255 if name in ("lq", "gt") else values
+
+    return Batch(**{name: tensor(name) for name in windows[0]})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Render a pool from the command line."""
+    parser = argparse.ArgumentParser("methods.instavsr.data", description="Render training clips.")
+    parser.add_argument("pool", type=Path, help="folder to write to")
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    args = parser.parse_args(argv)
+    try:
+        render_pool(args.pool, args.clips, args.seed, jobs=args.jobs)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,530 @@
+"""InstaVSR: recurrent video super-resolution around a pruned one-step diffusion backbone.
+
+The backbone is a Stable Diffusion 2.1 UNet without time embedding, text and cross-attention,
+followed by a VAE decoder; channels are pruned (Chen et al., AdcSR, CVPR 2025, arXiv:2411.13383).
+The video part follows InstaVSR (Hu et al., arXiv:2603.26134): a five-frame window aligned by
+optical flow, in which super-resolved frames replace their low-quality originals. What the paper's
+abstract and figures leave open (feedback at full detail, scene cuts) is chosen here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from methods.spynet import SpyNet, warp
+
+SCALE = 4
+REACH = 2  # neighbours on each side of the centre frame
+UNSHUFFLE = 2  # the UNet's finest level works at half the LQ size
+
+
+def group_count(channels: int) -> int:
+    """Groups of a GroupNorm over `channels`, after pruning."""
+    return next(g for g in (32, 24, 16, 12, 8, 6, 4, 2, 1) if channels % g == 0)
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """GroupNorm with the group count of the pruned network."""
+    return nn.GroupNorm(group_count(channels), channels, eps)
+
+
+def resnet(cin: int, cout: int, eps: float) -> ResnetBlock2D:
+    """Resnet without time embedding: (b, cin, h, w) -> (b, cout, h, w)."""
+    return ResnetBlock2D(
+        in_channels=cin,
+        out_channels=cout,
+        temb_channels=None,
+        groups=group_count(cin),
+        groups_out=group_count(cout),
+        eps=eps,
+    )
+
+
+def by_windows(x: Tensor, window: int, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a token layer (b, n, c) -> (b, n, c) to a map (b, c, h, w), window by window.
+
+    window: largest side of a window in tokens; 0 = the whole map is one window.
+    """
+
+    def split(side: int) -> int:
+        return math.ceil(side / window) if window else 1
+
+    rows = []
+    for row in x.tensor_split(split(x.shape[2]), 2):
+        cells = []
+        for cell in row.tensor_split(split(x.shape[3]), 3):
+            tokens = layer(cell.flatten(2).transpose(1, 2))
+            cells.append(tokens.transpose(1, 2).unflatten(2, cell.shape[2:]))
+        rows.append(torch.cat(cells, 3))
+    return torch.cat(rows, 2)
+
+
+class Transformer(nn.Module):
+    """Self-attention and feed-forward over the positions of a map. (b, c, h, w) -> same."""
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.norm = group_norm(channels, 1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        block = BasicTransformerBlock(channels, heads, channels // heads)
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> same."""
+
+        def layer(tokens: Tensor) -> Tensor:
+            return self.proj_out(self.transformer_blocks[0](self.proj_in(tokens)))
+
+        return x + by_windows(self.norm(x), self.window, layer)
+
+
+class SpatialAttention:
+    """Attention processor of the decoder: one head over the positions of a map, in windows.
+
+    The norm's statistics stay those of the whole map.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+    ) -> Tensor:
+        """(b, c, h, w) -> same, residual included. The two arguments that are None are unused."""
+
+        def layer(tokens: Tensor) -> Tensor:
+            q, k, v = (to(tokens)[:, None] for to in (attn.to_q, attn.to_k, attn.to_v))
+            return attn.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
+
+        return hidden_states + by_windows(attn.group_norm(hidden_states), self.window, layer)
+
+
+def spatial_attention(channels: int, window: int) -> Attention:
+    """The attention of the decoder's mid block: (b, channels, h, w) -> same."""
+    return Attention(
+        channels,
+        heads=1,
+        dim_head=channels,
+        norm_num_groups=group_count(channels),
+        eps=1e-6,
+        bias=True,
+        processor=SpatialAttention(window),
+    )
+
+
+class DownBlock(nn.Module):
+    """Resnets, each with a transformer where `heads` > 0, then a strided convolution."""
+
+    def __init__(
+        self, cin: int, cout: int, layers: int, heads: int, window: int, downsample: bool
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            resnet(cin if i == 0 else cout, cout, 1e-5) for i in range(layers)
+        )
+        self.attentions = nn.ModuleList(
+            Transformer(cout, heads, window) for _ in range(layers if heads else 0)
+        )
+        self.downsamplers = nn.ModuleList(
+            [Downsample2D(cout, use_conv=True, name="op")] if downsample else []
+        )
+
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """(b, cin, h, w) -> (b, cout, h/2, w/2); every stage's result is pushed on `skips`."""
+        for i, layer in enumerate(self.resnets):
+            x = layer(x, None)
+            if self.attentions:
+                x = self.attentions[i](x)
+            skips.append(x)
+        for down in self.downsamplers:
+            x = down(x)
+            skips.append(x)
+        return x
+
+
+class MidBlock(nn.Module):
+    """Resnet, attention (if any), resnet."""
+
+    def __init__(self, channels: int, attention: nn.Module | None, eps: float) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnet(channels, channels, eps) for _ in range(2))
+        self.attentions = nn.ModuleList([attention] if attention else [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, channels, h, w) -> same."""
+        x = self.resnets[0](x, None)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x, None)
+
+
+class UpBlock(nn.Module):
+    """Resnets, each with a transformer where `heads` > 0, then nearest x2 and a convolution."""
+
+    def __init__(
+        self, cins: Sequence[int], cout: int, eps: float, upsample: bool, heads: int, window: int
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnet(cin, cout, eps) for cin in cins)
+        self.attentions = nn.ModuleList(
+            Transformer(cout, heads, window) for _ in (cins if heads else ())
+        )
+        self.upsamplers = nn.ModuleList([Upsample2D(cout, use_conv=True)] if upsample else [])
+
+    def forward(self, x: Tensor, skips: list[Tensor] | None = None) -> Tensor:
+        """(b, c, h, w) -> (b, cout, 2h, 2w); with `skips`, each resnet takes the last one too."""
+        for i, layer in enumerate(self.resnets):
+            x = layer(x if skips is None else torch.cat((x, skips.pop()), 1), None)
+            if self.attentions:
+                x = self.attentions[i](x)
+        for up in self.upsamplers:
+            x = up(x)
+        return x
+
+
+class UNet(nn.Module):
+    """The pruned UNet. (b, in_channels, h, w) -> (b, out_channels, h, w)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int],
+        heads: Sequence[int],
+        mid_heads: int,
+        layers: int,
+        window: int,
+    ) -> None:
+        super().__init__()
+        last = len(channels) - 1
+        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        skips = [width := channels[0]]
+        for i, (c, h) in enumerate(zip(channels, heads, strict=True)):
+            self.down_blocks.append(DownBlock(width, c, layers, h, window, i < last))
+            skips += [c] * (layers + (i < last))
+            width = c
+        middle = Transformer(width, mid_heads, window) if mid_heads else None
+        self.mid_block = MidBlock(width, middle, 1e-5)
+        self.up_blocks = nn.ModuleList()
+        for i, (c, h) in reversed(list(enumerate(zip(channels, heads, strict=True)))):
+            cins = [(width if k == 0 else c) + skips.pop() for k in range(layers + 1)]
+            self.up_blocks.append(UpBlock(cins, c, 1e-5, i > 0, h, window))
+            width = c
+        self.conv_norm_out = group_norm(width, 1e-5)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features at the input's size, not activated."""
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down_blocks:
+            x = down(x, skips)
+        x = self.mid_block(x)
+        for up in self.up_blocks:
+            x = up(x, skips)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """The thin VAE decoder. (b, channels[0], h, w) -> (b, 3, 8h, 8w) for four channel widths.
+
+    channels: width of each up block in the order of use; all but the last double the size.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], layers: int, mid_attention: bool, window: int
+    ) -> None:
+        super().__init__()
+        width, last = channels[0], len(channels) - 1
+        attention = spatial_attention(width, window) if mid_attention else None
+        self.mid_block = MidBlock(width, attention, 1e-6)
+        self.up_blocks = nn.ModuleList()
+        for i, c in enumerate(channels):
+            cins = [width] + [c] * layers
+            self.up_blocks.append(UpBlock(cins, c, 1e-6, i < last, heads=0, window=0))
+            width = c
+        self.conv_norm_out = group_norm(width, 1e-6)
+        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """RGB around -1..1."""
+        x = self.mid_block(x)
+        for up in self.up_blocks:
+            x = up(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+def match_colour(x: Tensor, reference: Tensor) -> Tensor:
+    """Give `x` the per-image, per-channel mean and (unbiased) deviation of `reference`."""
+    std, mean = torch.std_mean(x.float(), (2, 3), keepdim=True)
+    to_std, to_mean = torch.std_mean(reference.float(), (2, 3), keepdim=True)
+    return ((x - mean) * (to_std / std) + to_mean).to(x.dtype)
+
+
+def upscaled(x: Tensor) -> Tensor:
+    """Bicubic x4, pixel centres aligned."""
+    return F.interpolate(x, scale_factor=SCALE, mode="bicubic", align_corners=False)
+
+
+class Backbone(nn.Module):
+    """One diffusion step: super-resolves one image, given features of its neighbours if any.
+
+    channels, heads, layers: width, attention heads (0 = no attention) of each UNet level from fine
+    to coarse, and resnets per level; mid_heads: heads at the bottom. decoder_channels: widths from
+    coarse to fine, `decoder_layers` + 1 resnets each. window: largest side of an attention window
+    in tokens (0 = global). residual: add the result to the bicubic image, which is where training
+    then starts from; otherwise match the colours of the input. extra_channels: see `forward`.
+
+    The defaults are the full network: 443,695,696 + 2,626,048 + 9,751,939 parameters.
+    LQ sides must be multiples of `multiple_of`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (240, 480, 960, 960),
+        heads: Sequence[int] = (5, 10, 20, 0),
+        mid_heads: int = 20,
+        layers: int = 2,
+        decoder_channels: Sequence[int] = (256, 256, 128, 64),
+        decoder_layers: int = 2,
+        decoder_mid_attention: bool = True,
+        window: int = 0,
+        residual: bool = False,
+        extra_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.multiple_of = UNSHUFFLE * 2 ** (len(channels) - 1)
+        self.image_channels = 3 * UNSHUFFLE**2
+        self.unet = UNet(
+            self.image_channels + extra_channels,
+            decoder_channels[0],
+            channels,
+            heads,
+            mid_heads,
+            layers,
+            window,
+        )
+        self.decoder = Decoder(decoder_channels, decoder_layers, decoder_mid_attention, window)
+        nn.init.zeros_(self.unet.conv_in.weight[:, self.image_channels :].detach())
+        if residual:
+            nn.init.zeros_(self.decoder.conv_out.weight)
+            nn.init.zeros_(self.decoder.conv_out.bias)
+
+    def forward(self, lq: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Super-resolve `lq` (b, 3, h, w) in 0..1 to (b, 3, 4h, 4w) around 0..1, not clamped.
+
+        extra: (b, extra_channels, h/2, w/2), joined to the unshuffled image.
+        """
+        x = 2 * lq - 1
+        features = F.pixel_unshuffle(x, UNSHUFFLE)
+        if extra is not None:
+            features = torch.cat((features, extra), 1)
+        y = self.decoder(self.unet(features))
+        if self.residual:
+            return upscaled(lq) + y / 2
+        return match_colour(y, x) / 2 + 0.5
+
+
+def from_official(net: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State of the full `Backbone` from the two AdcSR checkpoints.
+
+    net: `net_params_*.pkl`, as saved from the distributed wrapper or without its prefix.
+    decoder: the `state_dict` of `halfDecoder.ckpt`; its conv_in and mid_block are not used.
+    """
+    parts = {"body.1.": "unet.", "body.2.": "decoder.mid_block."}
+    state = {}
+    for name, tensor in net.items():
+        name = name.removeprefix("module.")
+        if not name.startswith("body.1.body."):  # second names of the same tensors
+            state[parts[name[:7]] + name[7:]] = tensor
+    for name, tensor in decoder.items():
+        name = name.rpartition("decoder.")[2]
+        if name.startswith(("up_blocks.", "conv_norm_out.", "conv_out.")):
+            state[f"decoder.{name}"] = tensor
+    return state
+
+
+def same_scene(a: Tensor, b: Tensor, flow: Tensor) -> Tensor:
+    """Do two frames (n, 3, h, w) show the same scene? -> bool (n, 1, 1, 1).
+
+    flow: F_{a->b}. The frames are compared at 1/4 size (noise), with mean and contrast divided out
+    (light changes), with and without alignment by the flow (fast motion); the better one counts.
+    The mean absolute difference of two unrelated normalised images is about 1.1. A cut is a
+    difference above 0.8 that is also above 0.03 in grey levels of 0..1, since in a flat scene the
+    normalised difference is that of the noise.
+    """
+    a, *others = (
+        F.avg_pool2d(x.float(), 4, ceil_mode=True) for x in (a, b, warp(b, flow, "border"))
+    )
+
+    def normalised(x: Tensor) -> Tensor:
+        std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
+        return (x - mean) / (std + 1e-3)
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).abs().mean((1, 2, 3), keepdim=True)
+
+    relative = [distance(normalised(a), normalised(x)) for x in others]
+    absolute = [distance(a, x) for x in others]
+    return (torch.minimum(*relative) < 0.8) | (torch.minimum(*absolute) < 0.03)
+
+
+class Neighbour(NamedTuple):
+    """A frame beside the centre, as seen from the frame one step nearer to the centre."""
+
+    frame: Tensor
+    """(b, 3, h, w) in 0..1: the LQ frame, or its SR brought down to this size."""
+    hop: Tensor
+    """Flow (b, 2, h, w) from the nearer frame to this one, on the grid of the nearer one."""
+    same: Tensor
+    """(b, 1, 1, 1) bool: no scene cut between the two."""
+    detail: Tensor | None = None
+    """(b, 3, 4h, 4w): what its SR adds to bicubic upscaling; None where not fed back."""
+
+
+class InstaVSR(nn.Module):
+    """Recurrent x4 video super-resolution over a window of five frames, look-ahead 2.
+
+    Each frame enters the backbone with its two neighbours on each side, aligned to it by backward
+    warping along optical flow. Flow is estimated between adjacent LQ frames and composed beyond.
+    A neighbour that does not exist (clip end) or belongs to another scene is replaced by the next
+    nearer one, in the end by the centre frame itself. So each scene is processed as if alone.
+
+    feedback: what super-resolved frames give to the next ones.
+      none: nothing, neighbours are LQ frames;
+      lq: the two past neighbours are SR frames brought down to LQ size;
+      detail: that, and what the previous SR frame adds to bicubic upscaling, aligned at full size.
+    flow_widths, flow_levels: size of the flow network. backbone: configuration of `Backbone`.
+
+    The weights of all inputs but the centre frame start at zero. The flow network gets no gradient
+    from the output: train `self.spynet` by a loss of its own.
+    """
+
+    def __init__(
+        self,
+        feedback: str = "lq",
+        flow_widths: Sequence[int] = (32, 64, 32, 16),
+        flow_levels: int = 6,
+        **backbone: Any,
+    ) -> None:
+        super().__init__()
+        if feedback not in ("none", "lq", "detail"):
+            raise ValueError(f"feedback is none, lq or detail, not {feedback!r}")
+        self.config = {
+            "feedback": feedback,
+            "flow_widths": list(flow_widths),
+            "flow_levels": flow_levels,
+            **backbone,
+        }
+        self.feedback = feedback
+        extra = 3 * UNSHUFFLE**2 * 2 * REACH
+        if feedback == "detail":
+            extra += 3 * (UNSHUFFLE * SCALE) ** 2
+        self.spynet = SpyNet(tuple(flow_widths), flow_levels)
+        self.backbone = Backbone(**backbone, extra_channels=extra)
+
+    def load_image_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state of an image `Backbone`; the weights of all further inputs become zero."""
+        weight = torch.zeros_like(self.backbone.unet.conv_in.weight)
+        weight[:, : self.backbone.image_channels] = state["unet.conv_in.weight"]
+        self.backbone.load_state_dict({**state, "unet.conv_in.weight": weight})
+
+    def forward(self, lqs: Tensor) -> Tensor:
+        """Super-resolve clips (b, n, 3, h, w) in 0..1 to (b, n, 3, 4h, 4w), differentiably."""
+        return torch.stack(list(self._run(lqs.unbind(1))), 1)
+
+    def stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Super-resolve one clip frame by frame, (3, h, w) -> (3, 4h, 4w), in constant memory."""
+        for sr in self._run(frame[None] for frame in frames):
+            yield sr[0]
+
+    def _run(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        ahead: deque[Tensor] = deque()  # LQ frames t, t+1, t+2
+        links: deque[tuple[Tensor, Tensor, Tensor]] = deque()  # between each two of `ahead`
+        past: deque[Neighbour] = deque(maxlen=REACH)  # t-1, t-2
+        for lq in chain(frames, [None] * REACH):
+            if lq is not None:
+                if ahead:
+                    links.append(self._link(ahead[-1], lq))
+                ahead.append(lq)
+                if len(ahead) <= REACH:
+                    continue
+            if ahead:
+                centre = ahead.popleft()
+                future = [
+                    Neighbour(frame, forward, same)
+                    for frame, (forward, _, same) in zip(ahead, links, strict=True)
+                ]
+                sr = self._step(centre, past, future)
+                yield sr
+                if ahead:
+                    _, backward, same = links.popleft()
+                    past.appendleft(self._fed_back(centre, sr, backward, same))
+
+    @torch.no_grad()
+    def _link(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Flow a->b, flow b->a (float32), and whether both show the same scene."""
+        a, b = a.float(), b.float()
+        with torch.autocast(a.device.type, enabled=False):
+            forward, backward = self.spynet(torch.cat((a, b)), torch.cat((b, a))).chunk(2)
+            return forward, backward, same_scene(a, b, forward)
+
+    def _fed_back(self, lq: Tensor, sr: Tensor, hop: Tensor, same: Tensor) -> Neighbour:
+        """What the next frames see of a finished frame."""
+        frame = lq if self.feedback == "none" else F.avg_pool2d(sr, SCALE)
+        detail = sr - upscaled(lq) if self.feedback == "detail" else None
+        return Neighbour(frame, hop, same, detail)
+
+    def _step(
+        self, centre: Tensor, past: Sequence[Neighbour], future: Sequence[Neighbour]
+    ) -> Tensor:
+        """Super-resolve `centre` (b, 3, h, w), given its neighbours on each side, nearest first."""
+        aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
+        extra = F.pixel_unshuffle(2 * aligned - 1, UNSHUFFLE)
+        if self.feedback == "detail":
+            detail = self._align_detail(centre, past)
+            extra = torch.cat((extra, F.pixel_unshuffle(2 * detail, UNSHUFFLE * SCALE)), 1)
+        return self.backbone(centre, extra)
+
+    @staticmethod
+    def _align(centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:
+        """The neighbours of one side aligned to the centre, always two, nearest first."""
+        nearest, flow, same, aligned = centre, None, None, []
+        for frame, hop, joined, _ in side:
+            flow = hop if flow is None else flow + warp(hop, flow, "border")
+            same = joined if same is None else same & joined
+            nearest = torch.where(same, warp(frame, flow, "border"), nearest)
+            aligned.append(nearest)
+        return aligned + [nearest] * (REACH - len(aligned))
+
+    @staticmethod
+    def _align_detail(centre: Tensor, past: Sequence[Neighbour]) -> Tensor:
+        """The previous frame's detail (b, 3, 4h, 4w) aligned to the centre; zero without one."""
+        if not past:
+            return torch.zeros_like(centre).repeat(1, 1, SCALE, SCALE)
+        previous = past[0]
+        flow = SCALE * F.interpolate(
+            previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
+        )
+        return warp(previous.detail, flow, "border") * previous.same

@@ -1,0 +1,48 @@
+"""RealViformer as a streaming method: each frame is answered as it is read, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from methods.realviformer.network import RealViformer
+from vsrbench.types import Method, MethodCard
+from vsrbench.weights import load_state, load_strictly
+
+
+class Streaming:
+    """Carries the previous frame and the recurrent state along one clip."""
+
+    def __init__(self, net: RealViformer) -> None:
+        self.net = net
+
+    @torch.inference_mode()
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """3 x H x W in 0..1, sides multiples of 4 -> 3 x 4H x 4W, not clamped."""
+        previous = state = None
+        for x in frames:
+            frame = x[None]
+            sr, state = self.net.step(frame, previous, state)
+            previous = frame
+            yield sr[0]
+
+
+def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
+    """The network with the weights of the card; origin "random" initialises it from seed 0.
+
+    The network's arguments come from the checkpoint where it carries them, else from the settings
+    of the card. Raises MissingError, DataError.
+    """
+    if card.weights.origin == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = RealViformer(**card.settings)
+    else:
+        state, metadata = load_state(card)
+        net = RealViformer(**metadata.get("config", card.settings))
+        load_strictly(net, state, card.name)
+    net.to(device, dtype).eval()
+    # Errors of the flow add up over levels and frames, and it is a small part of the cost.
+    net.spynet.float()
+    return Streaming(net)

@@ -1,0 +1,91 @@
+"""SpyNet, the coarse-to-fine optical-flow network that recurrent video SR networks carry inside.
+
+Ranjan and Black, "Optical Flow Estimation using a Spatial Pyramid Network", CVPR 2017. State-dict
+names and arithmetic are those of the BasicSR family, so their checkpoints load unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vsrbench.flow import flow_warp
+
+
+def warp(x: torch.Tensor, flow: torch.Tensor, padding: str = "zeros") -> torch.Tensor:
+    """Backward warp with the flow layout of networks: output pixel p takes `x` at p + flow(p).
+
+    x: (n, c, h, w), any float dtype, kept; flow: (n, 2, h, w) in px, channel 0 horizontal;
+    padding: zeros or border.
+    """
+    # Half precision cannot tell neighbouring pixels apart in the right part of a wide frame.
+    return flow_warp(x.float(), flow.permute(0, 2, 3, 1).float(), padding=padding).to(x.dtype)
+
+
+def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class BasicModule(nn.Module):
+    """One pyramid level: from (n, 8, h, w) to the residual flow (n, 2, h, w)."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        channels = (8, *widths, 2)
+        layers: list[nn.Module] = []
+        for c_in, c_out in pairwise(channels):
+            layers += [nn.Conv2d(c_in, c_out, 7, padding=3), nn.ReLU()]
+        self.basic_module = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 8, h, w): reference, warped support and flow, to the residual flow (n, 2, h, w)."""
+        return self.basic_module(x)
+
+
+class SpyNet(nn.Module):
+    """Optical flow between two frames; the defaults are the published network (1.44 M parameters).
+
+    widths: hidden channels of every level. levels: depth of the pyramid.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 32, 16), levels: int = 6) -> None:
+        super().__init__()
+        self.basic_module = nn.ModuleList(BasicModule(widths) for _ in range(levels))
+        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1))
+
+    def forward(self, ref: torch.Tensor, supp: torch.Tensor) -> torch.Tensor:
+        """The backward-warp field F_{ref->supp}: warping `supp` by it gives `ref`.
+
+        ref, supp: (n, 3, h, w) RGB in 0..1, any h and w. Returns (n, 2, h, w) in px, channel 0
+        horizontal, in the dtype of the weights. Frames are resized to the next multiple of
+        2^(levels-1). Where a side is then no longer than that, the finest module stays idle: the
+        pyramid has one level less, so that its coarsest is 2 px. (The original looks at the width
+        alone and fails on a short, wide frame; wherever it works, the numbers are the same.)
+        """
+        h, w = ref.shape[-2:]
+        unit = 2 ** (len(self.basic_module) - 1)
+        size = (-(-h // unit) * unit, -(-w // unit) * unit)
+        depth = len(self.basic_module) - (min(size) == unit)
+
+        # One entry a level, coarse to fine; both frames share a batch until they meet the module.
+        levels = [(_resize(torch.cat((ref, supp)).to(self.mean), size) - self.mean) / self.std]
+        for _ in range(depth - 1):
+            levels.insert(0, F.avg_pool2d(levels[0], 2))
+
+        flow = levels[0].new_zeros(ref.shape[0], 2, *levels[0].shape[-2:])
+        for module, frames in zip(self.basic_module, levels, strict=False):
+            a, b = frames.chunk(2)
+            if a.shape[-2:] != flow.shape[-2:]:
+                flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
+            flow = flow + module(torch.cat((a, warp(b, flow, "border"), flow), dim=1))
+
+        ratio = flow.new_tensor((w / size[1], h / size[0])).view(1, 2, 1, 1)
+        return _resize(flow, (h, w)) * ratio

@@ -1,0 +1,455 @@
+"""The command line as a user meets it: whole runs, and one clear line for every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from vsrbench import frames
+from vsrbench.cli import main
+
+ADAPTER = '''
+"""A method that does what its settings say."""
+import time
+import torch
+import torch.nn.functional as F
+
+class Toy:
+    def __init__(self, mode):
+        self.mode = mode
+
+    def upscale(self, frames):
+        for i, x in enumerate(frames):
+            y = F.interpolate(x[None], scale_factor=4, mode="nearest")[0]
+            if self.mode == "nan" and i == 1:
+                y[0, 0, 0] = float("nan")
+            if self.mode == "size":
+                y = y[:, 1:]
+            if self.mode == "raise" and i == 1:
+                raise ValueError("boom")
+            if self.mode == "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+            if self.mode == "few" and i == 1:
+                return
+            if self.mode == "slow":
+                time.sleep(0.3)
+            yield y
+        if self.mode == "many":
+            yield y
+
+def load(card, device, dtype):
+    if card.settings["mode"] == "load":
+        raise RuntimeError("cannot build")
+    return Toy(card.settings["mode"])
+'''
+MODES = ["good", "nan", "size", "raise", "memory", "few", "many", "load", "slow"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def picture(h: int, w: int, shift: int = 0) -> np.ndarray:
+    """A textured RGB frame that moves by `shift` px."""
+    noise = np.random.default_rng(0).integers(0, 256, (h // 4 + 9, w // 4 + 9, 3), np.uint8)
+    big = cv2.resize(noise, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(big[shift : shift + h, shift : shift + w])
+
+
+def write_clip(folder: Path, count: int = 3, h: int = 32, w: int = 40, gt: bool = False) -> Path:
+    """A folder of frames; `gt` makes them four times larger."""
+    folder.mkdir(parents=True)
+    for t in range(count):
+        frame = picture(4 * h, 4 * w, t)
+        if not gt:
+            frame = cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA)
+        Image.fromarray(frame).save(folder / f"{t:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def bench(tmp_path: Path, root: Path) -> Path:
+    """A root of its own: the interpolation cards and one toy card for each way to misbehave."""
+    base = tmp_path / "root"
+    shutil.copytree(root / "methods" / "interpolation", base / "methods" / "interpolation")
+    shutil.copytree(root / "datasets", base / "datasets")
+    shutil.copytree(root / "methods" / "spandrel", base / "methods" / "spandrel")
+    (base / "toy_adapter.py").write_text(ADAPTER)
+    for mode in MODES:
+        write_card(base, mode, settings=f'mode = "{mode}"')
+    return base
+
+
+def write_card(base: Path, name: str, settings: str = 'mode = "good"', weights: str = "") -> None:
+    """A toy card below a root."""
+    (base / "methods" / "toy").mkdir(parents=True, exist_ok=True)
+    (base / "methods" / "toy" / f"{name}.toml").write_text(
+        f'version = 1\ntitle = "{name.title()}"\nentry = "toy_adapter:load"\n'
+        f"settings = {{ {settings} }}\n[weights]\n" + (weights or 'origin = "none"\n')
+    )
+
+
+@pytest.fixture
+def run(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*args: object, results: str = "results") -> tuple[int, str, str]:
+        words = [str(a) for a in args]
+        words += ["--root", str(bench)]
+        if words[0] not in ("list", "check"):
+            words += ["--results", str(tmp_path / results)]
+        code = main(words)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+def records(tmp_path: Path) -> list[dict[str, object]]:
+    lines = (tmp_path / "results" / "records.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+FAST = ["--metrics", "psnr,flicker", "--no-cost"]
+
+
+def test_a_whole_run_resumes_keeps_frames_and_feeds_tables(run: Run, tmp_path: Path) -> None:
+    lq = write_clip(tmp_path / "street")
+    gt = write_clip(tmp_path / "truth", gt=True)
+    args = ("--methods", "good,lanczos", "--input", lq, "--gt", gt, "--keep-frames")
+    code, out, err = run(*args)
+    assert code == 0, err
+    for row in ("Bicubic", "Lanczos", "Good", "GT"):
+        assert row in out
+    assert "PSNR dB" in out
+    assert "ms/frame" in out
+    kept = tmp_path / "results" / "frames" / "good" / "street" / "street"
+    source = frames.open_frames(kept)
+    assert (len(source), source.size) == (3, (128, 160))
+    want = frames.open_frames(lq)[1].repeat(4, 0).repeat(4, 1)  # what the toy method does
+    assert np.array_equal(source[1], want)
+
+    before = records(tmp_path)
+    code, again, err = run(*args)
+    assert code == 0
+    assert "0 new results" in err
+    assert records(tmp_path) == before
+    assert again == out
+
+    for fmt, word in (("markdown", "Lanczos"), ("latex", "toprule"), ("csv", "psnr")):
+        code, text, _ = run("table", "--format", fmt)
+        assert code == 0
+        assert word in text
+    for kind in ("profile", "crops", "scatter", "time"):
+        code, path, err = run("figure", kind)
+        assert code == 0, err
+        with Image.open(path.strip()) as image:
+            assert min(image.size) > 200
+    code, _, err = run(*args, "--fresh", "--no-cost")
+    assert "0 reused" in err
+    assert len(records(tmp_path)) > len(before)
+
+
+def test_kept_frames_serve_new_metrics_without_the_method(
+    run: Run, bench: Path, tmp_path: Path
+) -> None:
+    lq = write_clip(tmp_path / "lq")
+    args = ("--methods", "good", "--input", lq, "--no-cost", "--keep-frames")
+    assert run(*args, "--metrics", "flicker")[0] == 0
+    text = (bench / "toy_adapter.py").read_text()
+    (bench / "toy_adapter.py").write_text("raise ImportError('gone')\n")
+    sys.modules.pop("toy_adapter", None)
+    code, _, err = run(*args, "--metrics", "flicker,lr_psnr")
+    (bench / "toy_adapter.py").write_text(text)
+    sys.modules.pop("toy_adapter", None)
+    assert code == 0, err
+    assert sum(r["metric"] == "lr_psnr" and r["status"] == "ok" for r in records(tmp_path)) == 2
+
+
+def test_methods_that_break_their_contract_fail_alone(run: Run, tmp_path: Path) -> None:
+    lq = write_clip(tmp_path / "lq")
+    code, out, err = run("--methods", ",".join(MODES[:-1]), "--input", lq, *FAST)
+    assert code == 1
+    for text in (
+        "'nan' at frame 1 of clip 'lq': output holds NaN",
+        "'size' at frame 0 of clip 'lq': output is (3, 127, 160), expected (3, 128, 160)",
+        "'raise' failed at frame 1 of clip 'lq': ValueError: boom",
+        "'memory' ran out of memory at frame 0",
+        "'few' gave 1 frames for the 3",
+        "'many' at frame 3 of clip 'lq': more frames came out than the 3",
+        "'load' failed loading: RuntimeError: cannot build",
+    ):
+        assert text in err
+    assert "Traceback" not in err
+    by_status = {(r["method"], r["status"]) for r in records(tmp_path) if r["metric"] == "flicker"}
+    assert {("good", "ok"), ("bicubic", "ok"), ("nan", "failed"), ("few", "failed")} <= by_status
+    assert "nan" not in {str(r["value"]).lower() for r in records(tmp_path)}
+    assert "output holds NaN" in out  # the reason stands under the table
+
+
+def test_failures_are_tried_again(run: Run, bench: Path, tmp_path: Path) -> None:
+    lq = write_clip(tmp_path / "lq")
+    assert run("--methods", "few", "--input", lq, *FAST)[0] == 1
+    (bench / "toy_adapter.py").write_text(ADAPTER.replace('"few"', '"never"'))
+    sys.modules.pop("toy_adapter", None)
+    code, _, err = run("--methods", "few", "--input", lq, *FAST)
+    sys.modules.pop("toy_adapter", None)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--methods", "bicubik"], "no method named 'bicubik'. Did you mean 'bicubic'?"),
+        (["--methods", "bicubic", "--datasets", "sinthetic"], "Did you mean 'synthetic'?"),
+        (["--methods", "bicubic", "--metrics", "psrn"], "no metric named 'psrn'"),
+        (["--methods", "bicubic", "--keep-frame"], "did you mean --keep-frames?"),
+        (["--datasets", "synthetic"], "say which methods to run"),
+        (["tabel"], "no command named 'tabel'. Did you mean 'table'?"),
+        (["--methods", "bicubic", "--gt", "x"], "--gt needs --input"),
+        (["--methods", "bicubic", "--device", "gpu"], "no device named 'gpu'"),
+        (["--methods", "nowhere.pth"], "no checkpoint at nowhere.pth"),
+        (["cost", "--methods", "bicubic", "--size", "64"], "write it as 180x320"),
+    ],
+)
+def test_a_bad_command_line_is_exit_2(run: Run, args: list[str], message: str) -> None:
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_missing_things_are_exit_3(run: Run, tmp_path: Path) -> None:
+    assert run("table")[0] == 3
+    assert run("--methods", "bicubic", "--input", tmp_path / "nowhere")[0] == 3
+    assert run("--methods", "bicubic", "--device", "cuda:9")[0] == 3
+
+
+def test_absent_wrong_and_corrupt_checkpoints(run: Run, bench: Path, tmp_path: Path) -> None:
+    toy = bench / "methods" / "toy"
+    write_card(bench, "absent", weights='origin = "official"\nfile = "absent.pth"\n')
+    save_file({"w": torch.zeros(2)}, str(toy / "net.safetensors"))
+    wrong = f'origin = "official"\nfile = "net.safetensors"\nsha256 = "{"0" * 64}"\n'
+    write_card(bench, "wronghash", weights=wrong)
+    corrupt = tmp_path / "corrupt.pth"
+    corrupt.write_bytes(b"PK\x03\x04 not a checkpoint")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((toy / "net.safetensors").read_bytes()[:20])
+    evil = tmp_path / "evil.pth"
+    torch.save({"w": Evil(str(tmp_path / "pwned"))}, evil)
+    unknown = tmp_path / "unknown.pth"
+    torch.save({"some.layer.weight": torch.zeros(3, 3)}, unknown)
+    lq = write_clip(tmp_path / "lq")
+    methods = f"good,absent,wronghash,{corrupt},{cut},{evil},{unknown}"
+    code, _, err = run("--methods", methods, "--input", lq, *FAST)
+    assert code == 1  # some failed; the absent alone would be 3
+    assert "'absent' needs its weights absent.pth, not found" in err
+    assert "'wronghash' do not match its card" in err
+    assert "expected 000000" in err
+    for path in (corrupt, cut, evil):
+        assert f"checkpoint {path} cannot be read" in err
+    assert not (tmp_path / "pwned").exists()
+    assert "spandrel does not recognise" in err
+    assert "Traceback" not in err
+    assert any(r["method"] == "good" and r["status"] == "ok" for r in records(tmp_path))
+    code, _, _ = run("--methods", "good,absent", "--input", lq, *FAST)
+    assert code == 3
+
+
+class Evil:
+    """Would make a file when unpickled without weights_only."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.mkdir, (self.path,))
+
+
+def test_bad_clips(run: Run, tmp_path: Path, shared: Path) -> None:
+    def error(lq: Path, *more: object) -> tuple[int, str]:
+        code, _, err = run("--methods", "good", "--input", lq, *more, *FAST)
+        assert "Traceback" not in err
+        return code, err
+
+    (tmp_path / "empty").mkdir()
+    code, err = error(tmp_path / "empty")
+    assert (code, "holds no frames and no clips" in err) == (1, True)
+
+    sizes = write_clip(tmp_path / "sizes")
+    Image.fromarray(picture(16, 16)).save(sizes / "001.png")
+    code, err = error(sizes)
+    assert code == 1
+    assert "001.png" in err
+    assert "16x16" in err
+
+    lq = write_clip(tmp_path / "lq")
+    few = write_clip(tmp_path / "few", count=2, gt=True)
+    code, err = error(lq, "--gt", few)
+    assert code == 1
+    assert "3 frames" in err
+    assert "has 2" in err
+
+    odd = write_clip(tmp_path / "odd", h=33, gt=True)
+    code, err = error(lq, "--gt", odd)
+    assert code == 1
+    assert "not a whole multiple" in err
+
+    video = tmp_path / "cut.mp4"
+    data = (shared / "real" / "clips-lq" / "dove-003.mp4").read_bytes()
+    video.write_bytes(data[: len(data) // 2])
+    code, err = error(video)
+    assert code == 1
+    assert "cut.mp4" in err
+
+    (tmp_path / "text.mp4").write_text("hello")
+    assert error(tmp_path / "text.mp4")[0] == 1
+
+
+def test_a_truncated_frame_fails_its_clip_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:
+    write_clip(tmp_path / "set" / "good")
+    bad = write_clip(tmp_path / "set" / "bad") / "001.png"
+    bad.write_bytes(bad.read_bytes()[:-200])
+    uneven = write_clip(tmp_path / "set" / "uneven")
+    Image.fromarray(picture(16, 16)).save(uneven / "002.png")
+    code, out, err = run("--methods", "good", "--input", tmp_path / "set", *FAST)
+    assert code == 1
+    assert str(bad) in err
+    assert "uneven" in err
+    status = {(r["clip"], r["status"]) for r in records(tmp_path) if r["method"] == "good"}
+    assert {("good", "ok"), ("bad", "failed"), ("uneven", "failed")} <= status
+    row = next(line for line in out.splitlines() if line.startswith("| Good"))
+    assert "– [" in row  # an incomplete mean is a dash with its reason
+
+
+def test_one_frame_and_frames_too_small(run: Run, bench: Path, tmp_path: Path) -> None:
+    one = write_clip(tmp_path / "one", count=1)
+    code, out, err = run(
+        "--methods", "good", "--input", one, "--metrics", "flicker,lr_psnr", "--no-cost"
+    )
+    assert code == 0, err
+    assert "needs two frames" in out
+    card = bench / "methods" / "toy" / "good.toml"
+    card.write_text(card.read_text().replace("[weights]", "min_size = 64\n[weights]"))
+    code, _, err = run("--methods", "good", "--input", one, *FAST)
+    assert code == 1
+    assert "40x32 are too small for 'good', which needs at least 64 px" in err
+
+
+def test_metrics_that_need_gt_say_so(run: Run, tmp_path: Path) -> None:
+    lq = write_clip(tmp_path / "lq")
+    code, out, err = run("--methods", "good", "--input", lq, *FAST)
+    assert code == 0, err
+    assert "needs ground truth" in out
+
+
+def test_unwritable_results(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    lq = write_clip(tmp_path / "lq")
+    code, _, err = run("--methods", "good", "--input", lq, *FAST, results="file/below")
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_interrupted_work_is_kept(bench: Path, root: Path, tmp_path: Path) -> None:
+    lq = tmp_path / "set"
+    for name in "ab":
+        write_clip(lq / name, count=4)
+    command = [sys.executable, "run_bench.py", "--methods", "slow", "--input", str(lq)]
+    command += [
+        "--metrics",
+        "flicker,lr_psnr",
+        "--no-cost",
+        "--results",
+        str(tmp_path / "results"),
+        "--root",
+        str(bench),
+        "--keep-frames",
+    ]
+    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "results" / "records.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and '"slow"' in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the first clip of the slow method is done
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    done = [r for r in records(tmp_path) if r["method"] == "slow"]
+    assert {r["clip"] for r in done} == {"a"}
+    assert all(r["status"] == "ok" for r in done if r["metric"] == "flicker")
+    left = {p.name for p in (tmp_path / "results" / "frames" / "slow" / "set").iterdir()}
+    assert left == {"a", "a.key"}  # no half-written clip
+    done_again = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done_again.returncode == 0, done_again.stderr
+    assert {r["clip"] for r in records(tmp_path) if r["method"] == "slow"} == {"a", "b"}
+    runs = (tmp_path / "results" / "runs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["exit_code"] for line in runs] == [130, 0]
+
+
+def test_a_foreign_checkpoint_runs_by_path(run: Run, shared: Path, tmp_path: Path) -> None:
+    lq = write_clip(tmp_path / "lq", count=2)
+    path = shared / "real" / "weights" / "realesr-animevideov3.pth"
+    code, out, err = run("--methods", path, "--input", lq, *FAST)
+    assert code == 0, err
+    assert "realesr-animevideov3" in out
+    assert "user" in out
+
+
+def test_misaligned_ground_truth_is_named(run: Run, shared: Path) -> None:
+    clips = shared / "real" / "clips-gt"
+    lq, gt = clips / "vid4-calendar-lr-bd4", clips / "vid4-calendar"
+    code, out, err = run("--methods", "bicubic", "--input", lq, "--gt", gt, *FAST)
+    assert code == 0, err
+    note = next(line for line in out.splitlines() if "shift" in line)
+    assert "vid4-calendar-lr-bd4" in note
+
+
+def test_help_is_fast_and_imports_no_torch(root: Path) -> None:
+    code = "import sys, vsrbench.cli as c; c.main(['list', 'methods']); sys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True).returncode == 0
+    )
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "run_bench.py", "--help"], cwd=root, capture_output=True, text=True
+        )
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        assert "--keep-frames" in done.stdout
+    assert min(times) < 0.5
+
+
+def test_list_and_check(run: Run) -> None:
+    code, out, _ = run("list", "methods")
+    assert code == 0
+    assert "bicubic" in out
+    assert "yes" in out
+    code, out, _ = run("check", "--methods", "bicubic", "--metrics", "psnr")
+    assert (code, out.count("ready")) == (0, 2)
+    code, _, err = run("check", "--methods", "bicubi")
+    assert code == 2
+    assert "Did you mean" in err
+
+
+def test_cost_alone(run: Run) -> None:
+    code, out, err = run("cost", "--methods", "bicubic", "--size", "24x32", "--frames", "4")
+    assert code == 0, err
+    assert "Bicubic" in out
+    assert "ms/frame" in out

@@ -1,0 +1,237 @@
+"""Keys, store, cards and layering: what everything else stands on."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vsrbench import keys, specs
+from vsrbench.errors import MissingError, UserError, unknown
+from vsrbench.metrics import METRICS
+from vsrbench.specs import GT_CARD
+from vsrbench.store import Store, latest
+from vsrbench.types import Clip, Measurement, MethodCard, Record, Weights
+
+
+def a_card(**changes: object) -> MethodCard:
+    card = MethodCard(name="toy", version=1, title="Toy", weights=Weights(origin="none"))
+    return dataclasses.replace(card, **changes)  # type: ignore[arg-type]
+
+
+def a_clip(**changes: object) -> Clip:
+    clip = Clip("set", "clip", 3, (16, 24), 4, 24.0, "d1", ())
+    return dataclasses.replace(clip, **changes)  # type: ignore[arg-type]
+
+
+def a_record(**changes: object) -> Record:
+    record = Record(
+        key="k1",
+        run_id="r",
+        at="2026-01-01T00:00:00Z",
+        kind="quality",
+        status="ok",
+        method="toy",
+        method_version=1,
+        title="Toy",
+        weights_origin="none",
+        weights_sha256="",
+        precision="fp32",
+        metric="psnr",
+        value=30.5,
+        per_frame=(30.0, 31.0),
+    )
+    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
+
+
+def test_golden_keys() -> None:
+    """A changed key orphans everybody's records: bump KEY_VERSION when it is meant."""
+    output = keys.output_key(a_card(), "abc", a_clip())
+    assert (keys.KEY_VERSION, output) == (1, "b4c2e54f798436cd")
+    assert keys.quality_key(output, METRICS["psnr"], 0, "") == "fa5673700de26315"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"settings": {"tile": 64}},
+        {"precision": "fp16"},
+        {"window": 10},
+        {"name": "other"},
+    ],
+)
+def test_key_follows_what_changes_the_result(change: dict[str, object]) -> None:
+    assert keys.output_key(a_card(**change), "", a_clip()) != keys.output_key(
+        a_card(), "", a_clip()
+    )
+
+
+def test_key_ignores_where_things_are() -> None:
+    here = keys.output_key(a_card(folder="a"), "abc", a_clip())
+    assert here == keys.output_key(a_card(folder="b", title="T", paper="P"), "abc", a_clip())
+    assert here != keys.output_key(a_card(), "other weights", a_clip())
+    assert here != keys.output_key(a_card(), "abc", a_clip(digest="d2"))
+
+
+def test_store_round_trip(tmp_path: Path) -> None:
+    store = Store(tmp_path / "deep" / "er")
+    store.prepare()
+    measurement = Measurement(
+        "device", "cpu", (8, 8), 2, 1, 2, (1.0, 2.0), 1.5, 2.0, 3.0, 9.0, 1.0, 1.0, None, None, 0, 0
+    )
+    records = [
+        a_record(extra={"valid_ratio": 0.9}),
+        a_record(key="k2", kind="cost", measurement=measurement, value=None),
+        a_record(key="k3", status="failed", value=None, error={"message": "m"}),
+    ]
+    for record in records:
+        store.append(record)
+    assert store.read() == records
+
+
+def test_store_passes_over_a_cut_line_and_goes_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append(a_record())
+    store.append(a_record(key="k2"))
+    store.records.write_bytes(store.records.read_bytes()[:-40])  # power cut while writing
+    assert [r.key for r in store.read()] == ["k1"]
+    assert "cut line" in store.notices[0]
+    store.append(a_record(key="k3"))
+    assert [r.key for r in Store(tmp_path).read()] == ["k1", "k3"]
+
+
+def test_store_reads_old_lines_and_refuses_newer_ones(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    line = a_record().to_json()
+    del line["extra"], line["seconds"]
+    store.records.write_text(json.dumps(line | {"later_field": 1}) + "\n")
+    assert store.read() == [a_record()]
+    store.records.write_text(json.dumps(line | {"schema": 99}) + "\n")
+    with pytest.raises(UserError, match="newer version"):
+        store.read()
+
+
+def test_store_never_writes_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        Store(tmp_path).append(a_record(value=float("nan")))
+
+
+def test_a_success_is_not_hidden_by_a_later_failure() -> None:
+    ok, failed = a_record(), a_record(status="failed", value=None)
+    assert latest([failed, ok])["k1"].status == "ok"
+    assert latest([ok, failed])["k1"].status == "ok"
+    assert latest([ok, a_record(value=1.0)])["k1"].value == 1.0
+
+
+def test_unwritable_results_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        Store(tmp_path / "file").prepare()
+
+
+def test_unknown_names_get_a_suggestion(root: Path) -> None:
+    assert "Did you mean 'psnr'?" in str(unknown("metric", "psrn", METRICS))
+    with pytest.raises(UserError, match="Did you mean 'realviformer'"):
+        specs.method_card(root, "realvifomer")
+    with pytest.raises(UserError, match="Did you mean 'synthetic'"):
+        specs.dataset_spec(root, "syntetic")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("version = 1", "field 'title' is missing|table \\[weights\\] is missing"),
+        ('version = 1\ntitle = "T"\n', "\\[weights\\] is missing"),
+        ('version = 1\ntitle = "T"\n[weights]\n', "field 'origin' is missing"),
+        ('version = 1\ntitle = "T"\n[weights]\norigin = "offical"\n', "origin is 'offical'"),
+        ('version = "1"\ntitle = "T"\n[weights]\norigin = "none"\n', "version must be int"),
+        ('version = 1\ntitel = "T"\n[weights]\norigin = "none"\n', "Did you mean 'title'"),
+        ("version = = 1", "not valid TOML"),
+    ],
+)
+def test_a_wrong_card_is_one_clear_line(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "toy.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        specs.read_card(path)
+    assert re.search(expected, str(caught.value))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value).strip()
+
+
+def test_every_card_and_spec_reads(root: Path) -> None:
+    cards = [specs.read_card(path) for path in specs.method_files(root).values()]
+    assert {"bicubic", "lanczos", "nearest", "realviformer", "instavsr"} <= {c.name for c in cards}
+    assert all(c.min_size >= c.multiple_of for c in cards), "reflection needs room"
+    assert [specs.dataset_spec(root, n).name for n in specs.dataset_files(root)]
+    assert GT_CARD.kind == "frames"
+
+
+def test_missing_checkpoint_path(root: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint at"):
+        specs.method_card(root, "nowhere/net.pth")
+
+
+# Each module imports only from modules further down, so that data flows one way.
+LAYERS = [
+    "cli",
+    "runner",
+    "progress",
+    "figures",
+    "tables",
+    "summary",
+    "evaluate",
+    "plan",
+    "cost",
+    "method nvml",
+    "datasets",
+    "synthetic",
+    "metrics",
+    "flow",
+    "degrade",
+    "frames specs",
+    "weights",
+    "store keys env",
+    "types errors",
+]
+NO_TORCH = (
+    "types errors keys store weights specs frames datasets plan summary tables figures progress"
+)
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("vsrbench"):
+            inside = node.module.split(".")[1:]
+            found |= {inside[0]} if inside else {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_point_downwards(root: Path) -> None:
+    level = {name: i for i, line in enumerate(LAYERS) for name in line.split()}
+    for path in (root / "vsrbench").rglob("*.py"):
+        name = path.relative_to(root / "vsrbench").parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        for other in _imports(path) & set(level) - {name}:
+            assert level[other] > level[name], f"{name} imports {other}, which is not below it"
+
+
+def test_reading_results_needs_no_torch(root: Path) -> None:
+    names = ", ".join(f"vsrbench.{m}" for m in NO_TORCH.split())
+    code = f"import sys, {names}, vsrbench.cli; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_error_exit_code() -> None:
+    assert MissingError("m").exit_code == 3
+    assert str(MissingError("what", "do this")) == "what (do this)"

@@ -1,0 +1,224 @@
+"""Flow: warping, masks against transcriptions, estimators on known motion, the cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from vsrbench import flow
+from vsrbench.errors import DataError
+from vsrbench.types import PairFlow
+
+
+def constant(dx: float, dy: float, h: int = 24, w: int = 30) -> np.ndarray:
+    return np.tile(np.float32([dx, dy]), (h, w, 1))
+
+
+def smooth(rng: np.random.Generator, h: int, w: int, amplitude: float) -> np.ndarray:
+    noise = rng.normal(size=(h, w, 2)).astype(np.float32)
+    return amplitude * cv2.GaussianBlur(noise, (0, 0), 4) * 12
+
+
+@pytest.fixture(scope="module")
+def city(shared: Path) -> np.ndarray:
+    picture = cv2.imread(str(shared / "real/clips-gt/vid4-city/001.png"))
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+@pytest.mark.parametrize(
+    ("key", "mode", "padding"),
+    [
+        ("bilinear_zeros", "bilinear", "zeros"),
+        ("bilinear_border", "bilinear", "border"),
+        ("nearest_zeros", "nearest", "zeros"),
+    ],
+)
+def test_flow_warp_golden(shared: Path, key: str, mode: str, padding: str) -> None:
+    golden = np.load(shared / "golden/flow_warp.npz")
+    x, field = torch.from_numpy(golden["x"]), torch.from_numpy(golden["flow_nhw2"])
+    out = flow.flow_warp(x, field, mode, padding).numpy()
+    np.testing.assert_allclose(out, golden[key], atol=2e-6)
+
+
+def test_warp_copies_whole_pixels_exactly_and_clamps() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    out = flow.warp(image, constant(3, -2))
+    np.testing.assert_array_equal(out[2:, :-3], image[:-2, 3:])
+    np.testing.assert_array_equal(out[:, -4:-1], np.repeat(out[:, -1:], 3, axis=1))
+    np.testing.assert_array_equal(flow.warp(image, constant(1e6, 1e6))[5, 5], image[-1, -1])
+
+
+def test_warp_is_exact_on_a_linear_ramp() -> None:
+    rows, cols = np.mgrid[:24, :30].astype(np.float64)
+    image = np.stack((2 * cols + 3 * rows,), -1)
+    out = flow.warp(image, constant(0.375, 0.75))
+    np.testing.assert_allclose(out[:-1, :-1], image[:-1, :-1] + 0.75 + 2.25, atol=1e-12)
+
+
+def test_warp_agrees_with_grid_sample() -> None:
+    rng = np.random.default_rng(1)
+    image, field = rng.random((40, 56, 3)), smooth(rng, 40, 56, 3.0)
+    theirs = flow.flow_warp(
+        torch.from_numpy(image).permute(2, 0, 1)[None],
+        torch.from_numpy(field).double()[None],
+        padding="border",
+    )
+    np.testing.assert_allclose(flow.warp(image, field), theirs[0].permute(1, 2, 0), atol=1e-10)
+
+
+def lai_mask(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """The two tests of Lai et al., one pixel after the other, in float64."""
+    forward, backward = forward.astype(np.float64), backward.astype(np.float64)
+    h, w = forward.shape[:2]
+    out = np.zeros((h, w), bool)
+    for y in range(h):
+        for x in range(w):
+            f = forward[y, x]
+            px, py = min(max(x + f[0], 0), w - 1), min(max(y + f[1], 0), h - 1)
+            x0, y0 = int(px), int(py)
+            x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
+            ax, ay = px - x0, py - y0
+            upper = (1 - ax) * backward[y0, x0] + ax * backward[y0, x1]
+            lower = (1 - ax) * backward[y1, x0] + ax * backward[y1, x1]
+            b = (1 - ay) * upper + ay * lower
+            occluded = ((f + b) ** 2).sum() > 0.01 * ((f**2).sum() + (b**2).sum()) + 0.5
+            across = forward[y, x + 1] - f if x + 1 < w else np.zeros(2)
+            down = forward[y + 1, x] - f if y + 1 < h else np.zeros(2)
+            edge = (across**2).sum() + (down**2).sum() > 0.01 * (f**2).sum() + 0.002
+            out[y, x] = occluded or edge
+    return out
+
+
+def test_occlusion_mask_equals_transcription() -> None:
+    rng = np.random.default_rng(2)
+    forward = smooth(rng, 40, 56, 1.0)
+    forward[10:20, 15:30] += (4, -3)
+    backward = -flow.warp(forward, -forward).astype(np.float32) + smooth(rng, 40, 56, 0.3)
+    mask = flow.occlusion_mask(forward, backward)
+    assert 0.1 < mask.mean() < 0.9
+    np.testing.assert_array_equal(mask, lai_mask(forward, backward))
+
+
+def test_occlusion_mask_of_consistent_motion_is_empty() -> None:
+    assert not flow.occlusion_mask(constant(5, 2), constant(-5, -2)).any()
+    assert flow.occlusion_mask(constant(5, 2), constant(5, 2)).all()
+
+
+def test_visible_mask_leaves_out_what_leaves_the_frame() -> None:
+    visible = flow.visible_mask(PairFlow(constant(3, -2), constant(-3, 2)))
+    expected = np.zeros((24, 30), bool)
+    expected[2:, :-3] = True
+    np.testing.assert_array_equal(visible, expected)
+
+
+def test_exact_occlusion_replaces_the_estimate() -> None:
+    hidden = np.zeros((24, 30), bool)
+    hidden[5, 6] = True
+    inconsistent = PairFlow(constant(0, 0), constant(9, 9), occluded_forward=hidden)
+    np.testing.assert_array_equal(flow.visible_mask(inconsistent), ~hidden)
+
+
+def assert_finds_roll(estimator: flow.Estimator, picture: np.ndarray, error_px: float) -> None:
+    found = estimator.estimate(picture, np.roll(picture, (3, -5), (0, 1)))
+    assert found.shape == (*picture.shape[:2], 2)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.median(found, (0, 1)), (-5, 3), atol=error_px)
+
+
+def test_raft_finds_a_roll(shared: Path, city: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real/weights"))
+    raft = flow.best_estimator()
+    assert raft.name == "raft_small"
+    assert raft.identity == "raft_small-12-c7d41b9cc88442bb"
+    # The whole frame: on crops of a third of it the error grows to about 0.12 px.
+    assert_finds_roll(raft, city, 0.1)
+
+
+def test_raft_takes_any_size(shared: Path, city: np.ndarray) -> None:
+    raft = flow.Raft("raft_small", shared / "real/weights/raft-small.pth")
+    assert_finds_roll(raft, city[100:200, 100:233], 0.3)
+
+
+def test_raft_refuses_other_files(shared: Path) -> None:
+    with pytest.raises(DataError, match="tensors"):
+        flow.Raft("raft_small", shared / "real/weights/realesr-animevideov3.pth")
+    with pytest.raises(DataError, match=r"raft-small\.pth"):
+        flow.Raft("raft_large", shared / "real/weights/raft-small.pth")
+
+
+def test_raft_refuses_a_file_with_other_shapes(shared: Path, tmp_path: Path) -> None:
+    path = shared / "real/weights/raft-small.pth"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    key = next(iter(state))
+    state[key] = state[key][:1]
+    torch.save(state, tmp_path / "raft-small.pth")
+    with pytest.raises(DataError, match="does not fit"):
+        flow.Raft("raft_small", tmp_path / "raft-small.pth")
+
+
+def test_dis_finds_a_roll(city: np.ndarray) -> None:
+    assert_finds_roll(flow.Dis(), city, 0.25)
+    assert flow.Dis().estimate(city[:7, :9], city[:7, :9]).shape == (7, 9, 2)
+
+
+def test_best_estimator_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VSRBENCH_WEIGHTS", raising=False)
+    assert flow.best_estimator().name == "dis"
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path))
+    assert flow.best_estimator().name == "dis"
+
+
+class Counting:
+    """Flow that tells which frames it saw, and how often it was asked."""
+
+    name = "counting"
+
+    def __init__(self, identity: str = "counting-1") -> None:
+        self.identity, self.calls = identity, 0
+
+    def estimate(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return np.full((*a.shape[:2], 2), a[0, 0, 0] + b[0, 0, 0] / 1000 + 0.1, np.float32)
+
+
+def test_reference_flow_is_cached_and_rounded_alike(tmp_path: Path) -> None:
+    frames = [np.full((4, 5, 3), i, np.uint8) for i in range(4)]
+    counting = Counting()
+    fresh = flow.ReferenceFlow(frames, counting, "digest", tmp_path)
+    assert len(fresh) == 3
+    assert counting.calls == 0
+    pairs = list(fresh)
+    assert len(pairs) == 3
+    assert counting.calls == 6
+    assert pairs[1].forward[0, 0, 0] == np.float16(1.102)
+    assert pairs[1].backward[0, 0, 0] == np.float16(2.101)
+    again = flow.ReferenceFlow(frames, counting, "digest", tmp_path)
+    np.testing.assert_array_equal(again[-1].forward, pairs[2].forward)
+    np.testing.assert_array_equal([p.backward for p in again[:2]], [p.backward for p in pairs[:2]])
+    assert counting.calls == 6
+    assert again[0].forward.dtype == np.float32
+    with pytest.raises(IndexError):
+        again[3]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".npy"]
+
+
+def test_reference_flow_keys_by_clip_and_estimator(tmp_path: Path) -> None:
+    frames = [np.full((4, 5, 3), i, np.uint8) for i in range(2)]
+    for digest, identity in (("a", "x"), ("b", "x"), ("a", "y")):
+        counting = Counting(identity)
+        assert flow.ReferenceFlow(frames, counting, digest, tmp_path)[0]
+        assert counting.calls == 2
+    assert len(flow.ReferenceFlow(frames[:1], Counting(), "a", tmp_path)) == 0
+
+
+def test_metrics_table_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'numpy', 'cv2', 'scipy', 'PIL'}"
+    code = f"import sys, vsrbench.metrics; print({heavy} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"

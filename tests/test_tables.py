@@ -1,0 +1,331 @@
+"""Records to summaries to tables: golden files of hand-made records, and each rule on its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vsrbench import summary as summary_module
+from vsrbench import tables
+from vsrbench.errors import UserError
+from vsrbench.summary import summarise
+from vsrbench.types import DatasetSpec, Measurement, MetricInfo, Record
+
+ORIGINS = {"gt": "none", "bicubic": "none", "ours": "trained_here", "raw": "random"}
+DATA = Path(__file__).parent / "data"
+TITLES = {"gt": "GT", "bicubic": "Bicubic", "ours": "Ours", "raw": "Raw", "theirs": "Theirs"}
+METRICS = {
+    m.name: m
+    for m in (
+        MetricInfo("psnr", "PSNR", 1, "higher", "", "dB", decimals=2),
+        MetricInfo("lpips", "LPIPS", 1, "lower", ""),
+        MetricInfo("ewarp", "E_warp", 1, "lower", "", "x1e-3", decimals=2, span="pair"),
+    )
+}
+
+
+@pytest.fixture(autouse=True)
+def _table_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goldens do not depend on titles and decimals of the real table."""
+    monkeypatch.setattr(summary_module, "METRICS", METRICS)
+
+
+def score(
+    method: str, metric: str, clip: str, value: float | None = None, at: str = "t0", **changes: Any
+) -> Record:
+    """A quality record; failed when it has no value."""
+    record = Record(
+        key=f"{method}/{metric}/{clip}/{at}",
+        run_id="20260102T030405-ab12",
+        at=at,
+        kind="quality",
+        status="failed" if value is None else "ok",
+        method=method,
+        method_version=1,
+        title=TITLES[method],
+        weights_origin=ORIGINS.get(method, "official"),  # type: ignore[arg-type]
+        weights_sha256="",
+        precision="fp32",
+        dataset="toy",
+        dataset_version=1,
+        clip=clip,
+        clip_digest=f"digest of {clip}",
+        frames=12,
+        size=(64, 112),
+        scale=4,
+        metric=metric,
+        metric_version=1,
+        value=value,
+        unit=METRICS[metric].unit,
+        extra={"flow": "exact"} if metric == "ewarp" else {},
+    )
+    return replace(record, **changes)
+
+
+def scores(method: str, metric: str, *values: float) -> list[Record]:
+    """One record for each of the clips a, b, c ..."""
+    return [score(method, metric, clip, v) for clip, v in zip("abcdefgh", values, strict=False)]
+
+
+def cost(method: str, median_ms: float, at: str = "t0", **changes: Any) -> Record:
+    """A cost record on a CPU."""
+    measurement = Measurement(
+        region="device",
+        device="Some CPU",
+        size=(64, 112),
+        frames=10,
+        warmup_frames=3,
+        threads=2,
+        samples_ms=(median_ms,),
+        median_ms=median_ms,
+        p90_ms=median_ms,
+        first_output_ms=3 * median_ms,
+        fps=1000 / median_ms,
+        rss_peak_mib=1234.5,
+        rss_idle_mib=200.0,
+        vram_peak_mib=None,
+        vram_allocator_mib=None,
+        params_m=1.5,
+        macs_g=1.0,
+        why={"vram_peak_mib": "no GPU was used"},
+    )
+    return replace(
+        score(method, "psnr", "", at=at),
+        kind="cost",
+        status="ok",
+        dataset="",
+        metric="",
+        measurement=replace(measurement, **changes),
+    )
+
+
+def cells(records: list[Record], metric: str = "psnr", **choice: Any) -> dict[str, Any]:
+    """Method -> cell of one column of the first block."""
+    return {r.method: r.cells[metric] for r in summarise(records, **choice).blocks[0].rows}
+
+
+@pytest.fixture
+def small() -> list[Record]:
+    """Every kind of cell: best within noise, tie, failure, untrained, reference, misregistered."""
+    shifted = {"shift": [1, -2], "psnr_at_shift": 31.128}
+    return [
+        *scores("gt", "psnr", 80, 80, 80),
+        *scores("gt", "lpips", 0, 0, 0),
+        *scores("gt", "ewarp", 1, 1, 1),
+        *scores("bicubic", "psnr", 24, 26),
+        score("bicubic", "psnr", "c", 28, extra=shifted),
+        *scores("bicubic", "lpips", 0.4, 0.4, 0.4),
+        *scores("bicubic", "ewarp", 1, 2, 3),
+        *scores("ours", "psnr", 25, 26, 30),
+        *scores("ours", "lpips", 0.2, 0.2, 0.2),
+        *scores("ours", "ewarp", 3, 4, 5),
+        *scores("theirs", "psnr", 24.5, 27, 29),
+        *scores("theirs", "lpips", 0.2004, 0.2, 0.2),
+        *scores("theirs", "ewarp", 3, 4),
+        score("theirs", "ewarp", "c", error={"message": "out of memory | 12 frames\nat ..."}),
+        cost("bicubic", 0.25),
+        cost("ours", 40),
+        cost("theirs", 1250, threads=8),
+        cost("raw", 20),
+    ]
+
+
+def test_markdown(small: list[Record]) -> None:
+    toy = DatasetSpec("toy", 1, "Toy set", "synthetic", 4, border_px=4)
+    text = tables.markdown(summarise(small, specs={"toy": toy}), "vsrbench 0.1.0")
+    assert text == (DATA / "table.md").read_text(encoding="utf-8")
+
+
+def test_latex(small: list[Record]) -> None:
+    text = tables.latex(summarise(small, metrics=["psnr", "ewarp"]))
+    assert text == (DATA / "table.tex").read_text(encoding="utf-8")
+    assert text.count("{") == text.count("}")
+
+
+def test_csv(small: list[Record]) -> None:
+    rows = list(csv.DictReader(io.StringIO(tables.csv(summarise(small)))))
+    found = {(r["method"], r["metric"]): r for r in rows}
+    best = found["ours", "psnr"]
+    assert float(best["mean"]) == 27.0
+    assert float(best["ci95"]) == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(7 / 3))
+    assert [best[k] for k in ("clips", "of", "reason", "weights")] == ["3", "3", "", "trained_here"]
+    gap = found["theirs", "ewarp"]
+    assert (gap["mean"], gap["clips"], gap["of"]) == ("", "2", "3")
+    assert gap["reason"] == "2 of 3 clips scored; 'c': failed: out of memory | 12 frames"
+    time = found["ours", "ms"]
+    assert (time["mean"], time["unit"], time["of"]) == ("40.0", "ms/frame", "")
+    assert (time["lq_width"], time["lq_height"]) == ("112", "64")
+
+
+def test_mean_and_interval_are_over_clips() -> None:
+    values = [24.0, 25.5, 30.25, 28.0]
+    cell = cells(scores("ours", "psnr", *values))["ours"]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert cell.value == pytest.approx(np.mean(values))
+    assert cell.ci95 == pytest.approx((high - low) / 2)
+    assert cell.clips == dict(zip("abcd", values, strict=True))
+
+
+def test_one_clip_has_no_interval() -> None:
+    cell = cells(scores("ours", "psnr", 25))["ours"]
+    assert (cell.value, cell.ci95, cell.mark) == (25, None, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "marks"),
+    [
+        ((26.0, 25.0, 24.0), ("best", "second", "")),
+        ((26.001, 26.004, 25.0), ("best", "best", "")),  # equal as printed: two best, no second
+        ((26.0, 25.001, 25.004), ("best", "second", "second")),
+        ((26.0, 26.0, 26.0), ("best", "best", "best")),
+    ],
+)
+def test_ranks_at_printed_precision(values: tuple[float, ...], marks: tuple[str, ...]) -> None:
+    methods = ("bicubic", "ours", "theirs")
+    records = [score(m, "psnr", "a", v) for m, v in zip(methods, values, strict=True)]
+    found = cells([*records, score("gt", "psnr", "a", 80)])
+    assert tuple(found[m].mark for m in methods) == marks
+    assert found["gt"].mark == ""
+
+
+def test_lower_is_better_where_it_says_so() -> None:
+    found = cells([*scores("ours", "lpips", 0.3), *scores("theirs", "lpips", 0.2)], "lpips")
+    assert (found["theirs"].mark, found["ours"].mark) == ("best", "second")
+
+
+def test_noise_is_paired() -> None:
+    """A small gap that every clip agrees on is no noise, however far apart the clips are."""
+    spread = [20.0, 25.0, 30.0, 35.0]
+    sure = [v + 0.1 + 0.01 * i for i, v in enumerate(spread)]
+    unsure = [v + (-1) ** i + 0.1 for i, v in enumerate(spread)]
+    base = scores("bicubic", "psnr", *spread)
+    assert not cells([*base, *scores("ours", "psnr", *sure)])["ours"].noise
+    found = cells([*base, *scores("ours", "psnr", *unsure)])
+    assert found["ours"].noise
+    assert not found["bicubic"].noise
+
+
+def test_denominator_is_every_clip_seen() -> None:
+    records = [*scores("bicubic", "psnr", 20, 30), *scores("ours", "psnr", 26)]
+    cell = cells(records, methods=["ours"])["ours"]
+    assert (cell.value, cell.of, dict(cell.clips)) == (None, 2, {"a": 26})
+    assert cell.note == "1 of 2 clips scored; 'b': not run"
+
+
+def test_whole_column_missing_for_one_reason_has_one_footnote() -> None:
+    why = {"message": "needs ground truth"}
+    records = [
+        score(m, "lpips", clip, status="skipped", error=why)
+        for m in ("bicubic", "ours")
+        for clip in "ab"
+    ]
+    records += [*scores("bicubic", "psnr", 20, 30), *scores("ours", "psnr", 26, 27)]
+    text = tables.markdown(summarise(records))
+    assert text.count("– [1]") == 2
+    assert "\n[1] needs ground truth\n" in text
+    assert "[2]" not in text
+
+
+def test_newest_record_wins_and_old_identities_do_not_mix() -> None:
+    old = [
+        score("ours", "psnr", c, v, "t1", weights_sha256="old")
+        for c, v in zip("ab", (20, 21), strict=True)
+    ]
+    new = [
+        score("ours", "psnr", c, v, "t2", weights_sha256="new")
+        for c, v in zip("ab", (30, 31), strict=True)
+    ]
+    assert cells([*new, *old])["ours"].value == 30.5
+    mixed = cells([*old, new[0]])["ours"]
+    assert mixed.value is None
+    assert "'b': scored with older weights or settings" in mixed.note
+
+
+def test_clip_that_changed_leaves_a_gap() -> None:
+    base = [score("bicubic", "psnr", "a", 20, "t1"), score("ours", "psnr", "a", 25, "t2")]
+    changed = score("bicubic", "psnr", "a", 21, "t3", clip_digest="other frames")
+    found = cells([*base, changed])
+    assert found["bicubic"].value == 21
+    assert "scored on other frames" in found["ours"].note
+
+
+def test_other_version_of_the_data_set_is_another_data_set() -> None:
+    old = scores("bicubic", "psnr", 20, 21, 22)
+    new = replace(score("bicubic", "psnr", "a", 30, "t1"), dataset_version=2)
+    cell = cells([*old, new])["bicubic"]
+    assert (cell.value, cell.of) == (30, 1)
+
+
+def test_cost_of_this_size_and_newest() -> None:
+    records = [
+        *scores("ours", "psnr", 26),
+        cost("ours", 50, "t1"),
+        cost("ours", 40, "t2"),
+        cost("ours", 999, "t3", size=(128, 128)),
+    ]
+    summary = summarise(records)
+    assert summary.blocks[0].rows[0].cells["ms"].value == 40
+    assert (summary.blocks[1].dataset, summary.blocks[1].size) == ("", (128, 128))
+    assert summary.blocks[1].rows[0].cells["ms"].value == 999
+    assert [b.dataset for b in summarise(records, datasets=["toy"]).blocks] == ["toy"]
+    assert tables.markdown(summary).count("| Cost, LQ 128x128") == 1
+
+
+def test_cost_measured_otherwise_is_not_ranked() -> None:
+    records = [cost("bicubic", 30), cost("ours", 40), cost("theirs", 1, region="process")]
+    found = cells(records, "ms")
+    assert [found[m].mark for m in ("bicubic", "ours", "theirs")] == ["best", "second", ""]
+    assert "region process" in found["theirs"].note
+
+
+def test_failed_cost_is_a_dash_with_its_reason() -> None:
+    failed = replace(
+        cost("ours", 1),
+        status="failed",
+        measurement=None,
+        error={"message": "out of memory at 112x64, 10 frames"},
+    )
+    summary = summarise([*scores("ours", "psnr", 26), failed])
+    assert summary.blocks[0].rows[0].cells["ms"].note == "out of memory at 112x64, 10 frames"
+
+
+def test_vram_column_is_there_when_one_was_measured() -> None:
+    names = [c.name for c in summarise([cost("ours", 1, vram_peak_mib=900.0)]).blocks[0].columns]
+    assert names == ["ms", "fps", "first_ms", "rss", "vram", "params"]
+    block = summarise([cost("ours", 1)]).blocks[0]
+    assert "vram" not in [c.name for c in block.columns]
+    assert block.notes == ("VRAM: no GPU was used.",)
+
+
+def test_without_cost_no_cost_columns() -> None:
+    block = summarise(scores("ours", "psnr", 26)).blocks[0]
+    assert [c.name for c in block.columns] == ["psnr"]
+    assert block.notes == ("Cost: not measured at LQ 112x64.",)
+
+
+def test_order_and_legend() -> None:
+    records = [score(m, "psnr", "a", 20) for m in ("gt", "theirs", "bicubic", "ours")]
+    rows = summarise(records, methods=["gt", "ours", "bicubic"]).blocks[0].rows
+    assert [r.method for r in rows] == ["ours", "bicubic", "gt"]
+    assert "official =" in tables.markdown(summarise(records))
+    official = tables.markdown(summarise(records, methods=["bicubic", "theirs"]))
+    assert "Weights:" not in official
+
+
+@pytest.mark.parametrize("choice", ["methods", "datasets", "metrics"])
+def test_unknown_names_are_refused(choice: str) -> None:
+    with pytest.raises(UserError, match=r"no .* named 'psnt'"):
+        summarise(scores("ours", "psnr", 26), **{choice: ["psnt"]})
+
+
+def test_names_are_escaped() -> None:
+    record = score("ours", "psnr", "a", 26, title="A|B_50% & {x}")
+    assert r"A\|B_50%" in tables.markdown(summarise([record]))
+    assert r"A$|$B\_50\% \& \{x\}" in tables.latex(summarise([record]))

@@ -1,0 +1,270 @@
+"""Optical flow: estimators behind one small interface, backward warping, occlusion masks.
+
+F_{a->b} is float32 H x W x 2 in px, (x, y), on the grid of frame a; it points to where a pixel of
+frame a lies in frame b. A backward warp W(I, F)(p) = I(p + F(p)) therefore brings b onto a's grid.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vsrbench.errors import DataError
+from vsrbench.keys import sha256_file
+from vsrbench.types import PairFlow
+from vsrbench.weights import load_strictly, read_checkpoint, search
+
+if TYPE_CHECKING:
+    from vsrbench.types import FlowField, Frame, Mask
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+    Float64 = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def flow_warp(
+    x: torch.Tensor, flow: torch.Tensor, mode: str = "bilinear", padding: str = "zeros"
+) -> torch.Tensor:
+    """Backward warp: output pixel p takes `x` at p + flow(p).
+
+    x: (n, c, h, w); flow: (n, h, w, 2) in px, channel 0 horizontal. padding: zeros or border.
+    """
+    h, w = x.shape[-2:]
+    rows, cols = torch.meshgrid(
+        torch.arange(h, device=x.device, dtype=flow.dtype),
+        torch.arange(w, device=x.device, dtype=flow.dtype),
+        indexing="ij",
+    )
+    gx = 2 * (cols + flow[..., 0]) / max(w - 1, 1) - 1
+    gy = 2 * (rows + flow[..., 1]) / max(h - 1, 1) - 1
+    grid = torch.stack((gx, gy), dim=-1)
+    return F.grid_sample(x, grid, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _targets(flow: FlowField) -> tuple[Float64, Float64]:
+    """Where each pixel goes: x and y in px, each H x W."""
+    h, w = flow.shape[:2]
+    return np.arange(w) + flow[..., 0], np.arange(h)[:, None] + flow[..., 1]
+
+
+def warp(image: Array, flow: FlowField) -> Float64:
+    """Backward warp of an H x W x C array in float64, coordinates clamped to the border.
+
+    Unlike `flow_warp` it goes through no normalised grid: a whole-pixel flow copies exactly.
+    """
+    h, w = flow.shape[:2]
+    x, y = _targets(flow)
+    x, y = x.clip(0, w - 1), y.clip(0, h - 1)
+    left, top = x.astype(np.intp), y.astype(np.intp)
+    right, bottom = np.minimum(left + 1, w - 1), np.minimum(top + 1, h - 1) * w
+    fx, fy = (x - left)[..., None], (y - top)[..., None]
+    top *= w
+    pixels = image.reshape(h * w, -1)
+    upper = pixels.take(top + left, 0) * (1 - fx) + pixels.take(top + right, 0) * fx
+    lower = pixels.take(bottom + left, 0) * (1 - fx) + pixels.take(bottom + right, 0) * fx
+    out: Float64 = upper * (1 - fy) + lower * fy
+    return out
+
+
+def occlusion_mask(forward: FlowField, backward: FlowField) -> Mask:
+    """True where a pixel of frame a is occluded in frame b or lies on a motion boundary.
+
+    forward: F_{a->b}; backward: F_{b->a}; the mask is H x W on the grid of frame a. With f the
+    forward flow and b the backward flow warped onto the same grid, masked are the pixels where
+    |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5 or |grad f|^2 > 0.01 |f|^2 + 0.002 (forward differences,
+    0 in the last row and column). Constants and directions are those of the code of Lai et al.,
+    "Learning Blind Video Temporal Consistency", ECCV 2018.
+    """
+    f = forward.astype(np.float64)
+    b = warp(backward, forward)
+    f2 = np.square(f).sum(-1)
+    inconsistent = np.square(f + b).sum(-1) > 0.01 * (f2 + np.square(b).sum(-1)) + 0.5
+    gradient = np.zeros_like(f2)
+    gradient[:, :-1] += np.square(np.diff(f, axis=1)).sum(-1)
+    gradient[:-1] += np.square(np.diff(f, axis=0)).sum(-1)
+    mask: Mask = inconsistent | (gradient > 0.01 * f2 + 0.002)
+    return mask
+
+
+def visible_mask(pair: PairFlow) -> Mask:
+    """True where a pixel of frame t is seen again in frame t+1: H x W on the grid of frame t.
+
+    The exact occlusion of the pair decides where it is known, else `occlusion_mask`. Pixels whose
+    target lies outside the frame are not visible in either case.
+    """
+    h, w = pair.forward.shape[:2]
+    x, y = _targets(pair.forward)
+    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+    hidden = pair.occluded_forward
+    if hidden is None:
+        hidden = occlusion_mask(pair.forward, pair.backward)
+    mask: Mask = inside & ~hidden
+    return mask
+
+
+class Estimator(Protocol):
+    """An optical-flow estimator."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and records."""
+
+    @property
+    def identity(self) -> str:
+        """Everything that can change its flow: model, settings, hash of the weights."""
+
+    def estimate(self, a: Frame, b: Frame) -> FlowField:
+        """F_{a->b} of two frames of one size."""
+
+
+class Dis:
+    """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV on luma, preset medium."""
+
+    name = "dis"
+
+    def __init__(self) -> None:
+        self.identity = f"dis-medium-opencv-{cv2.__version__}"
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def estimate(self, a: Frame, b: Frame) -> FlowField:
+        """F_{a->b} of two frames of one size."""
+        h, w = a.shape[:2]
+        # The patches of the coarsest level do not fit into smaller frames.
+        pad = ((0, max(0, 32 - h)), (0, max(0, 32 - w)))
+        grey = [np.pad(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), pad, mode="edge") for x in (a, b)]
+        flow: FlowField = self._dis.calc(grey[0], grey[1], None)[:h, :w]
+        return flow
+
+
+RAFT_FILES = {
+    "raft_large": "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+    "raft_small": "raft-small.pth",
+}
+_RAFT_UPDATES = 12
+_RAFT_PARTS = {
+    "module.fnet.": "feature_encoder.",
+    "module.cnet.": "context_encoder.",
+    "module.update_block.encoder.": "update_block.motion_encoder.",
+    "module.update_block.gru.": "update_block.recurrent_block.",
+    "module.update_block.flow_head.": "update_block.flow_head.",
+}
+
+
+def _torchvision_names(state: dict[str, torch.Tensor], own: list[str]) -> dict[str, torch.Tensor]:
+    """The authors' RAFT-small tensors under torchvision's names `own`.
+
+    The two implementations name layers differently but list them in the same order in each part.
+    """
+    out: dict[str, torch.Tensor] = {}
+    for theirs, ours in _RAFT_PARTS.items():
+        values = (v for k, v in state.items() if k.startswith(theirs))
+        out |= zip((k for k in own if k.startswith(ours)), values, strict=False)
+    return out
+
+
+class Raft:
+    """RAFT (Teed and Deng, ECCV 2020) as built by torchvision, 12 updates.
+
+    model: key of RAFT_FILES. path: the authors' raft-small.pth or torchvision's raft_large file.
+    Raises DataError if the file does not hold that model.
+    """
+
+    def __init__(self, model: str, path: Path, device: str = "cpu") -> None:
+        from torchvision.models import optical_flow
+
+        self.name = model
+        self.identity = f"{model}-{_RAFT_UPDATES}-{sha256_file(path)[:16]}"
+        self._device = device
+        with torch.device("meta"):
+            self._net = getattr(optical_flow, model)(weights=None)
+        self._net.to_empty(device="cpu")
+        state, _ = read_checkpoint(path)
+        own = list(self._net.state_dict())
+        if len(state) != len(own):
+            raise DataError(f"{path} holds {len(state)} tensors, {model} has {len(own)}")
+        if model == "raft_small":
+            state = _torchvision_names(state, own)
+        load_strictly(self._net, state, model)
+        self._net.eval().requires_grad_(False).to(device)
+
+    @torch.inference_mode()
+    def estimate(self, a: Frame, b: Frame) -> FlowField:
+        """F_{a->b} of two frames of one size."""
+        h, w = a.shape[:2]
+        pair = torch.from_numpy(np.stack((a, b))).to(self._device).permute(0, 3, 1, 2)
+        # The network takes -1..1 and sides that are multiples of 8, 128 at least.
+        pad = (0, max(128, -(-w // 8) * 8) - w, 0, max(128, -(-h // 8) * 8) - h)
+        pair = F.pad(pair.float() / 127.5 - 1, pad, mode="replicate")
+        flow = self._net(pair[:1], pair[1:], num_flow_updates=_RAFT_UPDATES)[-1]
+        out: FlowField = flow[0, :, :h, :w].permute(1, 2, 0).contiguous().cpu().numpy()
+        return out
+
+
+_raft = functools.cache(Raft)
+
+
+def best_estimator(device: str = "cpu") -> Estimator:
+    """RAFT-large, else RAFT-small, where its file lies in $VSRBENCH_WEIGHTS; else DIS.
+
+    Nothing is downloaded, so that the estimator changes only when the user adds a file.
+    """
+    for model, file in RAFT_FILES.items():
+        if path := search(file):
+            return _raft(model, path, device)
+    return Dis()
+
+
+class ReferenceFlow(Sequence[PairFlow]):
+    """Motion of a reference clip, both directions for each adjacent pair, estimated when indexed.
+
+    frames: the reference frames. digest: identifies them. cache: folder to keep flows in. What is
+    returned has always gone through the float16 that is stored, so that a cached and a fresh run
+    agree; the rounding is at most 0.004 px below 16 px and 0.03 px below 128 px.
+    """
+
+    def __init__(
+        self, frames: Sequence[Frame], estimator: Estimator, digest: str, cache: Path
+    ) -> None:
+        self.estimator = estimator
+        self._frames = frames
+        key = hashlib.sha256(f"{digest} {estimator.identity}".encode()).hexdigest()
+        self._folder = cache / key[:32]
+
+    def __len__(self) -> int:
+        return max(len(self._frames) - 1, 0)
+
+    @overload
+    def __getitem__(self, index: int) -> PairFlow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PairFlow]: ...
+    def __getitem__(self, index: int | slice) -> PairFlow | list[PairFlow]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return [self[i] for i in numbers]
+        path = self._folder / f"{numbers:06d}.npy"
+        if path.is_file():
+            both = np.load(path)
+        else:
+            a, b = self._frames[numbers], self._frames[numbers + 1]
+            both = np.stack((self.estimator.estimate(a, b), self.estimator.estimate(b, a)))
+            both = both.astype(np.float16)
+            _save(path, both)
+        forward, backward = both.astype(np.float32)
+        return PairFlow(forward, backward)
+
+
+def _save(path: Path, array: Array) -> None:
+    """Write an array so that a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder, path.name)
+        np.save(part, array)
+        part.replace(path)

@@ -1,0 +1,239 @@
+"""A Summary as markdown, LaTeX and CSV. Numbers are rounded here and nowhere before."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+import re
+from collections.abc import Callable, Mapping
+
+from tabulate import tabulate
+
+from vsrbench.summary import GT, Block, Cell, Column, Row, Summary, size_text
+from vsrbench.types import Origin
+
+WEIGHTS: Mapping[Origin, str] = {
+    "official": "official",
+    "trained_here": "trained here*",
+    "user": "user's file",
+    "random": "untrained",
+    "none": "none",
+}
+"""Origin of weights -> wording of the weights column."""
+LEGEND: Mapping[Origin, str] = {
+    "official": "the file the authors published",
+    "trained_here": "trained in this repository, not by the authors, see the card",
+    "user": "a checkpoint the user supplied, origin unknown here",
+    "random": "random weights, only the cost means anything",
+}
+RUNS_SHOWN = 3
+
+
+def markdown(summary: Summary, provenance: str = "") -> str:
+    """Pipe tables with padded columns, readable on a terminal; one for each block.
+
+    provenance: package version and commit, printed in the caption when given.
+    """
+    return "\n".join(_markdown_block(block, provenance) for block in summary.blocks)
+
+
+def _markdown_block(block: Block, provenance: str) -> str:
+    notes = _Footnotes()
+
+    def value(cell: Cell, column: Column) -> str:
+        if cell.value is None:
+            return f"– [{notes.number(cell.note)}]"
+        wrap = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}[cell.mark]
+        text = wrap.format(column.text(cell.value))
+        text += f" ±{column.text(cell.ci95)}" if cell.ci95 is not None else ""
+        text += " ~" if cell.noise else ""
+        return text + (f" [{notes.number(cell.note)}]" if cell.note else "")
+
+    head = [_heading(block), "weights", *(f"{c.label} {c.arrow}".strip() for c in block.columns)]
+    body = [
+        [_title(row), WEIGHTS[row.origin], *(value(row.cells[c.name], c) for c in block.columns)]
+        for row in block.rows
+    ]
+    body = [[cell.replace("|", r"\|") for cell in line] for line in body]
+    align = ("left", "left", *("right" for _ in block.columns))
+    table = tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True)
+    footer = [*notes.lines("[{}] {}"), *block.notes, " ".join(_caption(block, provenance))]
+    return "\n\n".join([table, *footer]) + "\n"
+
+
+PREAMBLE = r"""% needs \usepackage{booktabs}
+\providecommand{\best}[1]{\textbf{#1}}
+\providecommand{\second}[1]{\underline{#1}}
+\providecommand{\ci}[1]{{\scriptsize$\pm$#1}}
+"""
+
+
+def latex(summary: Summary, provenance: str = "") -> str:
+    r"""One `table` environment for each block, booktabs rules.
+
+    The marks are the macros \best, \second and \ci; a paper that defines its own keeps them.
+    provenance: package version and commit, printed in the caption when given.
+    """
+    return "\n".join([PREAMBLE, *(_latex_block(block, provenance) for block in summary.blocks)])
+
+
+def _latex_block(block: Block, provenance: str) -> str:
+    notes = _Footnotes()
+
+    def value(cell: Cell, column: Column) -> str:
+        if cell.value is None:
+            return rf"--\textsuperscript{{{notes.number(cell.note)}}}"
+        text = column.text(cell.value)
+        text = rf"\{cell.mark}{{{text}}}" if cell.mark else text
+        text += rf"\ci{{{column.text(cell.ci95)}}}" if cell.ci95 is not None else ""
+        text += r"\,$\sim$" if cell.noise else ""
+        return text + (rf"\textsuperscript{{{notes.number(cell.note)}}}" if cell.note else "")
+
+    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
+    head = ["", "Weights", *(_tex(c.label) + arrows[c.better] for c in block.columns)]
+    lines = []
+    for row in block.rows:
+        cells = [value(row.cells[c.name], c) for c in block.columns]
+        line = " & ".join([_tex(_title(row)), _tex(WEIGHTS[row.origin]), *cells]) + r" \\"
+        lines += [r"\midrule", line] if row.method == GT and len(block.rows) > 1 else [line]
+    caption = " ".join([f"{_heading(block)}.", *_caption(block, provenance)])
+    label = re.sub("[^A-Za-z0-9-]+", "-", block.dataset or f"cost-{size_text(block.size)}")
+    below = [*notes.lines(r"\textsuperscript{{{}}}{}", _tex), *map(_tex, block.notes)]
+    return "\n".join(
+        [
+            r"\begin{table}[t]",
+            r"\centering\small",
+            rf"\caption{{{_tex(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{ll{'r' * len(block.columns)}}}",
+            r"\toprule",
+            " & ".join(head) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(
+                [r"\par\smallskip\footnotesize", *(f"{line}\\par" for line in below)]
+                if below
+                else []
+            ),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def csv(summary: Summary) -> str:
+    """Long form: one line for each method and metric or cost, at full precision.
+
+    Missing values are empty and have a reason. `clips` of `of` clips have a score; both are empty
+    for cost, which was measured at the LQ size of the line.
+    """
+    out = io.StringIO()
+    writer = csv_module.writer(out, lineterminator="\n")
+    names = "dataset,method,weights,metric,unit,mean,ci95,clips,of,reason,lq_width,lq_height"
+    writer.writerow(names.split(","))
+    for block in summary.blocks:
+        for row in block.rows:
+            for column in block.columns:
+                cell = row.cells[column.name]
+                coverage = [len(cell.clips), cell.of] if cell.of else ["", ""]
+                start = [block.dataset, row.method, row.origin, column.name, column.unit]
+                line = [*start, cell.value, cell.ci95, *coverage, cell.note, *block.size[::-1]]
+                writer.writerow(line)
+    return out.getvalue()
+
+
+class _Footnotes:
+    """Numbers for reasons, the same for the same reason."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        return self.texts.setdefault(text, len(self.texts) + 1)
+
+    def lines(self, form: str, escape: Callable[[str], str] = str) -> list[str]:
+        return [form.format(number, escape(text)) for text, number in self.texts.items()]
+
+
+def _heading(block: Block) -> str:
+    """The top left cell: data set, scale, clips; or the size of a block of cost alone."""
+    if not block.dataset:
+        return f"{block.title}, LQ {size_text(block.size)}"
+    scale = f", x{block.scale}" if block.scale else ""
+    return f"{block.title}{scale}, {_count(len(block.clips), 'clip')}"
+
+
+def _title(row: Row) -> str:
+    return f"{row.title} (reference)" if row.method == GT else row.title
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _caption(block: Block, provenance: str) -> list[str]:
+    """Everything a reader needs to read and repeat the table, as sentences."""
+    cells = [cell for row in block.rows for cell in row.cells.values()]
+    said: list[str] = []
+    if block.dataset:
+        lengths = sorted(set(block.clips.values()))
+        each = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        border = {None: "", 0: ", no border cut"}.get(
+            block.border_px, f", {block.border_px} px cut from each side"
+        )
+        said.append(f"Means over {_count(len(block.clips), 'clip')} of {each} frames.")
+        said.append(f"Scored on all frames as 8-bit RGB{border}.")
+    if any(cell.ci95 is not None for cell in cells):
+        said.append("±: 95 % Student-t interval over clips.")
+    if any(cell.mark for cell in cells):
+        reference = ", GT apart" if any(row.method == GT for row in block.rows) else ""
+        said.append(f"Bold: best, underlined: second, at printed precision{reference}.")
+    if any(cell.noise for cell in cells):
+        said.append("~: paired difference to the next within noise (95 %).")
+    origins: list[Origin] = list(dict.fromkeys(row.origin for row in block.rows))
+    if set(origins) - {"official", "none"}:
+        legend = (f"{WEIGHTS[o]} = {LEGEND[o]}" for o in origins if o in LEGEND)
+        said.append(f"Weights: {'; '.join(legend)}.")
+    for flow, metrics in block.flows.items():
+        said.append(f"Flow for {', '.join(metrics)}: {flow}.")
+    if block.setting:
+        precision = _grouped({row.title: row.precision for row in block.rows if row.measurement})
+        said.append(
+            f"Cost: {block.setting}, {precision}, LQ {size_text(block.size)} (width x height)."
+        )
+    if block.runs:
+        more = len(block.runs) - RUNS_SHOWN
+        shown = ", ".join(block.runs[-RUNS_SHOWN:]) + (f" and {more} before" if more > 0 else "")
+        said.append(f"{'Run' if len(block.runs) == 1 else 'Runs'}: {shown}.")
+    return [*said, f"{provenance}."] if provenance else said
+
+
+def _grouped(values: Mapping[str, str]) -> str:
+    """`fp32` when all agree, else `fp32 (A), fp16 (B, C)`."""
+    kinds = list(dict.fromkeys(values.values()))
+    if len(kinds) == 1:
+        return kinds[0]
+    return ", ".join(f"{k} ({', '.join(n for n, v in values.items() if v == k)})" for k in kinds)
+
+
+TEX: Mapping[str, str] = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"$\sim$",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "*": r"$^{*}$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "[": "{[}",  # after a line break it would open an argument
+    "–": "--",
+}
+
+
+def _tex(text: str) -> str:
+    """Plain text escaped for LaTeX; a factor such as x1e-3 becomes a power of ten."""
+    escaped = "".join(TEX.get(c, c) for c in text)
+    return re.sub(r"\bx1e(-?\d+)", r"$\\times10^{\1}$", escaped)
