@@ -162,6 +162,19 @@ def test_raft_refuses_a_file_with_other_shapes(shared: Path, tmp_path: Path) -> 
         flow.Raft("raft_small", tmp_path / "raft-small.pth")
 
 
+def test_raft_large_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models.optical_flow import raft_large
+
+    torch.manual_seed(0)
+    torch.save(raft_large(weights=None).state_dict(), tmp_path / flow.RAFT_FILES["raft_large"])
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path))
+    large = flow.best_estimator()
+    assert large.name == "raft_large"
+    assert flow.best_estimator() is large
+    frame = np.zeros((30, 50, 3), np.uint8)
+    assert large.estimate(frame, frame).shape == (30, 50, 2)
+
+
 def test_dis_finds_a_roll(city: np.ndarray) -> None:
     assert_finds_roll(flow.Dis(), city, 0.25)
     assert flow.Dis().estimate(city[:7, :9], city[:7, :9]).shape == (7, 9, 2)

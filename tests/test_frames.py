@@ -177,6 +177,7 @@ def test_natural_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, want)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**12), min_size=1, unique=True), st.randoms())
 def test_natural_order_is_numeric_whatever_the_padding(
     numbers: list[int], rng: random.Random
@@ -192,7 +193,8 @@ def test_natural_order_is_numeric_whatever_the_padding(
 )
 def test_natural_order_is_total(names: list[str]) -> None:
     paths = [Path("x" + name) for name in names]
-    assert sorted(paths, key=natural_key) == sorted(paths[::-1], key=natural_key)
+    paths_reversed = paths[::-1]
+    assert sorted(paths, key=natural_key) == sorted(paths_reversed, key=natural_key)
 
 
 def test_png_round_trip_is_lossless(tmp_path: Path) -> None:
@@ -336,7 +338,9 @@ def test_frame_removed_after_opening(tmp_path: Path) -> None:
             read()
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     length=st.integers(0, 1200),
     changes=st.lists(st.tuples(st.integers(0, 1199), st.integers(0, 255)), max_size=6),
@@ -630,7 +634,7 @@ def test_mp4_that_lost_its_index(tmp_path: Path) -> None:
     [
         ("fast.mp4", "faststart", " of 30"),
         ("frag.mp4", "frag_keyframe+empty_moov", ""),
-        ("x.mkv", "", " of 30"),
+        ("x.mkv", "", ""),
     ],
 )
 def test_video_cut_short(tmp_path: Path, name: str, flags: str, of: str, share: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from methods.instavsr.adapter import load
 from methods.instavsr.network import Backbone, InstaVSR, from_official, same_scene
@@ -39,15 +40,15 @@ def meta_state(path: Path) -> dict[str, torch.Tensor]:
 
 def golden_tensor(name: str, shape: torch.Size, gain: float) -> torch.Tensor:
     """The golden weight called `name`; formula in golden/README.md."""
-    i = np.arange(math.prod(shape), dtype=np.int64)
+    i = np.arange(10007, dtype=np.int64)  # the pattern repeats after that
     j = (31 * i * i + 17 * i) % 10007
     phase = (zlib.crc32(name.encode()) % 10007) / 10007 * 2 * math.pi
-    v = np.sin(0.7 * np.arange(10007) + phase)[j]
+    v = np.sin(0.7 * j + phase)
     if len(shape) > 1:
         v *= gain / math.sqrt(math.prod(shape[1:]))
     else:
         v = 1 + 0.1 * v if name.endswith("weight") else 0.02 * v
-    return torch.from_numpy(v.astype(np.float32)).reshape(shape)
+    return torch.from_numpy(np.resize(v.astype(np.float32), tuple(shape)))
 
 
 def relative_error(a: torch.Tensor, b: np.ndarray[Any, Any]) -> float:
@@ -167,7 +168,7 @@ def moving(n: int, seed: int, size: int = 24) -> torch.Tensor:
     """A clip (n, 3, size, size) of smooth noise that drifts one pixel a frame."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, size // 4, (size + n) // 4 + 2, generator=generator)
-    wide = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
+    wide = F.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
     return torch.stack([wide[0, :, :, i : i + size] for i in range(n)])
 
 
@@ -184,7 +185,7 @@ def differ(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_training_starts_at_bicubic() -> None:
     net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL)
     clip = moving(3, seed=1)
-    bicubic = torch.nn.functional.interpolate(clip, scale_factor=4, mode="bicubic")
+    bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")
     assert differ(streamed(net, clip), bicubic) < 1e-6
 
 
@@ -253,6 +254,37 @@ def test_scenes_are_processed_as_if_alone(feedback: str, at: int) -> None:
     net, a, b = awake(feedback), moving(at, seed=9), moving(6 - at, seed=10)
     alone = torch.cat((streamed(net, a), streamed(net, b)))
     assert differ(streamed(net, torch.cat((a, b))), alone) < 1e-5
+
+
+class Drift(torch.nn.Module):
+    """The exact flow of `moving`, in both directions."""
+
+    def forward(self, ref: torch.Tensor, supp: torch.Tensor) -> torch.Tensor:
+        flow = torch.zeros(len(ref), 2, *ref.shape[2:])
+        flow[: len(ref) // 2, 0], flow[len(ref) // 2 :, 0] = -1, 1
+        return flow
+
+
+def test_inputs_are_aligned_to_the_centre() -> None:
+    net, clip = awake("detail"), moving(5, seed=16)
+    net.spynet = Drift()
+    inputs: list[torch.Tensor] = []
+    net.backbone.register_forward_pre_hook(lambda _module, args: inputs.append(args[1]))
+    sr = streamed(net, clip)
+    bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")
+    inner = slice(4, -4)
+    for t, extra in enumerate(inputs):
+        frames = F.pixel_shuffle(extra[0, :48], 2) / 2 + 0.5
+        own = [clip[t]] * 2  # what stands for neighbours that do not exist
+        past = [F.avg_pool2d(sr[i], 4).roll(i - t, -1) for i in range(t)]
+        future = [clip[i].roll(i - t, -1) for i in range(t + 1, 5)]
+        past, future = past[::-1][:2], future[:2]
+        past, future = (side + (side[-1:] or own) * 2 for side in (past, future))
+        for got, want in zip(frames.split(3), past[:2] + future[:2], strict=True):
+            assert differ(got[:, inner, inner], want[:, inner, inner]) < 1e-4
+        detail = F.pixel_shuffle(extra[0, 48:], 8) / 2
+        want = (sr - bicubic)[t - 1].roll(-4, -1) if t else torch.zeros_like(detail)
+        assert differ(detail[:, 16:-16, 16:-16], want[:, 16:-16, 16:-16]) < 1e-4
 
 
 def test_scene_detector() -> None:

@@ -222,7 +222,7 @@ def test_psnr_of_a_coded_video(shared: Path) -> None:
     assert score.value == pytest.approx(23.07, abs=0.005)
     assert min(score.per_frame) == pytest.approx(22.39, abs=0.005)
     assert max(score.per_frame) == pytest.approx(23.79, abs=0.005)
-    # Our reader interpolates chroma bicubically where OpenCV repeats it: 23.10 dB.
+    # Frames as the harness reads them: another YUV to RGB conversion, 23.10 dB.
     ours = run("psnr", *map(open_frames, paths))
     assert ours.value == pytest.approx(score.value, abs=0.05)
 
@@ -553,8 +553,7 @@ def test_download(
     online(f"{server}/alexnet-owt-7be5be79.pth", "7be5be79")
     assert "hash" in str(unavailable("lpips"))
     assert not list(folder.iterdir())
-    online(f"{server}/alexnet-owt-7be5be79.pth?")
-    online(f"{server}//alexnet-owt-7be5be79.pth")
+    online(f"{server}/alexnet-owt-7be5be79.pth")
     assert "downloaded at first use" in str(unavailable("lpips", fetch=False))
     assert unavailable("lpips") is None
     assert [f.name for f in folder.iterdir()] == ["alexnet-owt-7be5be79.pth"]

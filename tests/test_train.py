@@ -25,14 +25,14 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
             "num_blocks": [1, 1, 1, 1],
             "heads": [1, 1, 1],
             "hr_feat": 8,
-            "flow_widths": [4, 4, 4, 4],
+            "flow_widths": [8, 4, 4, 4],
         },
     ),
     "instavsr": (
         "methods.instavsr.network:InstaVSR",
         {
             "feedback": "lq",
-            "flow_widths": [4, 4, 4, 4],
+            "flow_widths": [8, 4, 4, 4],
             "channels": [8, 8],
             "heads": [0, 2],
             "mid_heads": 2,
@@ -129,13 +129,30 @@ def test_batches_carry_the_exact_motion_of_their_frames(pool: Path, pan: int) ->
         lambda f: -f,
         lambda f: f.flip(1),
     ]
-    assert all(right < 0.8 * misfit(change) for change in wrong)
+    assert all(right < 0.9 * misfit(change) for change in wrong)
 
 
 def test_batches_follow_from_the_generator_alone(pool: Path) -> None:
     clips = Pool(pool)
     one, two = (clips.batch(np.random.default_rng(5), 2, 2, 16, 1) for _ in range(2))
-    assert torch.equal(one.lq, two.lq) and torch.equal(one.forward, two.forward)
+    assert torch.equal(one.lq, two.lq)
+    assert torch.equal(one.forward, two.forward)
+
+
+def test_the_flow_network_starts_as_a_motion_detector() -> None:
+    # A smooth picture moving by a fraction of a px: already the start tells the direction.
+    x, y = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="xy")
+
+    def frame(dx: float, dy: float) -> torch.Tensor:
+        wave = torch.sin((x - dx) / 3) * torch.cos((y - dy) / 4) + torch.sin((x - dx + y - dy) / 5)
+        return (0.5 + 0.2 * wave).expand(1, 3, 64, 64)
+
+    settings = Config("methods.spynet:SpyNet", {"widths": [16, 32, 16, 8]}, ())
+    net = build_network(settings)
+    for dx, dy in ((0.7, 0.0), (-0.7, 0.0), (0.0, 0.7), (0.0, -0.7)):
+        flow = net(frame(0, 0), frame(dx, dy)).detach().mean((0, 2, 3))
+        error = (flow - torch.tensor((dx, dy))).norm()
+        assert error < 0.6 * 0.7, (dx, dy, flow)
 
 
 @pytest.mark.parametrize("method", NETWORKS)
@@ -147,14 +164,16 @@ def test_a_checkpoint_rebuilds_the_network(method: str, pool: Path, tmp_path: Pa
     trainer.run()
     state, metadata = read_checkpoint(out)
     assert metadata["origin"] == "trained_here"
-    assert "flow 2 steps" in metadata["note"] and "video 3 steps" in metadata["note"]
+    assert "flow 2 steps" in metadata["note"]
+    assert "video 3 steps" in metadata["note"]
     net = build_network(Config(NETWORKS[method][0], metadata["config"], ()))
     load_strictly(net, state, method)
     assert not torch.equal(state["spynet.basic_module.0.basic_module.0.weight"], before)
     with torch.no_grad():
         assert net(torch.rand(1, 2, 3, 16, 16)).shape == (1, 2, 3, 64, 64)
     rows = out.with_suffix(".csv").read_text().splitlines()
-    assert rows[0].startswith("stage,step,minutes") and len(rows) == 3
+    assert rows[0].startswith("stage,step,minutes")
+    assert len(rows) == 3
 
 
 def test_resumed_equals_uninterrupted(
@@ -186,7 +205,7 @@ def test_a_frozen_flow_network_keeps_its_start(pool: Path, tmp_path: Path) -> No
     out = tmp_path / "flow.safetensors"
     flow = Config(
         "methods.spynet:SpyNet",
-        {"widths": [4, 4, 4, 4]},
+        {"widths": [8, 4, 4, 4]},
         (Stage("flow", 2, (16,), 1e-3, steps=2, flow=1.0),),
         holdout=1,
     )
@@ -215,15 +234,19 @@ def test_the_command_line_reports_and_interrupts(
         return caught.value.code
 
     path = tmp_path / "bad.toml"
-    path.write_text(
-        'network = "methods.spynet:SpyNet"\nsteps = 3\n[config]\n[[stages]]\npatch=[16]'
-    )
-    assert run(path) == 2
-    assert "steps" in capsys.readouterr().err or True
+    for text, named in (
+        ('steps = 3\n[[stages]]\nname = "x"\nbatch = 1\npatch = [16]\nlr = 1e-3', "steps"),
+        ("", "stages"),
+        ("[config]\n[[stages]]\npatch = [16]\nbatch = 1", "'name' and 'lr'"),
+        ("[[stages", "TOML"),
+    ):
+        path.write_text(f'network = "methods.spynet:SpyNet"\n{text}')
+        assert run(path) == 2
+        assert named in capsys.readouterr().err
     assert run(tmp_path / "none.toml") == 3
     good = tmp_path / "good.toml"
     good.write_text(
-        'network = "methods.spynet:SpyNet"\nholdout = 1\n[config]\nwidths = [4, 4, 4, 4]\n'
+        'network = "methods.spynet:SpyNet"\nholdout = 1\n[config]\nwidths = [8, 4, 4, 4]\n'
         '[[stages]]\nname = "flow"\nbatch = 1\npatch = [16]\nlr = 1e-3\nflow = 1.0\nsteps = 1\n'
     )
     out = tmp_path / "x.safetensors"

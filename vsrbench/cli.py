@@ -460,5 +460,5 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
     else:
         for name, info in metrics.METRICS.items():
             unit = f" in {info.unit}" if info.unit else ""
-            row(name, f"{info.title}{unit}, {info.better} is better", metrics.unavailable(name))
+            row(name, f"{info.title}{unit}, {info.better} is better", metrics.unavailable(name, fetch=False))
     return rows

@@ -87,7 +87,7 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
         macs = _macs(method, clip[: max(1, card.lookahead + 1)])
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f"at {size[1]}x{size[0]}, {frames} frames"
         raise foreign_error(card, where, error) from error
     if card.lookahead < 0 or not samples:

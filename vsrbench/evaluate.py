@@ -154,7 +154,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             yield Sample(
                 index=index,
                 sr=_cut(sr, border),
-                lq=clip.lq[index],
+                lq=_cut(clip.lq[index], border // clip.scale),
                 gt=target if clip.gt is not None else None,
                 reference=target,
                 flow=_cut_flow(flow[index - 1], border) if wants_flow and flow and index else None,

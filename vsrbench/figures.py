@@ -27,6 +27,7 @@ from vsrbench.summary import (
     BASELINE,
     COST,
     GT,
+    WEIGHTS,
     Block,
     Row,
     Summary,
@@ -34,7 +35,6 @@ from vsrbench.summary import (
     newest,
     size_text,
 )
-from vsrbench.tables import WEIGHTS
 from vsrbench.types import Origin, Record
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ STYLE: Any = {
     "ytick.color": GREY,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "text.parse_math": False,
 }
+HEAD: Any = {"size": 9, "weight": "bold"}
 SMALL: Any = {"size": 8, "color": GREY}
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -103,7 +105,7 @@ def profile(
     """
     records = list(records)
     sources = _sources(frames_root, dataset, clip, methods)
-    reference = GT if GT in sources else next(iter(sources))
+    reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
     titles = _titles(records, sources)
     rule = "given"
@@ -130,32 +132,31 @@ def profile(
     picture = _fit(sources[reference][middle], 560, 420)
     strip_w, strip_h = width * (1280 // width) or 1280, count * max(1, round(96 / count))
     left, top, gap, step = 28, 52, 96, strip_h + 44
-    right = left + picture.shape[1] + gap
+    side = max(picture.shape[1], 300)
+    right = left + side + gap
     bottom = top + max(step * len(slices), picture.shape[0] + 140)
-    figure, page = _page(right + strip_w + left, bottom)
-    _paste(page, picture, left, top)
-    y = top + (row + 0.5) * picture.shape[0] / height
-    for line, colour in ((2.4, INK), (1.2, SIGNAL)):
-        page.plot((left - 10, left + picture.shape[1] + 10), (y, y), color=colour, linewidth=line)
-    below = top + picture.shape[0] + 12
-    wrapped = textwrap.fill(f"row {row}: {rule}", picture.shape[1] // 9)
-    page.text(left, below, f"{dataset} / {clip}", size=9, weight="bold", va="top")
-    page.text(
-        left, below + 28, f"{titles[reference]}, frame {middle}\n{wrapped}", va="top", **SMALL
-    )
-    for i, (method, pixels) in enumerate(slices.items()):
-        y = top + i * step
-        scores = "   ".join(_scores(records, dataset, clip, method, ("ewarp", "flicker")))
-        page.text(right, y - 6, titles[method], size=9, weight="bold")
-        page.text(right + strip_w, y - 6, scores, ha="right", **SMALL)
-        strip = _resize(pixels, strip_w, count).repeat(strip_h // count, axis=0)
-        _paste(page, strip, right, y)
-        arrow = {"arrowstyle": "->", "color": GREY}
-        page.annotate("", (right - 12, y + strip_h), (right - 12, y), arrowprops=arrow)
-        page.text(right - 24, y, "0", ha="right", va="top", **SMALL)
-        page.text(right - 24, y + strip_h / 2, "frame", ha="right", va="center", **SMALL)
-        page.text(right - 24, y + strip_h, f"{count - 1}", ha="right", **SMALL)
-    _save(figure, out)
+    with _page(out, right + strip_w + left, bottom) as page:
+        _paste(page, picture, left, top)
+        y = top + (row + 0.5) * picture.shape[0] / height
+        for line, colour in ((2.4, INK), (1.2, SIGNAL)):
+            ends = (left - 10, left + picture.shape[1] + 10)
+            page.plot(ends, (y, y), color=colour, linewidth=line)
+        below = top + picture.shape[0] + 12
+        text = textwrap.fill(f"{titles[reference]}, frame {middle}, row {row}: {rule}", side // 9)
+        page.text(left, below, f"{dataset} / {clip}", va="top", **HEAD)
+        page.text(left, below + 28, text, va="top", **SMALL)
+        for i, (method, pixels) in enumerate(slices.items()):
+            y = top + i * step
+            scores = "   ".join(_scores(records, dataset, clip, method, ("ewarp", "flicker")))
+            page.text(right, y - 6, titles[method], **HEAD)
+            page.text(right + strip_w, y - 6, scores, ha="right", **SMALL)
+            strip = _resize(pixels, strip_w, count).repeat(strip_h // count, axis=0)
+            _paste(page, strip, right, y)
+            arrow = {"arrowstyle": "->", "color": GREY}
+            page.annotate("", (right - 12, y + strip_h), (right - 12, y), arrowprops=arrow)
+            page.text(right - 24, y, "0", ha="right", va="top", **SMALL)
+            page.text(right - 24, y + strip_h / 2, "frame", ha="right", va="center", **SMALL)
+            page.text(right - 24, y + strip_h, f"{count - 1}", ha="right", **SMALL)
     return about
 
 
@@ -195,7 +196,7 @@ def crops(
     """
     records = list(records)
     sources = _sources(frames_root, dataset, clip, methods)
-    reference = GT if GT in sources else next(iter(sources))
+    reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
     titles = _titles(records, sources)
     frame = count // 2 if frame is None else frame
@@ -221,36 +222,36 @@ def crops(
     }
     _sidecar(out, about)
 
-    zoom = max(1, 280 // w)
+    zoom = max(1, 280 // max(w, h))
     view_w, view_h = w * zoom, h * zoom
     rows = 1 if len(sources) <= 4 else 2
     columns = math.ceil(len(sources) / rows)
     left, top, gap, label = 28, 28, 16, 104
     block_h = rows * view_h + (rows - 1) * label
     picture = _fit(full, 2 * max(block_h, 360), max(block_h, 320))
-    right = left + picture.shape[1] + 2 * gap
+    side = max(picture.shape[1], 300)
+    right = left + side + 2 * gap
     bottom = top + max(block_h, picture.shape[0]) + label
-    figure, page = _page(right + columns * (view_w + gap) - gap + left, bottom)
-    _paste(page, picture, left, top)
-    shrunk = picture.shape[1] / width
-    corners = [(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)]
-    around = np.array(corners) * shrunk + np.array((left, top))
-    for line, colour in ((3.0, INK), (1.5, SIGNAL)):
-        page.plot(*around.T, color=colour, linewidth=line)
-    below = top + picture.shape[0] + 10
-    text = f"box {w}x{h} at ({x}, {y}): {rule}; scores are means over the clip"
-    wrapped = textwrap.fill(text, picture.shape[1] // 9)
-    page.text(left, below, f"{dataset} / {clip}, frame {frame}", size=9, weight="bold", va="top")
-    page.text(left, below + 28, wrapped, va="top", **SMALL)
-    for i, (method, source) in enumerate(sources.items()):
-        view_x, view_y = right + i % columns * (view_w + gap), top + i // columns * (view_h + label)
-        view = source[frame][y : y + h, x : x + w]
-        _paste(page, _resize(view, view_w, view_h), view_x, view_y)
-        centre, below = view_x + view_w / 2, view_y + view_h + 10
-        scores = "\n".join(_scores(records, dataset, clip, method, ("psnr", "lpips")))
-        page.text(centre, below, titles[method], size=9, weight="bold", ha="center", va="top")
-        page.text(centre, below + 28, scores, ha="center", va="top", **SMALL)
-    _save(figure, out)
+    with _page(out, right + columns * (view_w + gap) - gap + left, bottom) as page:
+        _paste(page, picture, left, top)
+        shrunk = picture.shape[1] / width
+        corners = [(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)]
+        around = np.array(corners) * shrunk + np.array((left, top))
+        for line, colour in ((3.0, INK), (1.5, SIGNAL)):
+            page.plot(*around.T, color=colour, linewidth=line)
+        below = top + picture.shape[0] + 10
+        text = f"box {w}x{h} at ({x}, {y}): {rule}; scores are means over the clip"
+        page.text(left, below, f"{dataset} / {clip}, frame {frame}", va="top", **HEAD)
+        page.text(left, below + 28, textwrap.fill(text, side // 9), va="top", **SMALL)
+        for i, (method, source) in enumerate(sources.items()):
+            view_x = right + i % columns * (view_w + gap)
+            view_y = top + i // columns * (view_h + label)
+            view = source[frame][y : y + h, x : x + w]
+            _paste(page, _resize(view, view_w, view_h), view_x, view_y)
+            centre, below = view_x + view_w / 2, view_y + view_h + 10
+            scores = "\n".join(_scores(records, dataset, clip, method, ("psnr", "lpips")))
+            page.text(centre, below, titles[method], ha="center", va="top", **HEAD)
+            page.text(centre, below + 28, scores, ha="center", va="top", **SMALL)
     return about
 
 
@@ -297,7 +298,7 @@ def scatter(
     the methods on the front and those left out with their reasons. Raises UserError for an unknown
     column, MissingError when no method has both.
     """
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
     for name in (x, y):
         if name not in (known := {*METRICS, *(c.name for c in COST.values())}):
@@ -310,7 +311,9 @@ def scatter(
     points, hidden = [], {}
     for row in block.rows if {x, y} <= set(columns) else ():
         cost, quality = row.cells[x], row.cells[y]
-        if cost.value is not None and quality.value is not None:
+        if cost.value is not None and cost.value <= 0:
+            hidden[row.method] = "zero has no place on a log axis"
+        elif cost.value is not None and quality.value is not None:
             area, colour = _area(params[row.method] / largest), looks[row.method][0]
             error = quality.ci95 or 0.0
             points.append(_Point(row, cost.value, quality.value, error, area, colour))
@@ -341,9 +344,9 @@ def scatter(
             axes.invert_yaxis()
             flipped = " (axis flipped: up is better)"
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        axes.set_xlabel(
-            f"{columns[x].label} {columns[x].arrow}, LQ {size_text(block.size)}, log scale"
-        )
+        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+        x_label = f"{columns[x].label} {columns[x].arrow}".strip()
+        axes.set_xlabel(f"{x_label}, LQ {size_text(block.size)}, log scale")
         axes.set_ylabel(f"{columns[y].label} {columns[y].arrow}{flipped}")
         axes.set_title(block.title, loc="left", weight="bold")
         caption = textwrap.fill(_scatter_caption(block, points, hidden), 100)
@@ -599,14 +602,13 @@ def _resize(picture: Frame, width: int, height: int) -> Frame:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def _page(width: int, height: int) -> tuple[Figure, Axes]:
-    """An empty page measured in px from its top left corner, so that pixels stay pixels."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-    axes.set_axis_off()
-    return figure, axes
+@contextmanager
+def _page(out: Path, width: int, height: int) -> Iterator[Axes]:
+    """A sheet measured in px from its top left corner, so that pixels stay pixels."""
+    with _drawing(out, width / DPI, height / DPI) as figure:
+        page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        page.set_axis_off()
+        yield page
 
 
 def _paste(axes: Axes, picture: Frame, x: float, y: float) -> None:
@@ -617,19 +619,21 @@ def _paste(axes: Axes, picture: Frame, x: float, y: float) -> None:
 
 @contextmanager
 def _chart(out: Path, width: float, height: float) -> Iterator[Axes]:
-    """Axes of this size in inches, saved in the end and trimmed to what was drawn."""
+    """Axes of this size in inches; saved at the end, trimmed to what was drawn."""
+    with _drawing(out, width, height, bbox_inches="tight") as figure:
+        yield figure.subplots()
+
+
+@contextmanager
+def _drawing(out: Path, width: float, height: float, **how: Any) -> Iterator[Figure]:
+    """A figure in our style, saved as PNG without a stamp: the same figure has the same bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
-        yield figure.subplots()
-        _save(figure, out, bbox_inches="tight")
-
-
-def _save(figure: Figure, out: Path, **how: Any) -> None:
-    """PNG without a stamp: the same figure has the same bytes."""
-    figure.savefig(out, metadata={"Software": None}, **how)
+        yield figure
+        figure.savefig(out, metadata={"Software": None}, **how)
 
 
 def _sidecar(out: Path, about: Mapping[str, Any]) -> None:

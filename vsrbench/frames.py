@@ -21,6 +21,7 @@ import secrets
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -72,7 +73,8 @@ class FrameSource(Sequence["Frame"]):
         return len(self.names)
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._frames(0)
+        cursor = self.decode(0)
+        return (self._read(cursor, index) for index in range(len(self)))
 
     @overload
     def __getitem__(self, index: int) -> Frame: ...
@@ -99,23 +101,21 @@ class FrameSource(Sequence["Frame"]):
         if index not in self._recent:
             start = self.starts[bisect_right(self.starts, index) - 1]
             if not start <= self._next <= index:
-                self._cursor, self._next = self._frames(start), start
+                self._cursor, self._next = self.decode(start), start
             first, self._next = self._next, -1  # a decoder that fails below is not used again
-            for i, frame in enumerate(islice(self._cursor, index + 1 - first), first):
-                self._recent[i] = frame
+            for i in range(first, index + 1):
+                self._recent[i] = self._read(self._cursor, i)
                 if len(self._recent) > RECENT:
                     del self._recent[next(iter(self._recent))]
             self._next = index + 1
         return self._recent[index].copy()
 
-    def _frames(self, start: int) -> Iterator[Frame]:
-        end = start
-        for frame in self.decode(start):
-            self._check_size(end, frame.shape[:2])
-            yield frame
-            end += 1
-        if end != len(self):
-            raise _cut_short(self.path, end, len(self))
+    def _read(self, cursor: Iterator[Frame], index: int) -> Frame:
+        frame = next(cursor, None)
+        if frame is None:
+            raise _cut_short(self.path, index, len(self))
+        self._check_size(index, frame.shape[:2])
+        return frame
 
     def _check_size(self, index: int, size: tuple[int, ...]) -> None:
         if size != self.size:
@@ -271,15 +271,17 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
             rate = Fraction(fps or 25).limit_denominator(1001)
             stream = container.add_stream("libx264rgb", rate, options={"crf": "0"})
             stream.pix_fmt = "rgb24"
-            for frame in frames:
-                stream.height, stream.width = frame.shape[:2]
+            for index, frame in enumerate(frames):
+                if index == 0:
+                    stream.height, stream.width = frame.shape[:2]
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
             container.mux(stream.encode())
         partial_path.replace(path)
     except (OSError, av.FFmpegError) as error:
         raise _unwritable(path, error) from error
     finally:
-        partial_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial_path.unlink()
 
 
 def _is_image(path: Path) -> bool:
@@ -325,7 +327,7 @@ def _scan(path: Path) -> tuple[int, dict[int, int], float]:
     shown: list[tuple[int | None, bool]] = []  # timestamp, key frame?
     end = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             # FFmpeg takes plain text for ANSI art and renders it.
             if not container.streams.video or container.format.name == "tty":
                 raise DataError(f"{path} holds no video", "name a video file or a folder of images")
@@ -345,7 +347,7 @@ def _scan(path: Path) -> tuple[int, dict[int, int], float]:
     if len(shown) != declared:
         shown = [(frame.pts, frame.key_frame) for frame in _pictures(path)]
         if not declared and lost > 1:
-            raise _cut_short(path, len(shown), len(shown) + lost)
+            raise _cut_short(path, len(shown))
     stamps = [(stamp, key) for stamp, key in shown if stamp is not None]
     if len({stamp for stamp, _ in stamps}) < len(shown):  # no seeking without unique timestamps
         return len(shown), {}, fps
@@ -362,12 +364,13 @@ def _pictures(path: Path, seek: int | None = None, first: int = 0) -> Iterator[V
 
     index = first
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
             if seek is not None:
                 container.seek(seek, stream=stream)
             for packet in container.demux(stream):
                 if packet.is_corrupt:
+                    index += len(stream.decode())  # pictures that were waiting for their turn
                     raise _cut_short(path, index, stream.frames)
                 for picture in packet.decode():
                     yield picture
@@ -397,23 +400,12 @@ def _pictures_from(path: Path, keys: dict[int, int], start: int) -> Iterator[Vid
 
 def _to_rgb(path: Path, picture: VideoFrame) -> Frame:
     import numpy as np
-    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+    from av.video.reformatter import ColorRange, Interpolation
 
-    # Matrix coefficients and transfer curves are numbered by ITU-T H.273; 0 is RGB, 2 undeclared.
-    undeclared = (
-        Colorspace.ITU709 if min(picture.height, picture.width) >= 720 else Colorspace.ITU601
-    )
-    matrix = {
-        0: undeclared,
-        1: Colorspace.ITU709,
-        2: undeclared,
-        4: Colorspace.FCC,
-        5: Colorspace.ITU601,
-        6: Colorspace.ITU601,
-        7: Colorspace.SMPTE240M,
-        9: Colorspace.BT2020,
-    }.get(picture.colorspace)
-    if matrix is None or picture.color_trc in (16, 18):
+    # Matrices and transfer curves are numbered by ITU-T H.273, as in swscale: 1 BT.709, 5 BT.601.
+    undeclared = 1 if min(picture.height, picture.width) >= 720 else 5
+    matrix = {0: undeclared, 2: undeclared, 6: 5}.get(picture.colorspace, picture.colorspace)
+    if matrix not in (1, 4, 5, 7, 9) or picture.color_trc in (16, 18):
         raise DataError(
             f"{path} has HDR or unknown colours "
             f"(matrix {picture.colorspace}, transfer {picture.color_trc} of ITU-T H.273)",
@@ -448,7 +440,7 @@ def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"cannot read {path}: {error.strerror}", "check the file and its permissions")
 
 
-def _cut_short(path: Path, count: int, declared: int) -> DataError:
+def _cut_short(path: Path, count: int, declared: int = 0) -> DataError:
     of = f" of {declared}" if declared else ""
     return DataError(f"{path} breaks off after {count}{of} frames", FETCH_AGAIN)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vsrbench.errors import ContractError, MissingError, UserError
+from vsrbench.keys import digest
 from vsrbench.types import Clip, Method, MethodCard, Size
 
 if TYPE_CHECKING:
@@ -71,12 +72,12 @@ def load_method(card: MethodCard, device: str) -> Method:
             f"method '{card.name}' cannot be imported: {error}",
             f'install what it needs, or correct entry = "{card.entry}" in its card',
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise foreign_error(card, "loading", error) from error
     return method
 
 
-def foreign_error(card: MethodCard, doing: str, error: Exception) -> ContractError:
+def foreign_error(card: MethodCard, doing: str, error: BaseException) -> ContractError:
     """Foreign code raised: one line that names the method, the place and the error."""
     text = (str(error).splitlines() or [""])[0][:200]
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -102,6 +103,10 @@ def upscale(method: Method, card: MethodCard, clip: Clip, device: str) -> Iterat
     Raises ContractError for a wrong count, a wrong size, values that are not finite, or an
     exception in the method; DataError for LQ frames that cannot be read.
     """
+    import torch
+
+    # A method that draws noise gives the same frames in every run.
+    torch.manual_seed(int(digest([card.name, clip.name, clip.digest]), 16))
     step = card.window or clip.count
     for start in range(0, clip.count, step):
         yield from _window(method, card, clip, device, range(start, min(start + step, clip.count)))
@@ -131,7 +136,7 @@ def _window(
             y = next(outputs, None)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise foreign_error(
                 card, f"at frame {indices.start + produced} of clip '{clip.name}'", error
             ) from error

@@ -105,4 +105,9 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
     if name not in files:
         raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
     spec: DatasetSpec = _build(DatasetSpec, {"name": name, **_read(files[name])}, files[name])
+    if spec.scale < 1 or spec.border_px < 0 or spec.border_px % spec.scale:
+        raise UserError(
+            f"{files[name]}: scale {spec.scale} and border_px {spec.border_px} do not fit",
+            "border_px counts GT pixels and is a multiple of scale, which is at least 1",
+        )
     return spec

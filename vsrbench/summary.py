@@ -25,6 +25,14 @@ GT = "gt"
 """The reference row: shown last, never ranked."""
 BASELINE = "bicubic"
 """The baseline: ranked like any method; stands in for GT where there is none."""
+WEIGHTS: Mapping[Origin, str] = {
+    "official": "official",
+    "trained_here": "trained here*",
+    "user": "user's file",
+    "random": "untrained",
+    "none": "none",
+}
+"""Origin of weights -> wording of the weights column."""
 
 
 @dataclass(frozen=True)
@@ -371,7 +379,9 @@ def _cost_parts(
 
 def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> Cell:
     if record is None:
-        return Cell(note="GT has no cost" if head.method == GT else "cost not measured at this size")
+        return Cell(
+            note="GT has no cost" if head.method == GT else "cost not measured at this size"
+        )
     m = record.measurement
     if record.status != "ok" or m is None:
         return Cell(note=_why(record))

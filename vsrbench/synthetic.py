@@ -421,7 +421,7 @@ def coloured_noise(rng: Generator, size: Size) -> Image:
 def _photo(name: str) -> Frame:
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
-        raise MissingError(f"scikit-image has no {name}", "install scikit-image >= 0.22 from PyPI")
+        raise MissingError(f"scikit-image has no {name}", "reinstall scikit-image from PyPI")
     return np.asarray(PILImage.open(path).convert("RGB"))
 
 

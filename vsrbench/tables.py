@@ -9,17 +9,9 @@ from collections.abc import Callable, Mapping
 
 from tabulate import tabulate
 
-from vsrbench.summary import GT, Block, Cell, Column, Row, Summary, size_text
+from vsrbench.summary import GT, WEIGHTS, Block, Cell, Column, Row, Summary, size_text
 from vsrbench.types import Origin
 
-WEIGHTS: Mapping[Origin, str] = {
-    "official": "official",
-    "trained_here": "trained here*",
-    "user": "user's file",
-    "random": "untrained",
-    "none": "none",
-}
-"""Origin of weights -> wording of the weights column."""
 LEGEND: Mapping[Origin, str] = {
     "official": "the file the authors published",
     "trained_here": "trained in this repository, not by the authors, see the card",

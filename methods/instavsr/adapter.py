@@ -40,5 +40,5 @@ def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     net.to(device, dtype).eval()
     net.spynet.float()  # errors of the flow add up when it is composed
     if net.backbone.unet.conv_in.weight.is_cuda:  # measured on a CPU, the layout is no faster
-        net.backbone.to(memory_format=torch.channels_last)
+        net.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Streaming(net)

@@ -328,8 +328,8 @@ class Backbone(nn.Module):
         self.decoder = Decoder(decoder_channels, decoder_layers, decoder_mid_attention, window)
         nn.init.zeros_(self.unet.conv_in.weight[:, self.image_channels :].detach())
         if residual:
-            nn.init.zeros_(self.decoder.conv_out.weight)
-            nn.init.zeros_(self.decoder.conv_out.bias)
+            for parameter in self.decoder.conv_out.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, lq: Tensor, extra: Tensor | None = None) -> Tensor:
         """Super-resolve `lq` (b, 3, h, w) in 0..1 to (b, 3, 4h, 4w) around 0..1, not clamped.

@@ -1,0 +1,205 @@
+"""Every card that is ready here keeps the adapter contract; cost is measured as defined."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vsrbench import cost, nvml, specs, weights
+from vsrbench.errors import ContractError, MissingError
+from vsrbench.method import at_scale, load_method, padding, upscale
+from vsrbench.specs import ROOT
+from vsrbench.types import Clip, MethodCard, Weights
+from vsrbench.weights import load_state, read_checkpoint, save_checkpoint
+
+H, W, COUNT = 30, 42, 5  # odd for every multiple_of here
+
+
+def clip(count: int = COUNT) -> Clip:
+    y, x = np.mgrid[:H, :W]
+    lq = [
+        np.stack([np.sin((x + t) * 0.4 + c) + np.cos(y * 0.3) for c in range(3)], -1)
+        for t in range(count)
+    ]
+    frames = [np.uint8((f + 2) * 63) for f in lq]
+    return Clip("test", "waves", count, (H, W), 4, 24.0, f"waves-{count}", frames)
+
+
+def ready() -> list[MethodCard]:
+    cards = []
+    for path in specs.method_files(ROOT).values():
+        card = specs.read_card(path)
+        try:
+            weights.identify(card)
+        except MissingError:
+            continue
+        if path.stem != "spandrel" and path.stem != "instavsr-full":
+            cards.append(at_scale(card, 4))
+    return cards
+
+
+@pytest.mark.parametrize("card", ready(), ids=lambda card: card.name)
+def test_card_keeps_the_contract(card: MethodCard) -> None:
+    method = load_method(card, "cpu")
+    first = list(upscale(method, card, clip(), "cpu"))
+    assert [f.shape for f in first] == [(4 * H, 4 * W, 3)] * COUNT
+    assert all(f.dtype == np.uint8 for f in first)
+    again = list(upscale(method, card, clip(), "cpu"))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True)), "not deterministic"
+    # What has been answered before the end is in sight does not depend on what comes after.
+    final = COUNT - 1 - max(card.lookahead, 0)
+    if card.lookahead >= 0:
+        prefix = list(upscale(method, card, clip(COUNT - 1), "cpu"))
+        assert all(np.array_equal(a, b) for a, b in zip(first[:final], prefix[:final], strict=True))
+    # A picture goes in and the same picture comes out, larger: no shift, no colour change.
+    small = first[2].reshape(H, 4, W, 4, 3).mean((1, 3))
+    assert np.abs(small - clip().lq[2]).mean() < 12
+
+
+def test_trained_here_means_a_hash_in_the_card() -> None:
+    trained = [c for c in ready() if c.weights.origin == "trained_here"]
+    assert {"instavsr", "realviformer"} <= {c.name for c in trained}
+    for card in trained:
+        _, metadata = load_state(card)
+        assert metadata["origin"] == "trained_here"
+        assert metadata["note"]
+        assert isinstance(metadata["config"], dict)
+        assert len(card.weights.sha256) == 64
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 48, 3, padding=1)
+
+
+class Toy:
+    """A network of known size and MACs."""
+
+    def __init__(self) -> None:
+        self.net = Net()
+
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        with torch.inference_mode():
+            for x in frames:
+                yield torch.pixel_shuffle(self.net.conv(x[None]), 4)[0]
+
+
+def load(card: MethodCard, device: str, dtype: torch.dtype) -> Toy:
+    if card.name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+    if card.name == "exits":
+        sys.exit("no licence")
+    return Toy()
+
+
+TOY = MethodCard(
+    "toy",
+    1,
+    "Toy",
+    Weights("random"),
+    entry="tests.test_contract:load",
+    folder=str(ROOT / "a" / "b"),
+)
+
+
+def test_cost_counts_what_is_known() -> None:
+    m = cost.measure(TOY, (24, 32), 6, "cpu")
+    assert m.params_m == pytest.approx((3 * 48 * 9 + 48) / 1e6)
+    assert m.macs_g == pytest.approx(24 * 32 * 3 * 48 * 9 / 1e9)
+    assert (m.size, m.frames, m.region, len(m.samples_ms)) == ((24, 32), 6, "device", 5)
+    assert 0 < m.median_ms <= m.p90_ms
+    assert m.fps > 0
+    assert m.rss_peak_mib > m.rss_idle_mib > 50
+    assert m.vram_peak_mib is None
+    assert m.why["vram_peak_mib"] == "no CUDA device"
+
+
+def test_a_dead_measuring_process_is_one_clear_error() -> None:
+    with pytest.raises(ContractError, match="'dies' ended its process at 32x24, 2 frames"):
+        cost.measure(replace(TOY, name="dies"), (24, 32), 2, "cpu")
+
+
+def test_a_method_that_exits_does_not_end_the_run() -> None:
+    with pytest.raises(ContractError, match="'exits' failed loading: SystemExit: no licence"):
+        load_method(replace(TOY, name="exits"), "cpu")
+
+
+class FakeNvml(types.ModuleType):
+    """A GPU whose memory goes up and down."""
+
+    used = 100 * 2**20
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(used=self.used)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[types.SimpleNamespace]:
+        return [types.SimpleNamespace(pid=1)]
+
+
+def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    meter = nvml.MemoryMeter("GPU-1")
+    with meter:
+        fake.used = 350 * 2**20
+        torch.ones(1)
+        while meter._peak < fake.used:  # the poll sees it
+            pass
+        fake.used = 120 * 2**20
+    assert meter.peak_mib == 250
+    assert meter.shared
+
+
+def test_nvml_absent_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    meter = nvml.MemoryMeter("GPU-1")
+    with meter:
+        pass
+    assert meter.peak_mib is None
+    assert "nvidia-ml-py" in meter.why
+
+
+@pytest.mark.parametrize("side", ["bottom-right", "top-left"])
+def test_padding_is_cut_where_it_was_put(side: str) -> None:
+    card = at_scale(specs.method_card(ROOT, "nearest"), 4)
+    card = replace(card, multiple_of=16, pad=side)  # type: ignore[arg-type]
+    assert sum(padding(card, (H, W))) == (-H % 16) + (-W % 16)
+    out = list(upscale(load_method(card, "cpu"), card, clip(), "cpu"))
+    assert np.array_equal(out[1], clip().lq[1].repeat(4, 0).repeat(4, 1))
+
+
+def test_windows_restart_the_state() -> None:
+    class Counter:
+        def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+            for i, x in enumerate(frames):
+                yield torch.full((3, x.shape[1] * 4, x.shape[2] * 4), i / 255)
+
+    card = replace(TOY, window=2)
+    assert [f.max() for f in upscale(Counter(), card, clip(), "cpu")] == [0, 1, 0, 1, 0]
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    state = {"a": torch.randn(3, 4), "n": torch.tensor(7)}
+    save_checkpoint(path, state, {"width": 3}, "5 steps")
+    back, metadata = read_checkpoint(path)
+    assert torch.equal(back["a"], state["a"].half().float())
+    assert back["n"] == 7
+    assert (metadata["config"], metadata["note"]) == ({"width": 3}, "5 steps")
+    assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
