@@ -693,6 +693,28 @@ def test_sound_only(tmp_path: Path) -> None:
         open_frames(path)
 
 
+def test_unknown_codec(tmp_path: Path) -> None:
+    path = encode(tmp_path / "x.mp4", scene(2))
+    path.write_bytes(path.read_bytes().replace(b"avc1\0\0", b"zzzz\0\0"))
+    with pytest.raises(DataError, match=r"x\.mp4 has an unknown video codec"):
+        open_frames(path)
+
+
+def test_picture_size_changes(tmp_path: Path) -> None:
+    parts = [
+        encode(tmp_path / f"{k}.h264", scene(3, size))
+        for k, size in enumerate([(32, 48), (48, 64)])
+    ]
+    path = tmp_path / "x.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    source = open_frames(path)
+    assert len(source) == 6
+    with pytest.raises(
+        DataError, match=r"x\.h264: frame 00000003 is 64x48 px, but frame 00000000 is 48x32"
+    ):
+        list(source)
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

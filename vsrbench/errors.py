@@ -52,5 +52,6 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f" Did you mean '{close[0]}'?" if close else ""
-    listing = f"known: {', '.join(names)}" if names else "none is known here"
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    listing = f"known: {', '.join(names[:20])}{more}" if names else "none is known here"
     return UserError(f"no {kind} named '{name}'.{guess}", f"{listing}{'; ' + hint if hint else ''}")

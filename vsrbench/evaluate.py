@@ -19,7 +19,7 @@ from vsrbench.flow import Estimator, ReferenceFlow
 from vsrbench.method import upscale
 from vsrbench.metrics import METRICS, load_metric
 from vsrbench.metrics.fidelity import best_shift
-from vsrbench.plan import EXACT_FLOW, Job, mark
+from vsrbench.plan import EXACT_FLOW, Job, mark, scores_outputs
 from vsrbench.types import Clip, Method, MetricInfo, PairFlow, Record, Sample
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def timestamp() -> str:
 
 
 def reference_frames(clip: Clip) -> Sequence[Frame]:
-    """GT where there is one, else the bicubic-upscaled LQ; lazy."""
+    """GT where there is one, else the bicubic-upscaled LQ, else the outputs themselves; lazy."""
+    if clip.gt is None and not clip.lq and clip.outputs is not None:
+        return clip.outputs
     return clip.gt if clip.gt is not None else Upscaled(clip.lq, clip.scale)
 
 
@@ -125,11 +127,13 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             yield _record(job, context, metric, "failed", outside, seconds=seconds)
             continue
         extra: dict[str, Any] = dict(score.extra)
+        if job.clip.protocol:
+            extra["protocol"] = dict(job.clip.protocol)
         if "flow" in metric.needs:
             estimated = context.estimator if job.flow != EXACT_FLOW else None
             extra["flow"] = estimated.name if estimated else EXACT_FLOW
-        if metric.name == "psnr" and job.card.name == "bicubic":
-            extra |= _registration(job.clip)
+        if metric.name == "psnr":
+            extra |= _registration(job)
         record = _record(job, context, metric, "ok", seconds=seconds, extra=extra)
         yield replace(record, value=score.value, per_frame=score.per_frame)
 
@@ -154,7 +158,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             yield Sample(
                 index=index,
                 sr=_cut(sr, border),
-                lq=_cut(clip.lq[index], border // clip.scale),
+                lq=_cut(clip.lq[index], border // clip.scale) if clip.lq else None,
                 gt=target if clip.gt is not None else None,
                 reference=target,
                 flow=_cut_flow(flow[index - 1], border) if wants_flow and flow and index else None,
@@ -164,6 +168,8 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
 
 
 def _outputs(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Frame]:
+    if scores_outputs(job.card) and job.clip.outputs is not None:
+        return iter(job.clip.outputs)
     if job.card.name == "gt" and job.clip.gt is not None:
         return iter(job.clip.gt)
     if job.reuse:
@@ -182,12 +188,18 @@ def _cut_flow(pair: PairFlow, border: int) -> PairFlow:
     return replace(pair, **{name: _cut(value, border) for name, value in fields.items()})
 
 
-def _registration(clip: Clip) -> dict[str, Any]:
-    """The best whole-pixel shift of bicubic(LQ) against GT in the middle frame."""
-    assert clip.gt is not None
-    middle = clip.count // 2
-    up = bicubic(clip.lq[middle], clip.scale)
-    dy, dx, at_zero, at_best = best_shift(up, clip.gt[middle])
+def _registration(job: Job) -> dict[str, Any]:
+    """The best shift against GT in the middle frame, of bicubic(LQ) or of existing outputs."""
+    clip, middle = job.clip, job.clip.count // 2
+    if clip.gt is None:
+        return {}
+    if scores_outputs(job.card) and clip.outputs is not None:
+        frame = clip.outputs[middle]
+    elif job.card.name == "bicubic":
+        frame = bicubic(clip.lq[middle], clip.scale)
+    else:
+        return {}
+    dy, dx, at_zero, at_best = best_shift(frame, clip.gt[middle])
     return {"shift": [dy, dx], "psnr_at_zero": at_zero, "psnr_at_shift": at_best}
 
 

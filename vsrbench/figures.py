@@ -33,6 +33,7 @@ from vsrbench.summary import (
     Summary,
     metric_column,
     newest,
+    setting_text,
     size_text,
 )
 from vsrbench.types import Origin, Record
@@ -294,12 +295,10 @@ def scatter(
     """Quality against cost on one data set: log cost, Pareto front, area of a point = parameters.
 
     `x` and `y` are columns of the summary; y is drawn so that up is better. Without `dataset` it is
-    the first one. Cost measured otherwise than the rest is shown and stays off the front. Returns
-    the methods on the front and those left out with their reasons. Raises UserError for an unknown
-    column, MissingError when no method has both.
+    the first one. Cost measured otherwise than the rest is drawn hollow and stays off the front.
+    Returns the methods on the front and those left out with their reasons. Raises UserError for an
+    unknown column, MissingError when no method has both.
     """
-    from matplotlib.ticker import LogFormatter, StrMethodFormatter
-
     for name in (x, y):
         if name not in (known := {*METRICS, *(c.name for c in COST.values())}):
             raise unknown("column", name, known)
@@ -307,14 +306,14 @@ def scatter(
     columns = {c.name: c for c in block.columns}
     looks = _looks(row.method for b in summary.blocks for row in b.rows)
     params = {r.method: (r.measurement.params_m if r.measurement else 0) or 0 for r in block.rows}
-    largest = max(params.values(), default=0) or 1
+    largest = max(params.values(), default=0)
     points, hidden = [], {}
     for row in block.rows if {x, y} <= set(columns) else ():
         cost, quality = row.cells[x], row.cells[y]
         if cost.value is not None and cost.value <= 0:
             hidden[row.method] = "zero has no place on a log axis"
         elif cost.value is not None and quality.value is not None:
-            area, colour = _area(params[row.method] / largest), looks[row.method][0]
+            area, colour = _area(params[row.method], largest), looks[row.method][0]
             error = quality.ci95 or 0.0
             points.append(_Point(row, cost.value, quality.value, error, area, colour))
         elif row.method != GT:
@@ -332,24 +331,21 @@ def scatter(
     with _chart(out, 6.0, 4.2) as axes:
         axes.plot([p.x for p in best], [p.y for p in best], color=GREY, linewidth=0.9, zorder=1)
         for p in points:
-            process = p.row.measurement is not None and p.row.measurement.region == "process"
             axes.errorbar(p.x, p.y, p.error, color=p.colour, linewidth=1)
-            face, edge = ("white", p.colour) if process else (p.colour, "white")
+            face, edge = (p.colour, "white") if p in fair else ("white", p.colour)
             look: Any = {"facecolor": face, "edgecolor": edge, "linewidth": 1.2, "zorder": 3}
             axes.scatter(p.x, p.y, p.area, marker=MARKERS[p.row.origin], **look)
-        axes.set_xscale("log")
+        _log_scale(axes)
         axes.margins(0.22, 0.18)
         flipped = ""
         if columns[y].better == "lower":
             axes.invert_yaxis()
             flipped = " (axis flipped: up is better)"
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         x_label = f"{columns[x].label} {columns[x].arrow}".strip()
         axes.set_xlabel(f"{x_label}, LQ {size_text(block.size)}, log scale")
         axes.set_ylabel(f"{columns[y].label} {columns[y].arrow}{flipped}")
         axes.set_title(block.title, loc="left", weight="bold")
-        caption = textwrap.fill(_scatter_caption(block, points, hidden), 100)
+        caption = textwrap.fill(_scatter_caption(block, points, fair, hidden), 100)
         axes.text(0, -0.16, caption, transform=axes.transAxes, color=GREY, size=8, va="top")
         _keys(axes, points, largest)
         _names(axes, points, best)
@@ -368,8 +364,21 @@ def pareto(
     ]
 
 
-def _area(share: float) -> float:
-    return max(36.0, 700.0 * share)
+def _area(params: float, largest: float) -> float:
+    return max(36.0, 700.0 * params / largest) if params else 36.0
+
+
+def _log_scale(axes: Axes) -> None:
+    """A logarithmic x axis that says 0.5 and 1,000 and not 5e-01 and 10^3."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:,g}" if super().__call__(x, pos) else ""
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(Plain())
+    axes.xaxis.set_minor_formatter(Plain(labelOnlyBase=False))
 
 
 def _keys(axes: Axes, points: Sequence[_Point], largest: float) -> None:
@@ -381,11 +390,11 @@ def _keys(axes: Axes, points: Sequence[_Point], largest: float) -> None:
     origins = dict.fromkeys(p.row.origin for p in points)
     decades = (10.0**e for e in range(-2, 5))
     handles = [
-        *(key(MARKERS[o], _area(0), f"weights: {WEIGHTS[o].rstrip('*')}") for o in origins),
+        *(key(MARKERS[o], _area(0, 1), f"weights: {WEIGHTS[o].rstrip('*')}") for o in origins),
         *(
-            key("o", _area(d / largest), f"{d:g} M parameters")
+            key("o", _area(d, largest), f"{d:g} M parameters")
             for d in decades
-            if d <= largest and _area(d / largest) > _area(0)
+            if d <= largest and _area(d, largest) > _area(0, 1)
         ),
     ]
     beside: Any = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
@@ -445,13 +454,16 @@ def _overlap(a: Any, b: Any) -> float:
     return float(max(0.0, width) * max(0.0, height))
 
 
-def _scatter_caption(block: Block, points: Sequence[_Point], hidden: Mapping[str, str]) -> str:
+def _scatter_caption(
+    block: Block, points: Sequence[_Point], fair: Sequence[_Point], hidden: Mapping[str, str]
+) -> str:
     precisions = ", ".join(dict.fromkeys(p.row.precision for p in points))
     said = [f"Cost: {block.setting}, {precisions}. Line: Pareto front."]
     if any(p.error for p in points):
         said.append(f"Bars: 95 % Student-t interval over {len(block.clips)} clips.")
-    if any(p.row.measurement and p.row.measurement.region == "process" for p in points):
-        said.append("Hollow: whole process timed, not on the front.")
+    others = [p.row.measurement for p in points if p not in fair]
+    ways = dict.fromkeys(setting_text(m) for m in others if m)
+    said += [f"Hollow, not on the front: {way}." for way in ways]
     if hidden:
         said.append(f"Not shown: {'; '.join(f'{m} ({why})' for m, why in hidden.items())}.")
     return " ".join(said)

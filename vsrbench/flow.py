@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vsrbench.errors import DataError
 from vsrbench.keys import sha256_file
 from vsrbench.types import PairFlow
 from vsrbench.weights import load_strictly, read_checkpoint, search
@@ -144,81 +144,123 @@ class Dis:
         return flow
 
 
+class Farneback:
+    """Polynomial expansion (Farneback, SCIA 2003) of OpenCV on luma, with TecoGAN's constants."""
+
+    name = "farneback"
+    identity = f"farneback-0.5-3-15-3-5-1.2-opencv-{cv2.__version__}"
+
+    def estimate(self, a: Frame, b: Frame) -> FlowField:
+        """F_{a->b} of two frames of one size."""
+        grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)]
+        flow: FlowField = cv2.calcOpticalFlowFarneback(
+            *grey,
+            None,
+            pyr_scale=0.5,
+            levels=3,
+            winsize=15,
+            iterations=3,
+            poly_n=5,
+            poly_sigma=1.2,
+            flags=0,
+        )
+        return flow
+
+
 RAFT_FILES = {
-    "raft_large": "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
-    "raft_small": "raft-small.pth",
+    "raft_large_C_T_SKHT_V2-ff5fadd5.pth": "raft_large",
+    "raft_large_C_T_V1-22a6c225.pth": "raft_things",
+    "raft-things.pth": "raft_things",
+    "raft-small.pth": "raft_small",
 }
+"""Files that are looked for, best first, and the name of their estimator."""
 _RAFT_UPDATES = 12
-_RAFT_PARTS = {
-    "module.fnet.": "feature_encoder.",
-    "module.cnet.": "context_encoder.",
-    "module.update_block.encoder.": "update_block.motion_encoder.",
-    "module.update_block.gru.": "update_block.recurrent_block.",
-    "module.update_block.flow_head.": "update_block.flow_head.",
+_RAFT_SIDE = 128
+_RAFT_NAMES = {
+    r"^module\.": "",
+    r"^fnet\.": "feature_encoder.",
+    r"^cnet\.": "context_encoder.",
+    r"_encoder\.conv1\.": "_encoder.convnormrelu.0.",
+    r"_encoder\.norm1\.": "_encoder.convnormrelu.1.",
+    r"_encoder\.conv2\.": "_encoder.conv.",
+    r"(layer\d\.\d)\.conv(\d)\.": r"\1.convnormrelu\2.0.",
+    r"(layer\d\.\d)\.norm([12])\.": r"\1.convnormrelu\2.1.",
+    r"_block\.encoder\.convc": "_block.motion_encoder.convcorr",
+    r"_block\.encoder\.convf": "_block.motion_encoder.convflow",
+    r"_block\.encoder\.conv\.": "_block.motion_encoder.conv.",
+    r"(motion_encoder\.conv\w*)\.(?=weight|bias)": r"\1.0.",
+    r"\.gru\.(conv[zrq])1?\.": r".recurrent_block.convgru1.\1.",
+    r"\.gru\.(conv[zrq])2\.": r".recurrent_block.convgru2.\1.",
+    r"^update_block\.mask\.0\.": "mask_predictor.convrelu.0.",
+    r"^update_block\.mask\.2\.": "mask_predictor.conv.",
 }
 
 
-def _torchvision_names(state: dict[str, torch.Tensor], own: list[str]) -> dict[str, torch.Tensor]:
-    """The authors' RAFT-small tensors under torchvision's names `own`.
+def _torchvision_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A RAFT state dict with the authors' names under torchvision's; one of its own stays as it is.
 
-    The two implementations name layers differently but list them in the same order in each part.
+    The authors list the normalisation of a shortcut twice: as norm3 and inside `downsample`.
     """
     out: dict[str, torch.Tensor] = {}
-    for theirs, ours in _RAFT_PARTS.items():
-        values = (v for k, v in state.items() if k.startswith(theirs))
-        out |= zip((k for k in own if k.startswith(ours)), values, strict=False)
+    for name, value in state.items():
+        if not re.search(r"layer\d\.\d\.norm3\.", name):
+            for theirs, ours in _RAFT_NAMES.items():
+                name = re.sub(theirs, ours, name)
+            out[name] = value
     return out
 
 
 class Raft:
-    """RAFT (Teed and Deng, ECCV 2020) as built by torchvision, 12 updates.
+    """RAFT (Teed and Deng, ECCV 2020) as built by torchvision; in `estimate` with 12 updates.
 
-    model: key of RAFT_FILES. path: the authors' raft-small.pth or torchvision's raft_large file.
-    Raises DataError if the file does not hold that model.
+    name: raft_small for the small network, else the large one. path: a checkpoint of the authors
+    or of torchvision. Raises DataError if the file does not hold that network.
     """
 
-    def __init__(self, model: str, path: Path, device: str = "cpu") -> None:
+    def __init__(self, name: str, path: Path, device: str = "cpu") -> None:
         from torchvision.models import optical_flow
 
-        self.name = model
-        self.identity = f"{model}-{_RAFT_UPDATES}-{sha256_file(path)[:16]}"
+        self.name = name
+        self.identity = f"{name}-{_RAFT_UPDATES}-{sha256_file(path)[:16]}"
         self._device = device
+        model = "raft_small" if name == "raft_small" else "raft_large"
         with torch.device("meta"):
             self._net = getattr(optical_flow, model)(weights=None)
         self._net.to_empty(device="cpu")
         state, _ = read_checkpoint(path)
-        own = list(self._net.state_dict())
-        if len(state) != len(own):
-            raise DataError(f"{path} holds {len(state)} tensors, {model} has {len(own)}")
-        if model == "raft_small":
-            state = _torchvision_names(state, own)
-        load_strictly(self._net, state, model)
+        load_strictly(self._net, _torchvision_names(state), f"{model} from {path.name}")
         self._net.eval().requires_grad_(False).to(device)
 
     @torch.inference_mode()
+    def between(self, a: torch.Tensor, b: torch.Tensor, updates: int) -> FlowField:
+        """F_{a->b} of two 3 x H x W tensors in -1..1; sides are multiples of 8, at least 128."""
+        flow = self._net(*(x[None].to(self._device) for x in (a, b)), num_flow_updates=updates)[-1]
+        out: FlowField = flow[0].permute(1, 2, 0).contiguous().cpu().numpy()
+        return out
+
     def estimate(self, a: Frame, b: Frame) -> FlowField:
         """F_{a->b} of two frames of one size."""
         h, w = a.shape[:2]
-        pair = torch.from_numpy(np.stack((a, b))).to(self._device).permute(0, 3, 1, 2)
-        # The network takes -1..1 and sides that are multiples of 8, 128 at least.
-        pad = (0, max(128, -(-w // 8) * 8) - w, 0, max(128, -(-h // 8) * 8) - h)
+        pair = torch.from_numpy(np.stack((a, b))).permute(0, 3, 1, 2)
+        pad = (0, max(_RAFT_SIDE, -(-w // 8) * 8) - w, 0, max(_RAFT_SIDE, -(-h // 8) * 8) - h)
         pair = F.pad(pair.float() / 127.5 - 1, pad, mode="replicate")
-        flow = self._net(pair[:1], pair[1:], num_flow_updates=_RAFT_UPDATES)[-1]
-        out: FlowField = flow[0, :, :h, :w].permute(1, 2, 0).contiguous().cpu().numpy()
-        return out
+        return self.between(pair[0], pair[1], _RAFT_UPDATES)[:h, :w]
 
 
-_raft = functools.cache(Raft)
+@functools.cache
+def raft(path: Path, device: str = "cpu") -> Raft:
+    """The estimator of a file named in RAFT_FILES, loaded once per process and device."""
+    return Raft(RAFT_FILES[path.name], path, device)
 
 
 def best_estimator(device: str = "cpu") -> Estimator:
-    """RAFT-large, else RAFT-small, where its file lies in $VSRBENCH_WEIGHTS; else DIS.
+    """RAFT of the first file of RAFT_FILES that lies in $VSRBENCH_WEIGHTS; else DIS.
 
     Nothing is downloaded, so that the estimator changes only when the user adds a file.
     """
-    for model, file in RAFT_FILES.items():
+    for file in RAFT_FILES:
         if path := search(file):
-            return _raft(model, path, device)
+            return raft(path, device)
     return Dis()
 
 

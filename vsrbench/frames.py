@@ -329,9 +329,11 @@ def _scan(path: Path) -> tuple[int, dict[int, int], float]:
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             # FFmpeg takes plain text for ANSI art and renders it.
-            if not container.streams.video or container.format.name == "tty":
+            stream = next(iter(container.streams.video), None)
+            if stream is None or container.format.name == "tty":
                 raise DataError(f"{path} holds no video", "name a video file or a folder of images")
-            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise DataError(f"{path} has an unknown video codec", "convert it to H.264 first")
             for packet in container.demux(stream):
                 if packet.size and not packet.is_corrupt and not packet.is_discard:
                     shown.append((packet.pts, packet.is_keyframe))
@@ -421,10 +423,9 @@ def _to_rgb(path: Path, picture: VideoFrame) -> Frame:
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
     )
-    orientation = picture.side_data.get("DISPLAYMATRIX")
-    if orientation is not None:
+    if "DISPLAYMATRIX" in picture.side_data:
         # (x, y) is shown at (ax + cy, bx + dy), in units of 1/65536 px.
-        a, b, _, c, d = np.frombuffer(bytes(orientation), np.int32)[:5]
+        a, b, _, c, d = np.frombuffer(picture.side_data["DISPLAYMATRIX"], np.int32)[:5]
         if (a or d) and (b or c):
             raise DataError(
                 f"{path} is rotated by {picture.rotation} degrees",

@@ -15,6 +15,13 @@ from vsrbench.specs import GT_CARD
 from vsrbench.types import Clip, MethodCard, MetricInfo, Record
 
 EXACT_FLOW = "exact"
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "dove": ("psnr", "ssim"),
+    "classic-y": ("psnr_y", "ssim_y"),
+    "strict-rgb": ("psnr", "ssim_rgb"),
+}
+"""Fidelity as families of papers compute it: DOVE's script (RGB PSNR, SSIM on luma); Y of
+limited range for both, as MATLAB and BasicSR; RGB for both."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,18 @@ class Job:
     @property
     def output_key(self) -> str:
         """Identity of the SR frames."""
-        return keys.output_key(self.card, self.weights_sha256, self.clip)
+        made_by = self.clip.outputs_digest if scores_outputs(self.card) else self.weights_sha256
+        return keys.output_key(self.card, made_by, self.clip)
 
     def quality_key(self, metric: MetricInfo) -> str:
         """Identity of one score."""
         flow = self.flow if "flow" in metric.needs else ""
         return keys.quality_key(self.output_key, metric, self.clip.border_px, flow)
+
+
+def scores_outputs(card: MethodCard) -> bool:
+    """True for a card that stands for the outputs attached to the clips, not for GT."""
+    return card.kind == "frames" and card.name != GT_CARD.name
 
 
 def mark(folder: Path) -> Path:
@@ -71,15 +84,16 @@ def plan(
     keep_frames: bool,
     fresh: bool,
     flow: str,
-) -> tuple[list[Job], int]:
-    """(jobs, number of results reused): GT and every card on every clip, minus what is done.
+) -> tuple[list[Job], set[str]]:
+    """(jobs, keys of all results asked for): GT and every card on every clip; jobs leave out
+    what is done.
 
     missing: metrics whose weights are not here. done: newest record of each key. flow: identity of
     the estimator for clips whose motion is not known. fresh: kept frames of earlier runs do not
     serve.
     """
     jobs: list[Job] = []
-    reused = 0
+    asked: set[str] = set()
     clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in dataset.broken)]
     for card in [GT_CARD, *cards]:
         identity = _identity(card)
@@ -96,10 +110,10 @@ def plan(
             }
             reuse = not fresh and kept(job.frames, job.output_key)
             keep = keep_frames and job.error is None and not reuse
-            reused += len(metrics) - len(todo) - len(refused)
+            asked.update(job.quality_key(METRICS[name]) for name in metrics)
             if todo or refused or keep:
                 jobs.append(replace(job, todo=todo, refused=refused, keep=keep, reuse=reuse))
-    return jobs, reused
+    return jobs, asked
 
 
 def _broken_clip(dataset: Dataset, name: str) -> Clip:
@@ -133,7 +147,9 @@ def _job(
             error = refusal
     refused = {}
     for name in metrics:
-        why = missing.get(name) or (None if error else _unfit(METRICS[name], card, clip))
+        why = missing.get(name) or (None if error else unfit(METRICS[name], clip))
+        if not why and not error and card.weights.origin == "random":
+            why = UserError(f"'{card.name}' is untrained: cost only")
         if why:
             refused[name] = why
     return Job(
@@ -150,14 +166,21 @@ def _job(
     )
 
 
-def _unfit(metric: MetricInfo, card: MethodCard, clip: Clip) -> UserError | None:
-    """Why a metric makes no sense here; None when it does."""
+def unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
+    """Why a metric makes no sense for a clip; None when it does."""
     if "gt" in metric.needs and clip.gt is None:
         return UserError(f"'{metric.name}' needs ground truth and clip '{clip.name}' has none")
+    if "lq" in metric.needs and not clip.lq:
+        return UserError(f"'{metric.name}' needs LQ and clip '{clip.name}' has none")
+    if metric.needs & {"flow", "reference"} and clip.gt is None and not clip.lq:
+        return UserError(
+            f"'{metric.name}' needs GT or LQ as reference and clip '{clip.name}' has neither"
+        )
     if metric.span == "pair" and clip.count == 1:
         return UserError(f"'{metric.name}' needs two frames and clip '{clip.name}' has one")
-    if card.weights.origin == "random":
-        return UserError(f"'{card.name}' is untrained: cost only")
+    if metric.span != "frame" and "frames" in clip.protocol:
+        rule = clip.protocol["frames"]
+        return UserError(f"'{metric.name}' needs successive frames and the rule is {rule}")
     return None
 
 

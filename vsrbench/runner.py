@@ -17,7 +17,7 @@ from vsrbench.evaluate import Context, error_json, evaluate, timestamp
 from vsrbench.flow import Estimator, best_estimator
 from vsrbench.method import at_scale, load_method
 from vsrbench.metrics import METRICS, unavailable
-from vsrbench.plan import Job, plan
+from vsrbench.plan import Job, plan, unfit
 from vsrbench.progress import Progress, note, say_error
 from vsrbench.store import Store
 from vsrbench.types import Method, MethodCard, Record, Size
@@ -52,6 +52,8 @@ class Run:
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
         self.missing = False
         """Something that was asked for by name is not here."""
+        self.keys: set[str] = set()
+        """Identities of all scores asked for, new or reused."""
 
     @property
     def exit_code(self) -> int:
@@ -82,13 +84,20 @@ class Run:
             self.store.append_run(about | end)
 
     def wanted(self, dataset: Dataset) -> tuple[str, ...]:
-        """The metrics of a data set: asked for, its own defaults, or all that the data allows."""
-        has_gt = any(clip.gt is not None for clip in dataset.clips)
+        """The metrics of a data set: asked for, its own defaults, or all that the data allows.
+
+        Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
+        """
+        clips = dataset.clips
+        alone = all(clip.gt is None and not clip.lq for clip in clips)
         return (
             self.choice.metrics
             or dataset.spec.metrics
             or tuple(
-                m.name for m in METRICS.values() if m.default and (has_gt or "gt" not in m.needs)
+                m.name
+                for m in METRICS.values()
+                if (m.default or (m.name == "ewarp_self" and alone))
+                and (not clips or any(unfit(m, clip) is None for clip in clips))
             )
         )
 
@@ -107,7 +116,7 @@ class Run:
             for name, error in dataset.broken.items():
                 say_error(error)
                 note(f"  clip '{name}' goes on record as failed; the rest goes on")
-            more, reused = plan(
+            more, asked_here = plan(
                 cards,
                 dataset,
                 self.wanted(dataset),
@@ -119,7 +128,8 @@ class Run:
                 estimator.identity if estimator else "",
             )
             jobs += more
-            self.counts["reused"] += reused
+            self.keys |= asked_here
+        self.counts["reused"] += len(self.keys) - sum(len(j.todo) + len(j.refused) for j in jobs)
         note(
             f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
             f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "

@@ -172,6 +172,12 @@ def size_text(size: Size) -> str:
     return f"{size[1]}x{size[0]}"
 
 
+def setting_text(m: Measurement) -> str:
+    """How and where a cost was measured: what must agree before costs are ranked."""
+    plural = "" if m.threads == 1 else "s"
+    return f"{m.device}, {m.threads} CPU thread{plural}, region {m.region}, {m.frames} frames timed"
+
+
 def newest(records: Iterable[Record]) -> dict[tuple[str, str, str, str], Record]:
     """The newest quality record of each (dataset, method, clip, metric)."""
     quality = sorted((r for r in records if r.kind == "quality"), key=lambda r: r.at)
@@ -266,7 +272,7 @@ def _block(
     cost = {h.method: costs[h.method, empty.size] for h in heads if (h.method, empty.size) in costs}
     measured = {m: r.measurement for m, r in cost.items() if r.measurement and r.status == "ok"}
     parts, notes = _cost_parts(empty.size, cost, measured)
-    setting = Counter(map(_setting, measured.values())).most_common(1)[0][0] if measured else ""
+    setting = Counter(map(setting_text, measured.values())).most_common(1)[0][0] if measured else ""
 
     table = {(r.method, r.clip, r.metric): r for r in quality}
     current = _current(quality)
@@ -358,11 +364,6 @@ def _why(record: Record) -> str:
     return next(iter(message.splitlines()), "no reason recorded")
 
 
-def _setting(m: Measurement) -> str:
-    plural = "" if m.threads == 1 else "s"
-    return f"{m.device}, {m.threads} CPU thread{plural}, region {m.region}, {m.frames} frames timed"
-
-
 def _cost_parts(
     size: Size, cost: Mapping[str, Record], measured: Mapping[str, Measurement]
 ) -> tuple[dict[str, Column], list[str]]:
@@ -388,8 +389,8 @@ def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> 
     value = getattr(m, part)
     if value is None:
         return Cell(note=m.why.get(part, "not measured"))
-    same = _setting(m) == setting
-    apart = [] if same else [f"measured otherwise, not ranked: {_setting(m)}"]
+    same = setting_text(m) == setting
+    apart = [] if same else [f"measured otherwise, not ranked: {setting_text(m)}"]
     if m.gpu_shared:
         apart.append("another process was on the GPU")
     return Cell(value=float(value), note="; ".join(apart), comparable=same)

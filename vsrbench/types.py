@@ -86,15 +86,15 @@ class Clip:
     count: int
     """Number of frames."""
     size: Size
-    """(height, width) of the LQ frames in px."""
+    """(height, width) of the LQ frames in px; of the outputs where there is no LQ."""
     scale: int
-    """Upscaling factor from LQ to GT."""
+    """Upscaling factor from LQ to GT; 0 without LQ."""
     fps: float
     """Frames per second; 0 when unknown."""
     digest: str
     """sha256 of everything the frames depend on; paths do not enter."""
     lq: Sequence[Frame]
-    """LQ frames."""
+    """LQ frames; empty when outputs are scored without."""
     gt: Sequence[Frame] | None = None
     """GT frames, `scale` times larger; None when there is no ground truth."""
     flow: Sequence[PairFlow] | None = None
@@ -103,6 +103,13 @@ class Clip:
     """Version of its data set."""
     border_px: int = 0
     """GT pixels cut from each side before per-frame metrics."""
+    outputs: Sequence[Frame] | None = None
+    """Outputs of a method that exist already; None when the methods are run here."""
+    outputs_digest: str = ""
+    """sha256 of what the outputs depend on."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """How scoring departs from all frames, whole and with the border of the data set: any of
+    `frames` (a rule), `crop` (a policy), `border_px`."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ class MetricInfo:
     range: tuple[float, float] = (float("-inf"), float("inf"))
     """Values outside are failures."""
     needs: frozenset[str] = frozenset()
-    """Any of: gt, flow, weights."""
+    """Any of: gt, lq, reference (GT or LQ), flow (of the reference), weights."""
     span: Literal["frame", "pair", "clip"] = "frame"
     """What one entry of `per_frame` covers."""
     decimals: int = 3
@@ -215,12 +222,12 @@ class Sample:
     """Frame number, from 0."""
     sr: Frame
     """Output frame."""
-    lq: Frame
-    """Input frame."""
+    lq: Frame | None
+    """Input frame; None when outputs are scored without."""
     gt: Frame | None
     """Ground truth, same size as `sr`; None when there is none."""
     reference: Frame
-    """GT where there is one, else the bicubic-upscaled LQ; same size as `sr`."""
+    """GT where there is one, else the bicubic-upscaled LQ, else `sr` itself; same size as `sr`."""
     flow: PairFlow | None
     """Motion of the reference from frame index-1 to index; None at index 0 or if nobody asked."""
 
@@ -344,7 +351,7 @@ class Record:
     per_frame: tuple[float, ...] = ()
     """One value a frame or pair."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Numbers beside it: valid_ratio, flow estimator, best shift."""
+    """What belongs beside it: valid_ratio, flow estimator, best shift, protocol of the clip."""
     measurement: Measurement | None = None
     """Cost: what was measured."""
     error: Mapping[str, str] | None = None
@@ -365,7 +372,8 @@ class Record:
         kept["size"] = tuple(kept.get("size", (0, 0)))
         kept["per_frame"] = tuple(kept.get("per_frame", ()))
         if kept.get("measurement"):
-            m = dict(kept["measurement"])
+            given = kept["measurement"]
+            m = {f.name: given[f.name] for f in fields(Measurement) if f.name in given}
             m["size"], m["samples_ms"] = tuple(m["size"]), tuple(m["samples_ms"])
             kept["measurement"] = Measurement(**m)
         return cls(**kept)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -171,7 +172,7 @@ class Pool:
             try:
                 with np.load(path) as file:
                     self.clips.append({name: file[name] for name in file.files})
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, BadZipFile) as error:
                 raise DataError(f"cannot read {path}: {error}", "delete it and rerun") from error
 
     def batch(

@@ -527,4 +527,5 @@ class InstaVSR(nn.Module):
         flow = SCALE * F.interpolate(
             previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
+        assert previous.detail is not None, "fed back with feedback 'detail'"
         return warp(previous.detail, flow, "border") * previous.same

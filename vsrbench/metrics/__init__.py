@@ -11,21 +11,23 @@ import math
 import os
 import tempfile
 import threading
+import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.errors import DataError, MissingError, unknown
-from vsrbench.types import Metric, MetricInfo, Sample, Score
+from vsrbench.types import Metric, MetricInfo, Record, Sample, Score
 from vsrbench.weights import ENV, search
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame
 
-_GT, _FLOW = frozenset({"gt"}), frozenset({"flow"})
+_GT, _LQ = frozenset({"gt"}), frozenset({"lq"})
+_REFERENCE, _FLOW = frozenset({"reference"}), frozenset({"flow"})
 _WEIGHTS, _GT_WEIGHTS = frozenset({"weights"}), frozenset({"gt", "weights"})
 
 METRICS: dict[str, MetricInfo] = {
@@ -36,7 +38,7 @@ METRICS: dict[str, MetricInfo] = {
             title="PSNR",
             version=1,
             better="higher",
-            target="fidelity:PSNR",
+            target="fidelity:FullReference",
             unit="dB",
             range=(0.0, 80.0),
             needs=_GT,
@@ -50,7 +52,7 @@ METRICS: dict[str, MetricInfo] = {
             title="SSIM",
             version=1,
             better="higher",
-            target="fidelity:SSIM",
+            target="fidelity:FullReference",
             range=(0.0, 1.0),
             needs=_GT,
             decimals=4,
@@ -60,6 +62,64 @@ METRICS: dict[str, MetricInfo] = {
             "convention of pyiqa's ssim",
         ),
         MetricInfo(
+            name="psnr_y",
+            title="PSNR-Y",
+            version=1,
+            better="higher",
+            target="fidelity:FullReference",
+            unit="dB",
+            range=(0.0, 80.0),
+            needs=_GT,
+            decimals=2,
+            tolerance=0.02,
+            default=False,
+            source="as psnr, on Y of limited-range BT.601 (16..235), not rounded: the convention "
+            "of MATLAB's rgb2ycbcr and of BasicSR; reads 1.32 dB more than full-range luma "
+            "on grey pictures",
+        ),
+        MetricInfo(
+            name="ssim_y",
+            title="SSIM-Y",
+            version=1,
+            better="higher",
+            target="fidelity:FullReference",
+            range=(-1.0, 1.0),
+            needs=_GT,
+            decimals=4,
+            tolerance=0.0005,
+            default=False,
+            source="Wang et al. 2004 on the Y of psnr_y, 11x11 Gaussian of sigma 1.5, valid part, "
+            "nothing clipped: the convention of BasicSR",
+        ),
+        MetricInfo(
+            name="ssim_rgb",
+            title="SSIM-RGB",
+            version=1,
+            better="higher",
+            target="fidelity:FullReference",
+            range=(0.0, 1.0),
+            needs=_GT,
+            decimals=4,
+            tolerance=0.0005,
+            default=False,
+            source="as ssim, mean over R, G and B: the convention of pyiqa's ssimc",
+        ),
+        MetricInfo(
+            name="ms_ssim",
+            title="MS-SSIM",
+            version=1,
+            better="higher",
+            target="fidelity:FullReference",
+            range=(0.0, 1.0),
+            needs=_GT,
+            decimals=4,
+            tolerance=0.0005,
+            default=False,
+            source="Wang et al. 2003 on the luma of ssim: product over five scales, halved by 2x2 "
+            "means, weights 0.0448, 0.2856, 0.3001, 0.2363, 0.1333: the convention of "
+            "pyiqa's ms_ssim",
+        ),
+        MetricInfo(
             name="lr_psnr",
             title="LR-PSNR",
             version=1,
@@ -67,6 +127,7 @@ METRICS: dict[str, MetricInfo] = {
             target="fidelity:LRPSNR",
             unit="dB",
             range=(0.0, 80.0),
+            needs=_LQ,
             decimals=2,
             tolerance=0.02,
             source="PSNR (as psnr) between LQ and the output brought down to its size by Pillow's "
@@ -83,6 +144,19 @@ METRICS: dict[str, MetricInfo] = {
             decimals=4,
             tolerance=0.0005,
             source="Zhang et al. 2018, package lpips, v0.1, AlexNet",
+        ),
+        MetricInfo(
+            name="lpips_vgg",
+            title="LPIPS-VGG",
+            version=1,
+            better="lower",
+            target="perceptual:LPIPS",
+            range=(0.0, 5.0),
+            needs=_GT_WEIGHTS,
+            decimals=4,
+            tolerance=0.0005,
+            default=False,
+            source="Zhang et al. 2018, package lpips, v0.1, VGG-16",
         ),
         MetricInfo(
             name="dists",
@@ -102,12 +176,93 @@ METRICS: dict[str, MetricInfo] = {
             title="NIQE",
             version=1,
             better="lower",
-            target="perceptual:NIQE",
+            target="perceptual:NoReference",
             range=(0.0, 100.0),
             needs=_WEIGHTS,
             decimals=3,
             tolerance=0.005,
             source="Mittal et al. 2013, package pyiqa, luma, blocks of 96x96, original model",
+        ),
+        MetricInfo(
+            name="musiq",
+            title="MUSIQ",
+            version=1,
+            better="higher",
+            target="perceptual:NoReference",
+            range=(0.0, 100.0),
+            needs=_WEIGHTS,
+            decimals=2,
+            tolerance=0.05,
+            default=False,
+            source="Ke et al. 2021, package pyiqa, KonIQ-10k weights",
+        ),
+        MetricInfo(
+            name="clipiqa",
+            title="CLIP-IQA",
+            version=1,
+            better="higher",
+            target="perceptual:NoReference",
+            range=(0.0, 1.0),
+            needs=_WEIGHTS,
+            decimals=4,
+            tolerance=0.001,
+            default=False,
+            source="Wang et al. 2023, package pyiqa, CLIP RN50 without position embedding, mean of "
+            "five pairs of prompts (the paper has one), no resizing",
+        ),
+        MetricInfo(
+            name="maniqa",
+            title="MANIQA",
+            version=1,
+            better="higher",
+            target="perceptual:NoReference",
+            range=(0.0, 1.5),
+            needs=_WEIGHTS,
+            decimals=4,
+            tolerance=0.001,
+            default=False,
+            source="Yang et al. 2022, package pyiqa, KonIQ-10k weights, 20 crops of 224x224",
+        ),
+        MetricInfo(
+            name="brisque",
+            title="BRISQUE",
+            version=1,
+            better="lower",
+            target="perceptual:NoReference",
+            range=(-100.0, 200.0),
+            needs=_WEIGHTS,
+            decimals=2,
+            tolerance=0.05,
+            default=False,
+            source="Mittal et al. 2012, package pyiqa (port of the LIVE software), luma; good "
+            "pictures may get values below 0",
+        ),
+        MetricInfo(
+            name="piqe",
+            title="PIQE",
+            version=1,
+            better="lower",
+            target="perceptual:NoReference",
+            range=(0.0, 100.0),
+            decimals=2,
+            tolerance=0.05,
+            default=False,
+            source="Venkatanath et al. 2015, package pyiqa, luma stretched to its maximum, blocks "
+            "of 16x16",
+        ),
+        MetricInfo(
+            name="liqe",
+            title="LIQE",
+            version=1,
+            better="higher",
+            target="perceptual:NoReference",
+            range=(1.0, 5.0),
+            needs=_WEIGHTS,
+            decimals=3,
+            tolerance=0.005,
+            default=False,
+            source="Zhang et al. 2023, package pyiqa, CLIP ViT-B/32 tuned on KonIQ-10k, 15 patches "
+            "of 224x224",
         ),
         MetricInfo(
             name="ewarp",
@@ -127,6 +282,119 @@ METRICS: dict[str, MetricInfo] = {
             "are left out; exact occlusion replaces the estimated mask where it is known",
         ),
         MetricInfo(
+            name="ewarp_self",
+            title="E_warp (own flow)",
+            version=1,
+            better="lower",
+            target="temporal:EWarpSelf",
+            unit="x1e-3",
+            range=(0.0, 1000.0),
+            span="pair",
+            decimals=3,
+            tolerance=0.01,
+            default=False,
+            source="as ewarp, but flow and mask are estimated from the output itself (RAFT where "
+            "its file is here, else DIS)",
+        ),
+        MetricInfo(
+            name="ewarp_evalcrafter",
+            title="E*_warp (EvalCrafter)",
+            version=1,
+            better="lower",
+            target="temporal:EWarpEvalCrafter",
+            unit="x1e-3",
+            range=(0.0, 3000.0),
+            needs=_WEIGHTS,
+            span="pair",
+            decimals=2,
+            tolerance=0.01,
+            default=False,
+            source="compatibility with printed E*_warp only: RAFT (things, 20 updates) on the "
+            "output itself at half size, fed with frames divided by 255 twice; masks of Lai "
+            "et al.; squared error summed over channels; times 1000",
+        ),
+        MetricInfo(
+            name="tof",
+            title="tOF",
+            version=1,
+            better="lower",
+            target="temporal:TOF",
+            unit="px",
+            range=(0.0, float("inf")),
+            needs=_GT,
+            span="pair",
+            decimals=3,
+            tolerance=0.005,
+            default=False,
+            source="Chu et al. 2020: mean length of the difference between the optical flows of "
+            "the output and of the ground truth, Farneback of OpenCV on 8-bit luma; here on "
+            "the whole frame and on all pairs",
+        ),
+        MetricInfo(
+            name="tlp",
+            title="tLP",
+            version=1,
+            better="lower",
+            target="perceptual:TLP",
+            unit="x1e-2",
+            range=(0.0, 500.0),
+            needs=_GT_WEIGHTS,
+            span="pair",
+            decimals=3,
+            tolerance=0.01,
+            default=False,
+            source="Chu et al. 2020: |LPIPS(g_(t-1), g_t) - LPIPS(o_(t-1), o_t)| with LPIPS as "
+            "lpips; here on the whole frame and on all pairs",
+        ),
+        MetricInfo(
+            name="flicker_vbench",
+            title="Flicker (VBench)",
+            version=1,
+            better="higher",
+            target="temporal:FlickerVBench",
+            range=(0.0, 1.0),
+            span="pair",
+            decimals=4,
+            tolerance=0.0005,
+            default=False,
+            source="Huang et al. 2024, temporal_flickering: (255 - mean |o_t - o_(t-1)|) / 255 "
+            "over pixels and channels; measures motion wherever there is any",
+        ),
+        MetricInfo(
+            name="luma_flicker",
+            title="Luma flicker",
+            version=1,
+            better="lower",
+            target="temporal:LumaFlicker",
+            unit="levels",
+            range=(-510.0, 510.0),
+            needs=_REFERENCE,
+            span="pair",
+            decimals=3,
+            tolerance=0.01,
+            default=False,
+            source="mean |m_(t+1) - 2 m_t + m_(t-1)| of the output minus that of the reference "
+            "(GT, else bicubic LQ), m the mean luma of a frame in 8-bit levels; steady "
+            "fades count nothing",
+        ),
+        MetricInfo(
+            name="profile_roughness",
+            title="Profile roughness",
+            version=1,
+            better="lower",
+            target="temporal:ProfileRoughness",
+            unit="levels",
+            range=(-510.0, 510.0),
+            needs=_REFERENCE,
+            span="pair",
+            decimals=3,
+            tolerance=0.01,
+            default=False,
+            source="mean |y_(t+1) - 2 y_t + y_(t-1)| over all pixels of the output minus that of "
+            "the reference (GT, else bicubic LQ), y luma in 8-bit levels: how jagged the "
+            "traces of temporal profiles are, over all rows",
+        ),
+        MetricInfo(
             name="flicker",
             title="Flicker",
             version=1,
@@ -134,6 +402,7 @@ METRICS: dict[str, MetricInfo] = {
             target="temporal:Flicker",
             unit="levels",
             range=(0.0, 255.0),
+            needs=_REFERENCE,
             span="pair",
             decimals=3,
             tolerance=0.01,
@@ -145,6 +414,15 @@ METRICS: dict[str, MetricInfo] = {
 }
 
 
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "dove": ("psnr", "ssim", "lpips", "dists", "clipiqa", "musiq"),
+    "classic-y": ("psnr_y", "ssim_y"),
+    "strict-rgb": ("psnr", "ssim_rgb"),
+}
+"""Conventions of families of papers: PSNR on RGB with SSIM on luma (DOVE and those that take over
+its tables), both on limited-range Y, both on RGB."""
+
+
 @dataclass(frozen=True)
 class _Requirement:
     """What a metric needs beyond this package."""
@@ -153,12 +431,12 @@ class _Requirement:
     """Module that is imported."""
     install: str
     """Its name on PyPI."""
-    url: str
-    """Where the weights are published; the last part is the file name."""
+    url: str = ""
+    """Where the weights are published; the last part is the file name. Empty: needs none."""
     sha256: str = ""
     """How the file's hash begins, where it is known."""
-    also: str = ""
-    """Another file that holds the same weights."""
+    also: tuple[str, ...] = ()
+    """Other files that serve."""
 
     @property
     def file(self) -> str:
@@ -166,27 +444,45 @@ class _Requirement:
         return self.url.rpartition("/")[2]
 
 
+_PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
+_CLIP = "https://openaipublic.azureedge.net/clip/models"
+_RN50 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+_ALEXNET = _Requirement(
+    "lpips",
+    "lpips",
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    sha256="7be5be79",
+)
+_VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
+
+
+def _pyiqa(file: str = "", sha256: str = "", also: tuple[str, ...] = ()) -> _Requirement:
+    return _Requirement("pyiqa", "pyiqa", file and f"{_PYIQA}/{file}", sha256, also)
+
+
 _REQUIREMENTS: Mapping[str, _Requirement] = {
-    "lpips": _Requirement(
-        "lpips",
-        "lpips",
-        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        sha256="7be5be79",
+    "lpips": _ALEXNET,
+    "lpips_vgg": _Requirement("lpips", "lpips", _VGG, sha256="397923af"),
+    "dists": _Requirement("DISTS_pytorch", "DISTS-pytorch", _VGG, sha256="397923af"),
+    "niqe": _pyiqa("niqe_modelparameters.mat", also=("niqe_pris_params.npz",)),
+    "musiq": _pyiqa("musiq_koniq_ckpt-e95806b9.pth", "e95806b9"),
+    "clipiqa": _Requirement("pyiqa", "pyiqa", f"{_CLIP}/{_RN50}/RN50.pt", sha256=_RN50),
+    "maniqa": _pyiqa("ckpt_koniq10k.pt"),
+    "brisque": _pyiqa("brisque_svm_weights.pth"),
+    "piqe": _pyiqa(),
+    "liqe": _pyiqa("liqe_koniq.pt"),
+    "ewarp_evalcrafter": _Requirement(
+        "torchvision",
+        "torchvision",
+        "https://download.pytorch.org/models/raft_large_C_T_V1-22a6c225.pth",
+        sha256="22a6c225",
+        also=("raft-things.pth", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", "raft-small.pth"),
     ),
-    "dists": _Requirement(
-        "DISTS_pytorch",
-        "DISTS-pytorch",
-        "https://download.pytorch.org/models/vgg16-397923af.pth",
-        sha256="397923af",
-    ),
-    "niqe": _Requirement(
-        "pyiqa",
-        "pyiqa",
-        "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/niqe_modelparameters.mat",
-        also="niqe_pris_params.npz",
-    ),
+    "tlp": _ALEXNET,
 }
 _TIMEOUT_S = 5.0
+_silent: set[str] = set()
+"""Hosts that gave no answer; they are not asked again, and others get a fifth of the time."""
 
 
 def metric_info(name: str) -> MetricInfo:
@@ -203,16 +499,18 @@ def load_metric(name: str, device: str = "cpu") -> Metric:
     """
     if missing := unavailable(name):
         raise missing
-    module, _, cls = metric_info(name).target.partition(":")
-    metric: Metric = getattr(importlib.import_module(f"vsrbench.metrics.{module}"), cls)(device)
+    info = metric_info(name)
+    module, _, cls = info.target.partition(":")
+    make = getattr(importlib.import_module(f"vsrbench.metrics.{module}"), cls)
+    metric: Metric = make(info, device)
     return metric
 
 
 def unavailable(name: str, fetch: bool = True) -> MissingError | None:
     """Why a metric cannot run here, or None.
 
-    With `fetch` its package is imported and weights that are not here are downloaded, one try per
-    process. Without, nothing is imported or downloaded: quick enough for a listing.
+    With `fetch` weights that are not here are downloaded, one try per process, and its package is
+    imported. Without, nothing is imported or downloaded: quick enough for a listing.
     """
     metric_info(name)
     need = _REQUIREMENTS.get(name)
@@ -222,15 +520,16 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
         return MissingError(
             f"{name} needs the package {need.install}", f"pip install {need.install}"
         )
+    try:
+        if need.url:
+            _weights(need, fetch)
+    except MissingError as error:
+        return error
     if fetch and (reason := _import_failure(need.package)):
         return MissingError(
             f"{name}: the package {need.install} cannot be imported: {reason}",
             f"reinstall it: pip install --force-reinstall {need.install}",
         )
-    try:
-        _weights(need, fetch)
-    except MissingError as error:
-        return error
     return None
 
 
@@ -240,12 +539,12 @@ def find_weights(name: str) -> Path:
 
 
 def _weights(need: _Requirement, fetch: bool) -> Path:
-    """Look in $VSRBENCH_WEIGHTS, torch hub's checkpoints and pyiqa's cache; else download."""
+    """Look in $VSRBENCH_WEIGHTS, torch hub's checkpoints, pyiqa's and CLIP's caches; else download."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     hub = Path(os.environ.get("TORCH_HOME") or Path(cache, "torch")).expanduser() / "hub"
     folder = hub / "checkpoints"
-    for file in filter(None, (need.file, need.also)):
-        if path := search(file) or search(file, folder, hub / "pyiqa"):
+    for file in (need.file, *need.also):
+        if path := search(file) or search(file, folder, hub / "pyiqa", hub / "clip"):
             return path
     if os.environ.get("VSRBENCH_OFFLINE") == "1":
         reason = "not here, and VSRBENCH_OFFLINE=1 forbids the download"
@@ -299,22 +598,60 @@ def _answer(url: str) -> Any:
 
     A socket timeout alone would be spent on every address of the host, and not on its lookup.
     """
+    host = urllib.parse.urlsplit(url).netloc
+    if host in _silent:
+        raise TimeoutError(f"{host} did not answer before")
+    patience = _TIMEOUT_S / 5 if _silent else _TIMEOUT_S
     outcome: list[Any] = []
 
     def connect() -> None:
         try:
-            outcome.append(urllib.request.urlopen(url, timeout=_TIMEOUT_S))
+            outcome.append(urllib.request.urlopen(url, timeout=patience))
         except (OSError, http.client.HTTPException) as error:
             outcome.append(error)
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(_TIMEOUT_S)
+    thread.join(patience)
     if not outcome:
-        raise TimeoutError(f"no answer within {_TIMEOUT_S:.0f} s")
+        _silent.add(host)
+        raise TimeoutError(f"no answer within {patience:.0f} s")
     if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]
+
+
+def own_flow(name: str) -> str:
+    """Identity of the flow estimator that a metric runs on the output itself; empty for others.
+
+    What depends on files of the user, and therefore belongs into the identity of a score.
+    """
+    from vsrbench import flow
+
+    if name == "ewarp_self":
+        return flow.best_estimator().identity
+    if name == "ewarp_evalcrafter" and unavailable(name, fetch=False) is None:
+        return flow.raft(find_weights(name)).identity
+    return ""
+
+
+def identical_scores(records: Iterable[Record]) -> list[str]:
+    """Warnings about scores that agree to the last digit on different clips.
+
+    Such scores most likely come from the same frames under two names. Values at an end of a
+    metric's range and 0, which unlike clips can well share, say nothing and are left out.
+    """
+    alike: dict[tuple[str, str, str, float], dict[str, None]] = {}
+    for r in records:
+        if r.kind == "quality" and r.status == "ok" and r.value and r.metric in METRICS:
+            if r.value not in METRICS[r.metric].range:
+                alike.setdefault((r.dataset, r.title, r.metric, r.value), {})[r.clip] = None
+    return [
+        f"{title} has {METRICS[metric].title} {value:.{METRICS[metric].decimals}f} on each of "
+        f"{dataset}/{', '.join(clips)}, equal to the last digit: are these the same frames?"
+        for (dataset, title, metric, value), clips in alike.items()
+        if len(clips) > 1
+    ]
 
 
 class MeanMetric:
@@ -322,9 +659,9 @@ class MeanMetric:
 
     fewest = "one frame"
 
-    def __init__(self, device: str = "cpu") -> None:
-        """device: where networks run; the others ignore it."""
-        self.device = device
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        """info: the metric's entry. device: where networks run; the others ignore it."""
+        self.info, self.device = info, device
         self._values: list[float] = []
 
     def score(self, sample: Sample) -> float | None:
@@ -338,7 +675,7 @@ class MeanMetric:
             return
         if not math.isfinite(value):
             raise DataError(
-                f"{type(self).__name__} has no finite value at frame {sample.index}",
+                f"{self.info.title} has no finite value at frame {sample.index}",
                 "flat or very small pictures cannot be scored by it",
             )
         self._values.append(value)

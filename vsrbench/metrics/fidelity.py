@@ -26,8 +26,12 @@ def psnr(a: Frame, b: Frame) -> float:
     Capped at 80 dB, which identical frames get; pyiqa's epsilon of 1e-8 has the same ceiling.
     """
     squares = np.square(np.subtract(a, b, dtype=np.int32))
-    mse = float(squares.mean(dtype=np.float64)) / 255**2
-    return min(PSNR_CAP_DB, float(-10 * np.log10(max(mse, 10 ** (-PSNR_CAP_DB / 10)))))
+    return _decibels(float(squares.mean(dtype=np.float64)))
+
+
+def _decibels(mse: float) -> float:
+    """PSNR in dB of a mean squared error in 8-bit levels, capped at 80."""
+    return min(PSNR_CAP_DB, float(-10 * np.log10(max(mse / 255**2, 10 ** (-PSNR_CAP_DB / 10)))))
 
 
 def luma(frame: Frame) -> Float64:
@@ -35,6 +39,17 @@ def luma(frame: Frame) -> Float64:
     weighted = frame @ np.array([0.299, 0.587, 0.114])
     rounded: Float64 = np.rint(weighted)
     return rounded
+
+
+def limited_luma(frame: Frame) -> Float64:
+    """Y of limited-range BT.601, 16..235, not rounded: H x W float64."""
+    weighted: Float64 = 16 + frame @ (np.array([65.481, 128.553, 24.966]) / 255)
+    return weighted
+
+
+def psnr_y(a: Frame, b: Frame) -> float:
+    """PSNR in dB of two uint8 RGB frames on `limited_luma`, capped at 80 dB."""
+    return _decibels(float(np.square(limited_luma(a) - limited_luma(b)).mean()))
 
 
 def ssim(a: Frame, b: Frame) -> float:
@@ -45,18 +60,65 @@ def ssim(a: Frame, b: Frame) -> float:
     contrast-structure term is clipped at 0. Raises DataError below 11 px.
     """
     at_least(11, a)
+    brightness, contrast = _ssim_terms(luma(a), luma(b))
+    return float((brightness * np.maximum(contrast, 0)).mean())
+
+
+def ssim_y(a: Frame, b: Frame) -> float:
+    """`ssim` on `limited_luma` with nothing clipped, -1..1, as BasicSR has it."""
+    at_least(11, a)
+    brightness, contrast = _ssim_terms(limited_luma(a), limited_luma(b))
+    return float((brightness * contrast).mean())
+
+
+def ssim_rgb(a: Frame, b: Frame) -> float:
+    """`ssim` of each of R, G and B, averaged."""
+    at_least(11, a)
+    brightness, contrast = _ssim_terms(a.astype(np.float64), b.astype(np.float64))
+    return float((brightness * np.maximum(contrast, 0)).mean())
+
+
+def ms_ssim(a: Frame, b: Frame) -> float:
+    """Multi-scale structural similarity of two uint8 RGB frames on luma, 0..1.
+
+    Wang, Simoncelli and Bovik, Asilomar 2003: five scales, each half of the one before; the
+    contrast terms of all and the brightness term of the last, to the powers of the paper. As in
+    pyiqa halving takes means of 2 x 2, with a row of zeros above or a column of them left of odd
+    sides. Raises DataError below 161 px.
+    """
+    at_least(161, a)
+    x, y = luma(a), luma(b)
+    score = 1.0
+    for scale, power in enumerate(_MS_SSIM_POWERS, start=1):
+        brightness, contrast = _ssim_terms(x, y)
+        term = np.maximum(contrast, 0)
+        score *= float((term * brightness if scale == 5 else term).mean()) ** power
+        x, y = _halved(x), _halved(y)
+    return score
+
+
+_MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def _ssim_terms(x: Float64, y: Float64) -> tuple[Float64, Float64]:
+    """Maps of the brightness term and of the contrast-structure term, 5 px less at each side."""
     taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
 
-    def blur(x: Float64) -> Float64:
-        return np.asarray(cv2.sepFilter2D(x, -1, taps, taps)[5:-5, 5:-5], np.float64)
+    def blur(z: Float64) -> Float64:
+        return np.asarray(cv2.sepFilter2D(z, -1, taps, taps)[5:-5, 5:-5], np.float64)
 
-    x, y = luma(a), luma(b)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mx, my = blur(x), blur(y)
     vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    contrast = np.maximum((2 * cov + c2) / (vx + vy + c2), 0)
-    return float(((2 * mx * my + c1) / (mx * mx + my * my + c1) * contrast).mean())
+    return (2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * cov + c2) / (vx + vy + c2)
+
+
+def _halved(x: Float64) -> Float64:
+    h, w = x.shape
+    x = np.pad(x, ((h % 2, 0), (w % 2, 0)))
+    halved: Float64 = (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
+    return halved
 
 
 def lr_psnr(sr: Frame, lq: Frame) -> float:
@@ -98,20 +160,22 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 3) -> tuple[int, int, float, 
     return (*best, scores[0, 0], scores[best])
 
 
-class PSNR(MeanMetric):
-    """`psnr` of each frame against the ground truth."""
+_MEASURES = {
+    "psnr": psnr,
+    "psnr_y": psnr_y,
+    "ssim": ssim,
+    "ssim_y": ssim_y,
+    "ssim_rgb": ssim_rgb,
+    "ms_ssim": ms_ssim,
+}
+
+
+class FullReference(MeanMetric):
+    """The function of the metric's name, on each frame and its ground truth."""
 
     def score(self, sample: Sample) -> float:
-        """PSNR of this frame."""
-        return psnr(sample.sr, gt_of(sample))
-
-
-class SSIM(MeanMetric):
-    """`ssim` of each frame against the ground truth."""
-
-    def score(self, sample: Sample) -> float:
-        """SSIM of this frame."""
-        return ssim(sample.sr, gt_of(sample))
+        """The number of this frame."""
+        return _MEASURES[self.info.name](sample.sr, gt_of(sample))
 
 
 class LRPSNR(MeanMetric):
@@ -119,4 +183,6 @@ class LRPSNR(MeanMetric):
 
     def score(self, sample: Sample) -> float:
         """LR-PSNR of this frame."""
+        if sample.lq is None:
+            raise DataError("needs the input frames", "give --lq")
         return lr_psnr(sample.sr, sample.lq)
