@@ -420,7 +420,8 @@ def test_misaligned_ground_truth_is_named(run: Run, shared: Path) -> None:
 
 
 def test_help_is_fast_and_imports_no_torch(root: Path) -> None:
-    code = "import sys, vsrbench.cli as c; c.main(['list', 'methods']); sys.exit('torch' in sys.modules)"
+    code = "import sys, vsrbench.cli as c; c.main(['list', 'methods'])"
+    code += "; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True).returncode == 0
     )

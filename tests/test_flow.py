@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vsrbench import flow
 from vsrbench.errors import DataError
@@ -146,9 +147,9 @@ def test_raft_takes_any_size(shared: Path, city: np.ndarray) -> None:
 
 
 def test_raft_refuses_other_files(shared: Path) -> None:
-    with pytest.raises(DataError, match="tensors"):
+    with pytest.raises(DataError, match=r"raft_small from realesr-animevideov3\.pth"):
         flow.Raft("raft_small", shared / "real/weights/realesr-animevideov3.pth")
-    with pytest.raises(DataError, match=r"raft-small\.pth"):
+    with pytest.raises(DataError, match=r"raft_large from raft-small\.pth"):
         flow.Raft("raft_large", shared / "real/weights/raft-small.pth")
 
 
@@ -162,17 +163,141 @@ def test_raft_refuses_a_file_with_other_shapes(shared: Path, tmp_path: Path) -> 
         flow.Raft("raft_small", tmp_path / "raft-small.pth")
 
 
-def test_raft_large_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_better_raft_files_are_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.models.optical_flow import raft_large
 
     torch.manual_seed(0)
-    torch.save(raft_large(weights=None).state_dict(), tmp_path / flow.RAFT_FILES["raft_large"])
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path))
-    large = flow.best_estimator()
-    assert large.name == "raft_large"
-    assert flow.best_estimator() is large
+    state = raft_large(weights=None).state_dict()
+    assert list(flow.RAFT_FILES.values()) == ["raft_large", *["raft_things"] * 2, "raft_small"]
+    for file in list(flow.RAFT_FILES)[1::-1]:
+        torch.save(state, tmp_path / file)
+        best = flow.best_estimator()
+        assert best.name == flow.RAFT_FILES[file]
+        assert flow.best_estimator() is best
     frame = np.zeros((30, 50, 3), np.uint8)
-    assert large.estimate(frame, frame).shape == (30, 50, 2)
+    assert best.estimate(frame, frame).shape == (30, 50, 2)
+
+
+class Residual(nn.Module):
+    """The authors' RAFT, from here on: their names, so that their checkpoints have them too."""
+
+    def __init__(self, width: int, out: int, norm: type[nn.Module], stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, out, 3, stride, 1)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1)
+        self.norm1, self.norm2 = norm(out), norm(out)
+        self.downsample = None
+        if stride > 1:
+            self.norm3 = norm(out)
+            self.downsample = nn.Sequential(nn.Conv2d(width, out, 1, stride), self.norm3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).relu()
+        return ((self.downsample(x) if self.downsample else x) + y).relu()
+
+
+class Encoder(nn.Module):
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = norm(64), nn.Conv2d(3, 64, 7, 2, 3)
+        for i, (width, out) in enumerate(((64, 64), (64, 96), (96, 128)), start=1):
+            blocks = Residual(width, out, norm, min(i, 2)), Residual(out, out, norm, 1)
+            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+        self.conv2 = nn.Conv2d(128, 256, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm1(self.conv1(x)).relu()
+        return self.conv2(self.layer3(self.layer2(self.layer1(x))))
+
+
+class MotionEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convc1, self.convc2 = nn.Conv2d(324, 256, 1), nn.Conv2d(256, 192, 3, padding=1)
+        self.convf1 = nn.Conv2d(2, 128, 7, padding=3)
+        self.convf2 = nn.Conv2d(128, 64, 3, padding=1)
+        self.conv = nn.Conv2d(256, 126, 3, padding=1)
+
+    def forward(self, motion: torch.Tensor, correlation: torch.Tensor) -> torch.Tensor:
+        c = self.convc2(self.convc1(correlation).relu()).relu()
+        f = self.convf2(self.convf1(motion).relu()).relu()
+        return torch.cat((self.conv(torch.cat((c, f), 1)).relu(), motion), 1)
+
+
+class Gru(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        for i, size in ((1, (1, 5)), (2, (5, 1))):
+            for gate in "zrq":
+                conv = nn.Conv2d(384, 128, size, padding=tuple(s // 2 for s in size))
+                self.add_module(f"conv{gate}{i}", conv)
+
+    def forward(self, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        for i in (1, 2):
+            z = getattr(self, f"convz{i}")(torch.cat((h, x), 1)).sigmoid()
+            r = getattr(self, f"convr{i}")(torch.cat((h, x), 1)).sigmoid()
+            q = getattr(self, f"convq{i}")(torch.cat((r * h, x), 1)).tanh()
+            h = (1 - z) * h + z * q
+        return h
+
+
+class Update(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.gru = MotionEncoder(), Gru()
+        self.flow_head = nn.Module()
+        self.flow_head.conv1 = nn.Conv2d(128, 256, 3, padding=1)
+        self.flow_head.conv2 = nn.Conv2d(256, 2, 3, padding=1)
+        layers = nn.Conv2d(128, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, 576, 1)
+        self.mask = nn.Sequential(*layers)
+
+
+def test_raft_reads_the_checkpoints_of_its_authors(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = nn.Module()
+    theirs.fnet, theirs.cnet = Encoder(nn.InstanceNorm2d), Encoder(nn.BatchNorm2d)
+    theirs.update_block = Update()
+    for name, value in theirs.named_buffers():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value) + 0.5 * ("var" in name))
+    for name, value in theirs.named_parameters():
+        if "norm" in name or "downsample.1" in name:
+            value.data.uniform_(0.5, 1.5)
+    path = tmp_path / "raft-things.pth"
+    torch.save({f"module.{k}": v for k, v in theirs.state_dict().items()}, path)
+    theirs.eval()
+    raft = flow.raft(path)
+    ours = raft._net
+    assert raft.name == "raft_things"
+    with torch.no_grad():
+        picture = torch.rand(1, 3, 64, 72) * 2 - 1
+        for mine, their in (
+            (ours.feature_encoder, theirs.fnet),
+            (ours.context_encoder, theirs.cnet),
+        ):
+            torch.testing.assert_close(mine(picture), their(picture), atol=1e-5, rtol=1e-5)
+        correlation, motion = torch.rand(1, 324, 8, 9), torch.rand(1, 2, 8, 9)
+        hidden, context = torch.rand(1, 128, 8, 9), torch.rand(1, 128, 8, 9)
+        after, step = ours.update_block(hidden, context, correlation, motion)
+        block = theirs.update_block
+        inputs = torch.cat((context, block.encoder(motion, correlation)), 1)
+        expected = block.gru(hidden, inputs)
+        torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
+        head = block.flow_head.conv2(block.flow_head.conv1(expected).relu())
+        torch.testing.assert_close(step, head, atol=1e-5, rtol=1e-5)
+        mask = 0.25 * block.mask(expected)
+        torch.testing.assert_close(ours.mask_predictor(after), mask, atol=1e-5, rtol=1e-5)
+
+
+def test_farneback_has_the_constants_of_tecogan(city: np.ndarray) -> None:
+    a, b = city[100:260, 100:300], city[98:258, 103:303]
+    grey = [np.rint(f @ np.array([0.299, 0.587, 0.114])).astype(np.uint8) for f in (a, b)]
+    theirs = cv2.calcOpticalFlowFarneback(*grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    found = flow.Farneback().estimate(a, b)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, theirs, atol=0.02)
+    np.testing.assert_allclose(np.median(found, (0, 1)), (-3, 2), atol=0.05)
 
 
 def test_dis_finds_a_roll(city: np.ndarray) -> None:

@@ -182,8 +182,11 @@ def differ(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def test_training_starts_at_bicubic() -> None:
-    net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL)
+@pytest.mark.parametrize(("unshuffle", "widths"), [(1, [12, 8, 8]), (2, [16, 12, 8, 8])])
+def test_training_starts_at_bicubic(unshuffle: int, widths: list[int]) -> None:
+    config = SMALL | {"unshuffle": unshuffle, "decoder_channels": widths}
+    net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **config)
+    assert net.backbone.multiple_of == 2 * unshuffle
     clip = moving(3, seed=1)
     bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")
     assert differ(streamed(net, clip), bicubic) < 1e-6
@@ -331,6 +334,11 @@ def test_windows_limit_attention_and_nothing_else() -> None:
         small, large = moving(1, seed=14, size=8), moving(1, seed=14, size=40)
         assert differ(wide(small), narrow(small)) == 0
         assert differ(wide(large), narrow(large)) > 1e-5
+
+
+def test_decoder_must_undo_the_unshuffling() -> None:
+    with pytest.raises(ValueError, match="4 decoder widths do not undo x1"):
+        Backbone(**SMALL, unshuffle=1)
 
 
 def test_unknown_feedback_is_refused() -> None:

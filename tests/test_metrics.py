@@ -24,10 +24,16 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from vsrbench import metrics
 from vsrbench.errors import DataError, MissingError, UserError
 from vsrbench.frames import open_frames
-from vsrbench.metrics import fidelity, load_metric, metric_info, unavailable
-from vsrbench.types import PairFlow, Sample, Score
+from vsrbench.keys import sha256_file
+from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable
+from vsrbench.types import PairFlow, Record, Sample, Score
 
 H, W = 48, 64
+WITHOUT_WEIGHTS = [
+    *("psnr", "psnr_y", "ssim", "ssim_y", "ssim_rgb", "lr_psnr", "piqe", "ewarp", "ewarp_self"),
+    *("tof", "flicker", "flicker_vbench", "luma_flicker", "profile_roughness"),
+]
+THREE_FRAMES = ("luma_flicker", "profile_roughness")
 
 
 def read(path: Path) -> np.ndarray:
@@ -86,8 +92,61 @@ def test_table_is_consistent() -> None:
         assert name == info.name
         assert info.source
         assert info.range[0] < info.range[1]
-        assert info.needs <= {"gt", "flow", "weights"}
-        assert ("weights" in info.needs) == (name in metrics._REQUIREMENTS)
+        assert info.needs <= {"gt", "lq", "reference", "flow", "weights"}
+        need = metrics._REQUIREMENTS.get(name)
+        assert ("weights" in info.needs) == bool(need and need.url)
+    assert [m for m, info in metrics.METRICS.items() if info.default] == [
+        *("psnr", "ssim", "lr_psnr", "lpips", "dists", "niqe", "ewarp", "flicker"),
+    ]
+
+
+def test_presets_are_known_metrics() -> None:
+    assert set(metrics.PRESETS) == {"dove", "classic-y", "strict-rgb"}
+    for names in metrics.PRESETS.values():
+        assert set(names) <= set(metrics.METRICS)
+
+
+def test_every_metric_is_documented(root: Path) -> None:
+    rows = {
+        cells[0].strip("` "): cells
+        for line in (root / "docs/metrics.md").read_text().splitlines()
+        if line.startswith("| `") and len(cells := line.strip("|").split(" | ")) == 7
+    }
+    assert list(rows) == list(metrics.METRICS)
+    for name, info in metrics.METRICS.items():
+        _, unit, better, needs, *_ = (cell.strip() for cell in rows[name])
+        assert unit == info.unit, name
+        assert better == info.better, name
+        assert set(needs.replace(",", "").split()) == info.needs, name
+
+
+def quality(clip: str, value: float, metric: str = "psnr", method: str = "m") -> Record:
+    about = SimpleNamespace(key="", run_id="", at="", kind="quality", status="ok")
+    return Record(
+        **vars(about),
+        method=method,
+        method_version=1,
+        title=method,
+        weights_origin="none",
+        weights_sha256="",
+        precision="fp32",
+        dataset="set",
+        clip=clip,
+        metric=metric,
+        value=value,
+    )
+
+
+def test_identical_scores_of_different_clips() -> None:
+    records = [quality("a", 23.125), quality("b", 23.125), quality("c", 23.126)]
+    (warning,) = metrics.identical_scores([*records, records[0]])
+    assert warning.startswith("m has PSNR 23.12 on each of set/a, b,")
+    assert not metrics.identical_scores([records[0], records[0], records[2]])
+    assert not metrics.identical_scores([records[0], quality("b", 23.125, method="n")])
+    for trivial, metric in ((80.0, "psnr"), (0.0, "flicker"), (1.0, "ssim")):
+        assert not metrics.identical_scores([quality(c, trivial, metric) for c in "ab"])
+    failed = replace(records[1], status="failed", value=None)
+    assert not metrics.identical_scores([records[0], failed])
 
 
 def test_unknown_metric_gets_a_suggestion() -> None:
@@ -96,20 +155,21 @@ def test_unknown_metric_gets_a_suggestion() -> None:
             call("lipps")
 
 
-@pytest.mark.parametrize("name", ["psnr", "ssim", "lr_psnr", "ewarp", "flicker"])
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
 def test_metrics_without_weights_are_available(name: str) -> None:
     assert unavailable(name) is None
     assert load_metric(name) is not load_metric(name)
 
 
-@pytest.mark.parametrize("name", ["psnr", "ssim", "lr_psnr", "ewarp", "flicker"])
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
 def test_spans(name: str) -> None:
     score = run(name, pan(4), flow=motion(3, -2))
-    assert len(score.per_frame) == {"frame": 4, "pair": 3}[metric_info(name).span]
+    count = {"frame": 4, "pair": 3}[metric_info(name).span] - (name in THREE_FRAMES)
+    assert len(score.per_frame) == count
     assert score.value == pytest.approx(np.mean(score.per_frame), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["psnr", "ssim", "lr_psnr", "ewarp", "flicker"])
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
 def test_memory_does_not_grow(name: str) -> None:
     metric = load_metric(name)
     alive = []
@@ -122,20 +182,25 @@ def test_memory_does_not_grow(name: str) -> None:
 
 
 def test_too_few_frames() -> None:
-    for name in ("ewarp", "flicker"):
+    for name in ("ewarp", "ewarp_self", "tof", "flicker", "flicker_vbench"):
         with pytest.raises(DataError, match="at least two frames"):
             run(name, pan(1))
+    for name in THREE_FRAMES:
+        with pytest.raises(DataError, match="at least three frames"):
+            run(name, pan(2))
     with pytest.raises(DataError, match="at least one frame"):
         run("psnr", [])
 
 
 def test_missing_or_wrong_references() -> None:
     frame = texture()
-    for name in ("psnr", "ssim"):
+    for name in ("psnr", "ssim", "ms_ssim", "tof"):
         with pytest.raises(DataError, match="ground truth"):
             load_metric(name).update(Sample(0, frame, frame, None, frame, None))
         with pytest.raises(DataError, match="output is 64x48, ground truth 60x48"):
             load_metric(name).update(Sample(0, frame, frame, frame[:, :60], frame, None))
+    with pytest.raises(DataError, match="input frames"):
+        load_metric("lr_psnr").update(Sample(0, frame, None, None, frame, None))
     with pytest.raises(DataError, match="motion of the reference"):
         run("ewarp", pan(2))
     with pytest.raises(DataError, match="flow"):
@@ -185,15 +250,65 @@ def test_ssim_of_flat_frames() -> None:
     assert fidelity.ssim(a, b) == pytest.approx(expected, abs=1e-9)
 
 
-def test_ssim_and_psnr_against_pyiqa(shared: Path) -> None:
+def test_psnr_y_follows_the_formula() -> None:
+    a, b = texture(), texture(seed=1)
+    y = [
+        16 + (65.481 * f[..., 0] + 128.553 * f[..., 1] + 24.966 * f[..., 2]) / 255.0
+        for f in (a.astype(np.float64), b.astype(np.float64))
+    ]
+    assert fidelity.psnr_y(a, b) == pytest.approx(
+        peak_signal_noise_ratio(*y, data_range=255), abs=1e-9
+    )
+    corners = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
+    np.testing.assert_allclose(fidelity.limited_luma(corners), [[16, 235]], atol=1e-12)
+    assert fidelity.psnr_y(a, a) == 80.0
+    grey = np.full((9, 7, 3), 90, np.uint8)
+    above = fidelity.psnr_y(grey, grey + np.uint8(5)) - fidelity.psnr(grey, grey + np.uint8(5))
+    assert above == pytest.approx(20 * np.log10(255 / 219), abs=1e-9)
+
+
+def test_ssim_variants_against_scikit_image() -> None:
+    a = cv2.GaussianBlur(texture(), (0, 0), 1.5)
+    b = np.clip(a + np.random.default_rng(3).normal(0, 3, a.shape), 0, 255).astype(np.uint8)
+    theirs = partial(
+        structural_similarity,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+    )
+    rgb = theirs(a.astype(float), b.astype(float), channel_axis=2)
+    assert fidelity.ssim_rgb(a, b) == pytest.approx(rgb, abs=1e-9)
+    # The negative of a picture has negative contrast terms, which this one keeps.
+    for x, y in ((a, b), (texture(), 250 - texture())):
+        expected = theirs(fidelity.limited_luma(x), fidelity.limited_luma(y))
+        assert fidelity.ssim_y(x, y) == pytest.approx(expected, abs=1e-9)
+    assert fidelity.ssim_y(x, y) < 0
+    assert fidelity.ssim_rgb(x, y) >= 0
+
+
+@pytest.mark.parametrize("crop", [(576, 720), (163, 190)])
+def test_fidelity_against_pyiqa(crop: tuple[int, int], shared: Path) -> None:
     import pyiqa
 
-    gt = read(shared / "real/clips-gt/vid4-calendar/001.png")
-    sr = read(shared / "real/clips-gt/vid4-calendar-rbpn-out/0_RBPNF7.png")
+    gt = read(shared / "real/clips-gt/vid4-calendar/001.png")[: crop[0], : crop[1]]
+    sr = read(shared / "real/clips-gt/vid4-calendar-rbpn-out/0_RBPNF7.png")[: crop[0], : crop[1]]
     x, y = (torch.from_numpy(f).permute(2, 0, 1)[None] / 255 for f in (sr, gt))
-    theirs = {m: float(pyiqa.create_metric(m, device="cpu")(x, y)) for m in ("psnr", "ssim")}
-    assert fidelity.ssim(sr, gt) == pytest.approx(theirs["ssim"], abs=5e-6)
-    assert fidelity.psnr(sr, gt) == pytest.approx(theirs["psnr"], abs=1e-4)
+    twins = {"psnr": "psnr", "ssim": "ssim", "ssim_rgb": "ssimc", "ms_ssim": "ms_ssim"}
+    for ours, theirs in twins.items():
+        expected = float(pyiqa.create_metric(theirs, device="cpu")(x, y))
+        # In single precision theirs rounds some luma the other way.
+        tolerance = 1e-4 if ours == "psnr" else 2e-5
+        assert run(ours, [sr], [gt]).value == pytest.approx(expected, abs=tolerance)
+    limited = pyiqa.create_metric("psnry", color_space="ycbcr", device="cpu")
+    assert run("psnr_y", [sr], [gt]).value == pytest.approx(float(limited(x, y)), abs=1e-3)
+
+
+def test_ms_ssim_bounds() -> None:
+    a = texture(161, 170)
+    assert fidelity.ms_ssim(a, a) == pytest.approx(1, abs=1e-12)
+    with pytest.raises(DataError, match="161 px"):
+        fidelity.ms_ssim(a[:160], a[:160])
 
 
 def test_psnr_of_published_output(shared: Path) -> None:
@@ -271,8 +386,7 @@ def test_best_shift_tells_the_phase_of_real_lq(shared: Path) -> None:
     gt = read(shared / "real/clips-gt/vid4-calendar/001.png")
     lq = read(shared / "real/clips-gt/vid4-calendar-lr-bd4/0001.png")
     dy, dx, at_zero, at_best = fidelity.best_shift(bicubic(lq, (720, 576)), gt)
-    assert dy in (1, 2)
-    assert dx in (1, 2)
+    assert (dy, dx) == (1.5, 1.5)
     assert at_best > at_zero + 1
     aligned = bicubic(bicubic(gt, (180, 144)), (720, 576))
     assert fidelity.best_shift(aligned, gt)[:2] == (0, 0)
@@ -283,8 +397,11 @@ def test_best_shift_tells_the_phase_of_real_lq(shared: Path) -> None:
 
 def test_static_clip_is_perfect() -> None:
     frames = [texture()] * 3
-    assert run("ewarp", frames, flow=motion(0, 0)).per_frame == (0.0, 0.0)
-    assert run("flicker", frames).per_frame == (0.0, 0.0)
+    for name in ("ewarp", "ewarp_self", "tof", "flicker"):
+        assert run(name, frames, flow=motion(0, 0)).per_frame == (0.0, 0.0)
+    assert run("flicker_vbench", frames).per_frame == (1.0, 1.0)
+    for name in THREE_FRAMES:
+        assert run(name, frames).per_frame == (0.0,)
 
 
 @pytest.mark.parametrize("step", [(3, -2), (-4, 1), (0, 5)])
@@ -293,8 +410,15 @@ def test_ewarp_of_exact_motion_is_zero(step: tuple[int, int]) -> None:
     assert score.value == pytest.approx(0, abs=1e-6)
     seen = (W - abs(step[0])) * (H - abs(step[1])) / (W * H)
     assert score.extra["valid_ratio"] == pytest.approx(seen)
+    assert score.extra["excess"] == 0
     wrong = run("ewarp", pan(4, *step), flow=motion(step[0] + 1, step[1]))
     assert wrong.value > 1
+    assert wrong.extra["excess"] == 0
+    for name in ("tof", "flicker", *THREE_FRAMES):
+        assert set(run(name, pan(4, *step)).per_frame) == {0.0}
+    frames = np.stack(pan(4, *step)).astype(int)
+    still = 1 - np.abs(np.diff(frames, axis=0)).mean() / 255
+    assert run("flicker_vbench", pan(4, *step)).value == pytest.approx(still, abs=1e-12)
 
 
 @pytest.mark.parametrize("step", [(0, 0), (3, -2)])
@@ -302,10 +426,19 @@ def test_flicker_of_known_amplitude(step: tuple[int, int]) -> None:
     reference = pan(4, *step)
     sr = [f + np.uint8(8 * (t % 2)) for t, f in enumerate(reference)]
     error = 1000 * (8 / 255) ** 2
-    assert run("ewarp", sr, reference, motion(*step)).per_frame == pytest.approx([error] * 3)
+    ewarp = run("ewarp", sr, reference, motion(*step))
+    assert ewarp.per_frame == pytest.approx([error] * 3)
+    assert ewarp.extra["excess"] == pytest.approx(error, abs=1e-9)
     flicker = run("flicker", sr, reference)
     if step == (0, 0):
         assert flicker.per_frame == (8.0, 8.0, 8.0)
+        assert run("flicker_vbench", sr).per_frame == pytest.approx([1 - 8 / 255] * 3, abs=1e-12)
+        for name in THREE_FRAMES:
+            score = run(name, sr, reference)
+            assert score.per_frame == pytest.approx([16.0] * 2, abs=1e-9)
+            assert score.extra["reference"] == pytest.approx(0, abs=1e-9)
+            # The steadier of two that flicker has less than none of the flicker.
+            assert run(name, reference, sr).value == pytest.approx(-16, abs=1e-9)
     else:
         assert 0 < flicker.value < 8
 
@@ -324,6 +457,162 @@ def test_ewarp_of_noise_is_twice_its_variance() -> None:
     sr = [np.rint(f + rng.normal(0, 6, f.shape)).astype(np.uint8) for f in pan(8)]
     variance = (6**2 + 1 / 12) / 255**2
     assert run("ewarp", sr, flow=motion(3, -2)).value == pytest.approx(2000 * variance, rel=0.03)
+
+
+def test_noise_of_a_still_picture() -> None:
+    rng = np.random.default_rng(6)
+    still = [texture()] * 12
+    sigma = np.sqrt(6**2 + 1 / 12)
+    sr = [np.rint(f + rng.normal(0, 6, f.shape)).astype(np.uint8) for f in still]
+    change = 2 * sigma / np.sqrt(np.pi)
+    assert run("flicker", sr, still).value == pytest.approx(change, rel=0.01)
+    assert run("flicker_vbench", sr).value == pytest.approx(1 - change / 255, rel=0.001)
+    of_luma = sigma * np.linalg.norm([0.299, 0.587, 0.114])
+    bend = np.sqrt(6) * of_luma * np.sqrt(2 / np.pi)
+    assert run("profile_roughness", sr, still).value == pytest.approx(bend, rel=0.02)
+    assert run("luma_flicker", sr, still).value < 0.03 * bend
+
+
+def test_a_steady_fade_is_no_flicker() -> None:
+    fade = [texture() + np.uint8(4 * t) for t in range(5)]
+    for name in THREE_FRAMES:
+        assert run(name, fade, [fade[0]] * 5).value == pytest.approx(0, abs=1e-9)
+    assert run("flicker", fade, [fade[0]] * 5).value == 4.0
+    assert run("flicker_vbench", fade).value == pytest.approx(1 - 4 / 255, abs=1e-12)
+
+
+def soft_texture(h: int, w: int) -> np.ndarray:
+    return cv2.GaussianBlur(texture(h, w), (0, 0), 2)
+
+
+def test_tof_against_a_call_of_opencv(shared: Path) -> None:
+    big = read(shared / "real/clips-gt/vid4-calendar/001.png")[100:300, 200:420]
+    gt = [np.ascontiguousarray(big[10:170, 10 - t : 190 - t]) for t in range(3)]
+    sr = [np.ascontiguousarray(big[10 - 2 * t : 170 - 2 * t, 10:190]) for t in range(3)]
+    expected = []
+    for t in (1, 2):
+        flows = []
+        for frames in (sr, gt):
+            a, b = (cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames[t - 1 : t + 1])
+            flows.append(cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0))
+        expected.append(np.sqrt(np.square(flows[0] - flows[1]).sum(-1)).mean())
+    score = run("tof", sr, gt)
+    assert score.per_frame == pytest.approx(expected, rel=1e-6)
+    # GT moves 1 px to the right a frame, the output 2 px down.
+    assert score.value == pytest.approx(np.hypot(1, 2), rel=0.1)
+    assert run("tof", [gt[0]] * 3, gt).value == pytest.approx(1, rel=0.1)
+
+
+def test_ewarp_self_finds_the_motion_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VSRBENCH_WEIGHTS", raising=False)
+    big = soft_texture(130, 150)
+    frames = [big[20 + 2 * t :, 20 - 3 * t :][:96, :112].copy() for t in range(3)]
+    score = run("ewarp_self", frames)
+    assert score.extra["flow"] == "dis"
+    assert score.extra["pairs_left_out"] == 0
+    assert 0.7 < score.extra["valid_ratio"] < 1
+    still = run("ewarp", frames, flow=PairFlow(*[np.zeros((96, 112, 2), np.float32)] * 2))
+    assert score.value < 0.05 * still.value
+    flickering = [f + np.uint8(8 * (t % 2)) for t, f in enumerate(frames)]
+    error = 1000 * (8 / 255) ** 2
+    assert run("ewarp_self", flickering).value == pytest.approx(error, rel=0.15)
+
+
+def test_own_flow_belongs_into_the_identity(
+    shared: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert metrics.own_flow("ewarp") == ""
+    assert metrics.own_flow("ewarp_evalcrafter") == ""
+    assert metrics.own_flow("ewarp_self").startswith("dis-medium-opencv-")
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real/weights"))
+    for name in ("ewarp_self", "ewarp_evalcrafter"):
+        assert metrics.own_flow(name) == "raft_small-12-c7d41b9cc88442bb"
+
+
+def evalcrafter(before: np.ndarray, after: np.ndarray, raft: Callable[..., np.ndarray]) -> float:
+    """One pair by the published procedure, step after step in float64."""
+    halves = []
+    for frame in (before, after):
+        h, w = (side // 2 for side in frame.shape[:2])
+        half = frame[: 2 * h, : 2 * w].reshape(h, 2, w, 2, 3).mean((1, 3)) / 255
+        up, left = (-h % 8) // 2, (-w % 8) // 2
+        down, right = -h % 8 - up, -w % 8 - left
+        halves.append(np.pad(half, ((up, down), (left, right), (0, 0)), mode="edge"))
+    one, two = halves
+    # RAFT takes 0..255 and gets 0..1.
+    f, back = (raft(2 * (a / 255) - 1, 2 * (b / 255) - 1) for a, b in ((one, two), (two, one)))
+    f, back = f.astype(np.float64), back.astype(np.float64)
+    h, w = f.shape[:2]
+    x = np.clip(np.arange(w) + f[..., 0], 0, w - 1)
+    y = np.clip(np.arange(h)[:, None] + f[..., 1], 0, h - 1)
+    x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+    x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
+    u, v = (x - x0)[..., None], (y - y0)[..., None]
+
+    def warped(z: np.ndarray) -> np.ndarray:
+        return (
+            (1 - u) * (1 - v) * z[y0, x0]
+            + u * (1 - v) * z[y0, x1]
+            + (1 - u) * v * z[y1, x0]
+            + u * v * z[y1, x1]
+        )
+
+    b = warped(back)
+    mask = np.ones((h, w))
+    mask[((f + b) ** 2).sum(-1) > 0.01 * ((f**2).sum(-1) + (b**2).sum(-1)) + 0.5] = 0
+    steps = np.zeros((h, w))
+    steps[:, :-1] += ((f[:, 1:] - f[:, :-1]) ** 2).sum(-1)
+    steps[:-1] += ((f[1:] - f[:-1]) ** 2).sum(-1)
+    mask[steps > 0.01 * (f**2).sum(-1) + 0.002] = 0
+    squares = ((warped(two) - one) * mask[..., None]) ** 2
+    return 1000 * squares.sum() / (mask.sum() or squares.size)
+
+
+def test_ewarp_evalcrafter_equals_a_transcription(
+    shared: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vsrbench import flow
+
+    noise = np.random.default_rng(8).normal(size=(128, 128, 2))
+    found = cv2.GaussianBlur(noise, (0, 0), 6).astype(np.float32) * 15
+    found[40:60, 50:90] += 3
+    given = []
+
+    def between(self: object, a: torch.Tensor, b: torch.Tensor, updates: int) -> np.ndarray:
+        assert updates == 20
+        given.append((a, b))
+        return found if len(given) == 1 else -found
+
+    monkeypatch.setattr(flow.Raft, "between", between)
+    real = shared / "real/clips-gt/vid4-calendar"
+    frames = [read(real / f"00{i}.png")[100:347, 200:455] for i in (1, 2)]
+    score = run("ewarp_evalcrafter", frames)
+    assert score.extra["flow"] == "raft_small"
+    assert 0.2 < score.extra["valid_ratio"] < 0.95
+    again = iter(zip(given, (found, -found), strict=True))
+
+    def raft(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        pair, flow_between = next(again)
+        for expected, tensor in zip((a, b), pair, strict=True):
+            np.testing.assert_allclose(tensor.permute(1, 2, 0), expected, atol=1e-6)
+        return flow_between
+
+    assert score.value == pytest.approx(evalcrafter(*frames, raft), rel=1e-5)
+    with pytest.raises(DataError, match="242 px"):
+        run("ewarp_evalcrafter", [texture()])
+
+
+def test_ewarp_evalcrafter_sums_over_channels(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vsrbench import flow
+
+    monkeypatch.setattr(flow.Raft, "between", lambda self, a, b, n: np.zeros((128, 128, 2)))
+    frames = [texture(256, 256)] * 2
+    assert run("ewarp_evalcrafter", frames).value == 0
+    frames = [frames[0], frames[0] + np.uint8(6)]
+    expected = 3 * 1000 * (6 / 255) ** 2
+    assert run("ewarp_evalcrafter", frames).value == pytest.approx(expected, rel=1e-5)
 
 
 def test_ewarp_uses_exact_occlusion() -> None:
@@ -363,7 +652,11 @@ def test_bicubic_is_smoother_than_the_ground_truth(shared: Path) -> None:
     soft = [bicubic(bicubic(f, (90, 72)), (360, 288)) for f in gt]
     pair = PairFlow(Dis().estimate(*gt), Dis().estimate(*gt[::-1]))
     of_gt, of_soft = (run("ewarp", f, gt, pair) for f in (gt, soft))
-    assert of_gt.extra == of_soft.extra
+    assert of_gt.extra["valid_ratio"] == of_soft.extra["valid_ratio"]
+    assert of_gt.extra["excess"] == 0
+    assert of_soft.extra["excess"] == pytest.approx(of_soft.value - of_gt.value, abs=1e-9)
+    assert of_soft.extra["excess"] < -0.1 * of_gt.value
+    assert run("profile_roughness", soft * 2, gt * 2).value < 0
     assert 0.7 < of_gt.extra["valid_ratio"] < 1
     assert 0 < of_soft.value < of_gt.value < 20
 
@@ -422,39 +715,45 @@ def backbone(name: str, folder: Path) -> torch.nn.Module:
     return features
 
 
-def package_value(
+def package_values(
     name: str, features: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The package's own network, its backbone taken from `features`."""
-    model = {"lpips": "alexnet", "dists": "vgg16"}[name]
-    monkeypatch.setattr(
-        torchvision.models, model, lambda pretrained: SimpleNamespace(features=features)
-    )
-    if name == "lpips":
-        import lpips
+) -> list[Callable[[np.ndarray, np.ndarray], float]]:
+    """The package's own network and pyiqa's, their backbones taken from `features`."""
+    from pyiqa.archs import dists_arch, lpips_arch
 
-        net = lpips.LPIPS(net="alex", verbose=False)
-    else:
+    for model in ("alexnet", "vgg16"):
+        filled = SimpleNamespace(features=features)
+        monkeypatch.setattr(torchvision.models, model, lambda filled=filled, **options: filled)
+    if name == "dists":
         from DISTS_pytorch import DISTS
 
-        net = DISTS(load_weights=False)
+        nets = [DISTS(load_weights=False), dists_arch.DISTS(pretrained=False)]
         mixing = torch.load(
             Path(sys.modules["DISTS_pytorch"].__file__).with_name("weights.pt"), weights_only=True
         )
-        net.alpha.data, net.beta.data = mixing["alpha"], mixing["beta"]
+        for net in nets:
+            net.alpha.data, net.beta.data = mixing["alpha"], mixing["beta"]
+    else:
+        import lpips
+
+        kind = "vgg" if name == "lpips_vgg" else "alex"
+        nets = [lpips.LPIPS(net=kind, verbose=False), lpips_arch.LPIPS(False, kind)]
+        linear = {k: v for k, v in nets[0].state_dict().items() if k.startswith("lin")}
+        assert not nets[1].load_state_dict(linear, strict=False).unexpected_keys
     monkeypatch.undo()
 
-    def value(a: np.ndarray, b: np.ndarray) -> float:
-        x, y = (torch.from_numpy(f).permute(2, 0, 1)[None] / 127.5 - 1 for f in (a, b))
-        if name == "dists":
-            x, y = (x + 1) / 2, (y + 1) / 2
+    def value(net: torch.nn.Module, a: np.ndarray, b: np.ndarray) -> float:
+        x, y = (torch.from_numpy(f).permute(2, 0, 1)[None] / 255 for f in (a, b))
         with torch.no_grad():
-            return float(net.eval()(x, y))
+            options = {} if name == "dists" else {"normalize": True}
+            return float(net.eval()(x, y, **options))
 
-    return value
+    return [partial(value, net) for net in nets]
 
 
-@pytest.mark.parametrize(("name", "model"), [("lpips", "alexnet"), ("dists", "vgg16")])
+@pytest.mark.parametrize(
+    ("name", "model"), [("lpips", "alexnet"), ("lpips_vgg", "vgg16"), ("dists", "vgg16")]
+)
 def test_learned_metrics_equal_their_packages(
     name: str, model: str, no_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,10 +765,126 @@ def test_learned_metrics_equal_their_packages(
     same = run(name, gt, gt)
     assert same.value == pytest.approx(0, abs=2e-3)
     assert same.value >= 0
-    theirs = package_value(name, features, monkeypatch)
-    expected = [theirs(a, b) for a, b in zip(sr, gt, strict=True)]
-    assert min(expected) > 1e-4
-    assert score.per_frame == pytest.approx(expected, rel=1e-4)
+    for theirs in package_values(name, features, monkeypatch):
+        expected = [theirs(a, b) for a, b in zip(sr, gt, strict=True)]
+        assert min(expected) > 1e-4
+        assert score.per_frame == pytest.approx(expected, rel=1e-4)
+
+
+def test_tlp_compares_the_change_of_the_output_with_that_of_the_truth(no_weights: Path) -> None:
+    backbone("alexnet", no_weights)
+    sr, gt = pan(3), [texture(seed=s) for s in (4, 5, 6)]
+    assert run("tlp", gt, gt).per_frame == (0.0, 0.0)
+    changes = [run("lpips", frames[1:], frames[:-1]).per_frame for frames in (sr, gt)]
+    expected = [100 * abs(o - g) for o, g in zip(*changes, strict=True)]
+    assert min(expected) > 1e-3
+    assert run("tlp", sr, gt).per_frame == pytest.approx(expected, rel=1e-3)
+    assert run("tlp", [sr[0]] * 3, gt).per_frame == pytest.approx(
+        [100 * g for g in changes[1]], rel=1e-3
+    )
+
+
+def picture(size: int = 240) -> np.ndarray:
+    rows = np.linspace(0, 60, size)[:, None, None]
+    return np.clip(soft_texture(size, size) * 0.8 + rows, 0, 255).astype(np.uint8)
+
+
+def tensor(frame: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frame).permute(2, 0, 1)[None] / 255
+
+
+def test_piqe_equals_pyiqa() -> None:
+    import pyiqa
+
+    expected = float(pyiqa.create_metric("piqe", device="cpu")(tensor(picture())))
+    assert run("piqe", [picture()]).value == pytest.approx(expected, abs=1e-4)
+    assert 0 < expected < 100
+
+
+def test_brisque_equals_pyiqa(shared: Path, no_weights: Path) -> None:
+    """With support vectors of another training of the same kind, in pyiqa's layout."""
+    import pyiqa
+
+    rows = (shared / "real/weights/brisque_svm_rehanguha.txt").read_text().split("SV\n")[-1]
+    rows = [line.split() for line in rows.splitlines()]
+    vectors = torch.zeros(len(rows), 36)
+    for vector, (_, *entries) in zip(vectors, rows, strict=True):
+        for index, value in (entry.split(":") for entry in entries):
+            vector[int(index) - 1] = float(value)
+    path = no_weights / "brisque_svm_weights.pth"
+    torch.save((torch.tensor([float(row[0]) for row in rows])[:, None], vectors), path)
+    frame = read(shared / "real/clips-gt/vid4-calendar/001.png")[:240, :320]
+    theirs = pyiqa.create_metric("brisque", device="cpu", pretrained_model_path=str(path))
+    value = run("brisque", [frame]).value
+    assert value == pytest.approx(float(theirs(tensor(frame))), abs=1e-3)
+    assert 0 < value < 100
+    assert run("brisque", [cv2.GaussianBlur(frame, (0, 0), 3)]).value > value
+
+
+def test_musiq_equals_pyiqa(no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyiqa
+    from pyiqa.archs import arch_util
+    from pyiqa.archs.musiq_arch import MUSIQ
+
+    torch.manual_seed(0)
+    path = no_weights / "musiq_koniq_ckpt-e95806b9.pth"
+    torch.save(MUSIQ(pretrained=False).state_dict(), path)
+    monkeypatch.setattr(
+        arch_util, "load_file_from_url", lambda url: str(no_weights / Path(url).name)
+    )
+    expected = float(pyiqa.create_metric("musiq", device="cpu")(tensor(picture())))
+    before = torch.random.get_rng_state()
+    ours = load_metric("musiq")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert ours.score(Sample(0, picture(), None, None, picture(), None)) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def small_clip(vit: bool) -> torch.nn.Module:
+    from pyiqa.archs.clip_model import CLIP
+
+    torch.manual_seed(0)
+    vision = (224, 1, 64, 32) if vit else (64, (1, 1, 1, 1), 8, None)
+    return CLIP(32, *vision, 77, 49408, 64, 1, 1)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_clipiqa_equals_pyiqa(no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyiqa
+    from pyiqa.archs import clip_model
+
+    path = no_weights / "RN50.pt"
+    net = small_clip(vit=False).eval()
+    example = torch.rand(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.long)
+    torch.jit.save(torch.jit.trace(net, example), path)
+    with pytest.raises(DataError, match="not the file that OpenAI published"):
+        load_metric("clipiqa")
+    monkeypatch.setattr(perceptual, "CLIP_RN50_SHA256", sha256_file(path))
+    monkeypatch.setattr(clip_model, "_download", lambda url, root: str(path))
+    expected = float(pyiqa.create_metric("clipiqa", device="cpu")(tensor(picture(96))))
+    assert run("clipiqa", [picture(96)]).value == pytest.approx(expected, rel=1e-5)
+    assert 0 < expected < 1
+
+
+def test_liqe_equals_pyiqa(
+    no_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyiqa
+    from pyiqa.archs import arch_util, liqe_arch
+
+    state = small_clip(vit=True).state_dict()
+    path = no_weights / "liqe_koniq.pt"
+    torch.save({"params": {f"clip_model.{k}": v for k, v in state.items()}}, path)
+    expected = run("liqe", [picture(256)]).value
+    monkeypatch.setattr(liqe_arch, "load", lambda name, device: small_clip(vit=True).eval())
+    monkeypatch.setattr(liqe_arch, "DEFAULT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(arch_util, "load_file_from_url", lambda url: str(path))
+    theirs = pyiqa.create_metric("liqe", device="cpu")
+    assert float(theirs(tensor(picture(256)))) == pytest.approx(expected, rel=1e-5)
+    assert 1 < expected < 5
+    with pytest.raises(DataError, match="224 px"):
+        run("liqe", [picture(200)])
 
 
 def test_weights_are_found_in_torch_hub(
@@ -501,9 +916,48 @@ def test_other_weights_are_refused(no_weights: Path) -> None:
 
 FILES = {
     "lpips": "alexnet-owt-7be5be79.pth",
+    "tlp": "alexnet-owt-7be5be79.pth",
+    "lpips_vgg": "vgg16-397923af.pth",
     "dists": "vgg16-397923af.pth",
     "niqe": "niqe_modelparameters.mat",
+    "musiq": "musiq_koniq_ckpt-e95806b9.pth",
+    "clipiqa": "RN50.pt",
+    "maniqa": "ckpt_koniq10k.pt",
+    "brisque": "brisque_svm_weights.pth",
+    "liqe": "liqe_koniq.pt",
+    "ewarp_evalcrafter": "raft_large_C_T_V1-22a6c225.pth",
 }
+
+
+def test_files_are_those_of_pyiqa() -> None:
+    from pyiqa.archs import brisque_arch, clip_model, liqe_arch, maniqa_arch, musiq_arch, niqe_arch
+
+    theirs = {
+        "niqe": niqe_arch.default_model_urls["url"],
+        "musiq": musiq_arch.default_model_urls["koniq10k"],
+        "maniqa": maniqa_arch.default_model_urls["koniq"],
+        "brisque": brisque_arch.default_model_urls["url"],
+        "liqe": liqe_arch.default_model_urls["koniq"],
+        "clipiqa": clip_model._MODELS["RN50"],
+    }
+    for name, url in theirs.items():
+        assert metrics._REQUIREMENTS[name].url == url
+
+
+def test_no_network_is_noticed_quickly(no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses that swallow what is sent to them: the first host costs 5 s, others 1 s."""
+    monkeypatch.setenv("VSRBENCH_OFFLINE", "0")
+    monkeypatch.setattr(metrics, "_silent", set())
+    swallow = threading.Event()
+    monkeypatch.setattr(metrics.urllib.request, "urlopen", lambda url, timeout: swallow.wait(60))
+    start = time.monotonic()
+    for name in ("lpips", "dists", "musiq", "clipiqa", "maniqa"):
+        error = unavailable(name)
+        assert isinstance(error, MissingError)
+        assert FILES[name] in error.message
+        assert str(Path("torch/hub/checkpoints")) in error.hint
+    swallow.set()
+    assert 4 < time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -565,6 +1019,7 @@ def test_silent_server_does_not_hold_up(
     online: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(metrics, "_silent", set())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         online(f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth")
         start = time.monotonic()

@@ -114,7 +114,7 @@ def cells(records: list[Record], metric: str = "psnr", **choice: Any) -> dict[st
 @pytest.fixture
 def small() -> list[Record]:
     """Every kind of cell: best within noise, tie, failure, untrained, reference, misregistered."""
-    shifted = {"shift": [1, -2], "psnr_at_shift": 31.128}
+    shifted = {"shift": [1, -2], "psnr_at_zero": 28.004, "psnr_at_shift": 31.128}
     return [
         *scores("gt", "psnr", 80, 80, 80),
         *scores("gt", "lpips", 0, 0, 0),

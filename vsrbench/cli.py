@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from vsrbench import __version__
 from vsrbench.errors import INTERRUPTED, MISSING, OK, MissingError, UserError, unknown
@@ -19,16 +19,18 @@ from vsrbench.progress import note, say_error
 from vsrbench.specs import ROOT
 
 if TYPE_CHECKING:
+    from vsrbench.datasets import Dataset
     from vsrbench.runner import Run
     from vsrbench.store import Store
     from vsrbench.summary import Summary
-    from vsrbench.types import MethodCard, Record
+    from vsrbench.types import DatasetSpec, MethodCard, Record
 
 EPILOG = """\
 examples:
   python run_bench.py --methods instavsr,realviformer
   python run_bench.py --methods bicubic,instavsr --input my.mp4 --keep-frames
   python run_bench.py --methods bicubic,weights/RealESRGAN_x4.pth --input lq/ --gt gt/
+  python run_bench.py score --outputs sr/ --gt gt/ --preset dove
   python run_bench.py table --format latex
   python run_bench.py figure profile --clip photo-zoom
 
@@ -69,6 +71,13 @@ def positive(text: str) -> int:
     """A whole number above zero."""
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
     return int(text)
 
 
@@ -120,7 +129,7 @@ def build_parsers() -> dict[str, Parser]:
         "Run video super-resolution methods on test sets or on your own video, score them,\n"
         "measure what they cost, and print a table. Results that are on disk are reused.",
         "run_bench.py [run] --methods A,B [options]\n"
-        "       run_bench.py list|check|table|figure|cost [options]   (each has its own --help)",
+        "       run_bench.py score|list|check|table|figure|cost [options]   (each has its --help)",
     )
     run.add_argument("--version", action="version", version=f"vsrbench {__version__}")
     what = run.add_argument_group("what")
@@ -134,6 +143,40 @@ def build_parsers() -> dict[str, Parser]:
     device(how)  # type: ignore[arg-type]
     how.add_argument("--no-cost", action="store_true", help="leave out the cost pass")
     how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
+    how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
+    how.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    results(how)  # type: ignore[arg-type]
+
+    score = command(
+        "score",
+        "Score frames or videos that exist already, by the code of a run. Without --gt, metrics\n"
+        "that need none; without --lq too, nothing but the outputs themselves is looked at.",
+        "run_bench.py score --outputs PATH [--gt PATH] [--lq PATH] [options]\n"
+        "       run_bench.py score --outputs PATH --dataset NAME [options]",
+    )
+    what = score.add_argument_group("what")
+    clips = "video, folder of frames or of clips"
+    what.add_argument("--outputs", type=Path, required=True, metavar="PATH", help=clips)
+    what.add_argument("--gt", type=Path, metavar="PATH", help="ground truth, laid out alike")
+    what.add_argument("--lq", type=Path, metavar="PATH", help="inputs, laid out alike")
+    what.add_argument("--scale", type=positive, default=4, help="of --lq without --gt (default: 4)")
+    what.add_argument("--dataset", metavar="NAME", help="test set that brings LQ and GT")
+    what.add_argument("--name", help="name in tables (default: that of the file or folder)")
+    how = score.add_argument_group("how")
+    how.add_argument("--metrics", type=names, help="default: all that the data allows")
+    how.add_argument("--preset", help="PSNR and SSIM as in dove, classic-y or strict-rgb")
+    how.add_argument("--border", type=whole, metavar="PX", help="cut from each side (default: 0)")
+    how.add_argument(
+        "--policy",
+        default="refuse",
+        help="outputs of another size than GT: refuse (default), or crop both to what they share: "
+        "center, topleft",
+    )
+    how.add_argument(
+        "--frames", default="all", help="all (default), first-mid-last, or stride:N for every Nth"
+    )
+    how.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown")
+    device(how)  # type: ignore[arg-type]
     how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
     how.add_argument("-q", "--quiet", action="store_true", help="no progress")
     results(how)  # type: ignore[arg-type]
@@ -198,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parsers[name].parse_args(args)
         commands: dict[str, Callable[[argparse.Namespace], int]] = {
             "run": _run,
+            "score": _score,
             "list": _list,
             "check": _check,
             "table": _table,
@@ -223,11 +267,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 # ---------------------------------------------------------------------------------------------
-# run and cost
+# run, score and cost
 
 
 def _run(options: argparse.Namespace) -> int:
-    from vsrbench import datasets, specs, tables
+    from vsrbench import datasets, specs
     from vsrbench.metrics import metric_info
     from vsrbench.runner import Choice, Run
 
@@ -263,15 +307,82 @@ def _run(options: argparse.Namespace) -> int:
             run.missing = True
     if sets:
         run.go(cards, sets)
-        records = list(store.latest().values())
-        shown = [c.name for c in cards] + [specs.GT_CARD.name]
-        for dataset in sets:
-            own = {r.method for r in records if r.dataset == dataset.spec.name}
-            rows = [name for name in shown if name in own]
-            metrics = list(run.wanted(dataset))
-            print(tables.markdown(_summary(options, records, rows, [dataset.spec.name], metrics)))
+        _print_tables(options, run, cards, sets, "markdown")
     _say_counts(run)
     return run.exit_code
+
+
+def _score(options: argparse.Namespace) -> int:
+    from vsrbench import datasets, specs
+    from vsrbench.metrics import metric_info
+    from vsrbench.plan import PRESETS
+    from vsrbench.runner import Choice, Run
+    from vsrbench.types import MethodCard, Weights
+
+    if options.preset and options.preset not in PRESETS:
+        raise unknown("preset", options.preset, PRESETS)
+    if options.policy not in get_args(datasets.Policy):
+        raise unknown("policy", options.policy, get_args(datasets.Policy))
+    datasets.frame_numbers(options.frames, 1)
+    if options.dataset and (options.gt or options.lq):
+        raise UserError("--dataset brings its own LQ and GT", "leave out --gt and --lq")
+    metrics = (*PRESETS.get(options.preset, ()), *(options.metrics or ()))
+    for metric in metrics:
+        metric_info(metric)
+    title = options.name or options.outputs.resolve().stem
+    name = datasets.safe_name(title)
+    if name in {specs.GT_CARD.name, *specs.method_files(options.root)}:
+        raise UserError(f"'{name}' is the name of a method here", "choose another with --name")
+    store = _store(options)
+    store.prepare()
+    targets: datasets.Dataset | Path | None = options.gt
+    if options.dataset:
+        spec = specs.dataset_spec(options.root, options.dataset)
+        targets = datasets.open_dataset(spec, note)
+    elif options.lq:
+        targets = datasets.open_input(options.lq, options.gt, options.scale)
+    found = datasets.open_outputs(
+        options.outputs, targets, options.policy, options.frames, options.border
+    )
+    cards = [
+        MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames", scale=0),
+    ]
+    if any(clip.lq for clip in found.clips):
+        cards.insert(0, specs.method_card(options.root, "bicubic"))
+    choice = Choice(
+        root=options.root,
+        device=_device(options.device),
+        metrics=tuple(dict.fromkeys(metrics)),
+        fresh=options.fresh,
+        quiet=options.quiet,
+        with_cost=False,
+    )
+    run = Run(choice, store)
+    run.go(cards, [found])
+    _print_tables(options, run, cards, [found], options.format)
+    _say_counts(run)
+    return run.exit_code
+
+
+def _print_tables(
+    options: argparse.Namespace,
+    run: Run,
+    cards: Sequence[MethodCard],
+    sets: Sequence[Dataset],
+    form: str,
+) -> None:
+    """One table for each data set: what this run asked for, whether new or reused."""
+    from vsrbench import specs
+
+    latest = run.store.latest().values()
+    records = [r for r in latest if r.kind == "cost" or r.key in run.keys]
+    shown = [c.name for c in cards] + [specs.GT_CARD.name]
+    for dataset in sets:
+        own = {r.method for r in records if r.dataset == dataset.spec.name}
+        rows = [name for name in shown if name in own]
+        name, metrics = dataset.spec.name, list(run.wanted(dataset))
+        summary = _summary(options, records, rows, [name], metrics, {name: dataset.spec})
+        print(_formatted(summary, form))
 
 
 def _cost(options: argparse.Namespace) -> int:
@@ -344,23 +455,28 @@ def _summary(
     methods: list[str] | None,
     datasets: list[str] | None,
     metrics: list[str] | None,
+    own: Mapping[str, DatasetSpec] | None = None,
 ) -> Summary:
+    """The summary of these records; `own` are specs that no file declares."""
     from vsrbench import specs
     from vsrbench.summary import summarise
 
     known = {
         name: specs.dataset_spec(options.root, name) for name in specs.dataset_files(options.root)
     }
-    return summarise(records, methods, datasets, metrics, known)
+    return summarise(records, methods, datasets, metrics, known | dict(own or {}))
+
+
+def _formatted(summary: Summary, form: str) -> str:
+    from vsrbench import tables
+
+    return {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv}[form](summary)
 
 
 def _table(options: argparse.Namespace) -> int:
-    from vsrbench import tables
-
     records = _store(options).require()
     summary = _summary(options, records, options.methods, options.datasets, options.metrics)
-    formats = {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv}
-    text = formats[options.format](summary)
+    text = _formatted(summary, options.format)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
@@ -460,5 +576,9 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
     else:
         for name, info in metrics.METRICS.items():
             unit = f" in {info.unit}" if info.unit else ""
-            row(name, f"{info.title}{unit}, {info.better} is better", metrics.unavailable(name, fetch=False))
+            row(
+                name,
+                f"{info.title}{unit}, {info.better} is better",
+                metrics.unavailable(name, fetch=False),
+            )
     return rows

@@ -182,7 +182,7 @@ def _attach(clip: Clip, path: Path, policy: Policy, rule: str, border_px: int | 
         clip,
         count=len(chosen),
         size=lq_size,
-        digest=digest([clip.digest, chosen, window]) if cut else clip.digest,
+        digest=digest([clip.digest, cut, window]) if cut else clip.digest,
         lq=View(clip.lq, chosen, lq_at, lq_size) if clip.lq and cut else clip.lq,
         gt=View(clip.gt, chosen, at, common) if clip.gt is not None and cut else clip.gt,
         flow=None if cut else clip.flow,
@@ -235,7 +235,7 @@ def _wxh(size: Size) -> str:
 def _adhoc(path: Path, kind: Literal["real", "synthetic"], scale: int) -> DatasetSpec:
     """The spec of a set that is named after its path."""
     name = path.resolve().stem if path.is_file() else path.resolve().name
-    return DatasetSpec(name=_safe(name), version=1, title=name, kind=kind, scale=scale)
+    return DatasetSpec(name=safe_name(name), version=1, title=name, kind=kind, scale=scale)
 
 
 def _bare_clip(spec: DatasetSpec, name: str, path: Path, what: str) -> Clip:
@@ -254,7 +254,7 @@ def _bare_clip(spec: DatasetSpec, name: str, path: Path, what: str) -> Clip:
     )
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A name that is one plain path component."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "clip"
 
@@ -267,7 +267,7 @@ def _clips_below(path: Path) -> dict[str, Path]:
     if not path.exists():
         raise MissingError(f"no file or folder at {path}", "check the path")
     if path.is_file() or any(p.suffix.lower() in frames.IMAGE_SUFFIXES for p in path.iterdir()):
-        return {_safe(path.resolve().stem if path.is_file() else path.resolve().name): path}
+        return {safe_name(path.resolve().stem if path.is_file() else path.resolve().name): path}
     inside = sorted(
         p
         for p in path.iterdir()
@@ -278,7 +278,7 @@ def _clips_below(path: Path) -> dict[str, Path]:
             f"{path} holds no frames and no clips",
             "expected images, video files, or one folder of images per clip",
         )
-    return {_safe(p.stem if p.is_file() else p.name): p for p in inside}
+    return {safe_name(p.stem if p.is_file() else p.name): p for p in inside}
 
 
 def _pair(spec: DatasetSpec, lq: dict[str, Path], gt: dict[str, Path] | None) -> Dataset:

@@ -154,7 +154,8 @@ class Farneback:
         """F_{a->b} of two frames of one size."""
         grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)]
         flow: FlowField = cv2.calcOpticalFlowFarneback(
-            *grey,
+            grey[0],
+            grey[1],
             None,
             pyr_scale=0.5,
             levels=3,

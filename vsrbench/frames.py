@@ -6,7 +6,10 @@ Every frame is a uint8 RGB array H x W x 3, whatever the file holds:
   samples become round(v / 257), EXIF orientation is ignored. Float samples are refused.
 - Video: YUV becomes full-range RGB by the matrix and range that the stream declares. An undeclared
   range means limited; an undeclared matrix means BT.709 where the shorter side has 720 px or more,
-  else BT.601. Chroma is upsampled bicubically from the declared sample position. The display
+  else BT.601. Subsampled chroma is repeated over its pixels, as FFmpeg, PyAV and OpenCV do unless
+  told otherwise: the same file gives the same pixels, hence the same scores, as their readers.
+  Files disagree on where those samples lie (H.264 says left, most encoders fed with RGB average
+  pairs), so no filter would be right for all. Full-resolution chroma stays whole. The display
   matrix (rotation, mirroring) is applied; pixel aspect ratio is ignored; HDR transfer curves are
   refused. Frames come in display order as decoded: none is dropped or repeated to even out the
   frame rate.
@@ -416,9 +419,7 @@ def _to_rgb(path: Path, picture: VideoFrame) -> Frame:
     full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
     rgb = picture.to_ndarray(
         format="rgb24",
-        interpolation=Interpolation.BICUBIC
-        | Interpolation.ACCURATE_RND
-        | Interpolation.FULL_CHR_H_INT,
+        interpolation=Interpolation.BICUBIC,  # the default of swscale, whatever PyAV's is
         src_colorspace=matrix,
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,

@@ -10,7 +10,7 @@ from vsrbench import keys, weights
 from vsrbench.datasets import Dataset
 from vsrbench.errors import UserError
 from vsrbench.method import at_scale, check_size
-from vsrbench.metrics import METRICS
+from vsrbench.metrics import METRICS, own_flow
 from vsrbench.specs import GT_CARD
 from vsrbench.types import Clip, MethodCard, MetricInfo, Record
 
@@ -54,7 +54,7 @@ class Job:
 
     def quality_key(self, metric: MetricInfo) -> str:
         """Identity of one score."""
-        flow = self.flow if "flow" in metric.needs else ""
+        flow = self.flow if "flow" in metric.needs else own_flow(metric.name)
         return keys.quality_key(self.output_key, metric, self.clip.border_px, flow)
 
 

@@ -89,7 +89,7 @@ class Run:
         Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
         """
         clips = dataset.clips
-        alone = all(clip.gt is None and not clip.lq for clip in clips)
+        alone = bool(clips) and all(clip.gt is None and not clip.lq for clip in clips)
         return (
             self.choice.metrics
             or dataset.spec.metrics

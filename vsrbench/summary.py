@@ -16,7 +16,7 @@ from typing import Any, Literal
 from scipy.special import stdtrit
 
 from vsrbench.errors import unknown
-from vsrbench.metrics import METRICS
+from vsrbench.metrics import METRICS, identical_scores
 from vsrbench.types import DatasetSpec, Measurement, MetricInfo, Origin, Record, Size
 
 Mark = Literal["", "best", "second"]
@@ -136,6 +136,8 @@ class Block:
     """Methods in the order asked for, GT last."""
     border_px: int | None = None
     """GT pixels cut from each side before per-frame metrics; None when unknown."""
+    scored_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was scored of each clip -> titles of the metrics scored on it."""
     flows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Flow estimator -> titles of the metrics that used it."""
     setting: str = ""
@@ -271,7 +273,8 @@ def _block(
     scores = [metric_column(m) for m in wanted]
     cost = {h.method: costs[h.method, empty.size] for h in heads if (h.method, empty.size) in costs}
     measured = {m: r.measurement for m, r in cost.items() if r.measurement and r.status == "ok"}
-    parts, notes = _cost_parts(empty.size, cost, measured)
+    has_lq = empty.scale > 0 or not empty.dataset
+    parts, notes = _cost_parts(empty.size, has_lq, cost, measured)
     setting = Counter(map(setting_text, measured.values())).most_common(1)[0][0] if measured else ""
 
     table = {(r.method, r.clip, r.metric): r for r in quality}
@@ -289,17 +292,21 @@ def _block(
         )
     columns = (*scores, *parts.values())
     used = [r for r in quality if r.method in names and r.metric in wanted and r.status == "ok"]
+    others = [r for r in used if r.method != GT]  # test sets share GT between clips
     flows: dict[str, dict[str, None]] = {}
+    scored_on: dict[str, dict[str, None]] = {}
     for r in used:
+        scored_on.setdefault(_extent(r, empty.border_px), {})[METRICS[r.metric].title] = None
         if r.extra.get("flow"):
             flows.setdefault(str(r.extra["flow"]), {})[METRICS[r.metric].title] = None
     return replace(
         empty,
         columns=columns,
         rows=_ranked(rows, columns),
+        scored_on={text: tuple(metrics) for text, metrics in scored_on.items()},
         flows={name: tuple(metrics) for name, metrics in flows.items()},
         setting=setting,
-        notes=(*_shifts(quality), *notes),
+        notes=(*_shifts(quality), *identical_scores(others), *notes),
         runs=tuple(sorted({r.run_id for r in (*used, *cost.values())})),
     )
 
@@ -319,7 +326,19 @@ def _made_by(r: Record) -> tuple[Any, ...]:
 
 
 def _scored_on(r: Record) -> tuple[Any, ...]:
-    return (r.clip_digest, r.metric_version, r.extra.get("flow"))
+    return (r.clip_digest, r.metric_version, r.extra.get("flow"), r.extra.get("protocol"))
+
+
+def _extent(r: Record, border_px: int | None) -> str:
+    """What was scored of a clip: which frames, and what was cut from them."""
+    protocol = r.extra.get("protocol", {})
+    rule = protocol.get("frames", "all")
+    named = {"all": "all frames", "first-mid-last": "the first, middle and last frame"}
+    text = f"{named.get(rule, f'frames by the rule {rule}')} as 8-bit RGB"
+    if "crop" in protocol:
+        text += f", sizes that differ cropped to what they share ({protocol['crop']})"
+    border = protocol.get("border_px", border_px)
+    return text + {None: "", 0: ", no border cut"}.get(border, f", {border} px cut from each side")
 
 
 def _score(
@@ -365,11 +384,11 @@ def _why(record: Record) -> str:
 
 
 def _cost_parts(
-    size: Size, cost: Mapping[str, Record], measured: Mapping[str, Measurement]
+    size: Size, has_lq: bool, cost: Mapping[str, Record], measured: Mapping[str, Measurement]
 ) -> tuple[dict[str, Column], list[str]]:
     """The cost columns worth printing, and a note for what was left out."""
     if not cost:
-        return {}, [f"Cost: not measured at LQ {size_text(size)}."]
+        return {}, [f"Cost: not measured at LQ {size_text(size)}."] if has_lq else []
     parts = dict(COST)
     if measured and all(m.vram_peak_mib is None for m in measured.values()):
         del parts["vram_peak_mib"]
@@ -428,14 +447,16 @@ def _close(a: Cell, b: Cell) -> bool:
 
 
 def _shifts(quality: Iterable[Record]) -> list[str]:
-    """A warning for each clip on which bicubic fits GT better after a whole-pixel shift."""
+    """A warning for each clip on which bicubic, or outputs of others, fit GT better shifted."""
     notes = []
     for r in sorted(quality, key=lambda r: r.clip):
         dy, dx = r.extra.get("shift", (0, 0))
-        if (r.method, r.metric) == (BASELINE, "psnr") and r.value is not None and (dy or dx):
+        if dy or dx:
+            what = "LQ" if r.method == BASELINE else r.title
             notes.append(
-                f"Registration: LQ and GT of clip '{r.clip}' are not aligned; {r.title} has "
-                f"{r.value:.2f} dB, and {r.extra['psnr_at_shift']:.2f} dB when shifted by "
-                f"{dy:+d} rows and {dx:+d} columns."
+                f"Registration: {what} and GT of clip '{r.clip}' are not aligned; {r.title} lies "
+                f"{dy:+g} px down and {dx:+g} px right of GT. Its middle frame has "
+                f"{r.extra['psnr_at_zero']:.2f} dB as it is, {r.extra['psnr_at_shift']:.2f} dB "
+                "shifted back."
             )
     return notes

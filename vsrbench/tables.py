@@ -15,7 +15,7 @@ from vsrbench.types import Origin
 LEGEND: Mapping[Origin, str] = {
     "official": "the file the authors published",
     "trained_here": "trained in this repository, not by the authors, see the card",
-    "user": "a checkpoint the user supplied, origin unknown here",
+    "user": "supplied by the user, origin unknown here",
     "random": "random weights, only the cost means anything",
 }
 RUNS_SHOWN = 3
@@ -119,11 +119,14 @@ def csv(summary: Summary) -> str:
     """Long form: one line for each method and metric or cost, at full precision.
 
     Missing values are empty and have a reason. `clips` of `of` clips have a score; both are empty
-    for cost, which was measured at the LQ size of the line.
+    for cost, which was measured at the LQ size of the line. `scored_on` says which frames were
+    scored and what was cut from them.
     """
     out = io.StringIO()
     writer = csv_module.writer(out, lineterminator="\n")
-    names = "dataset,method,weights,metric,unit,mean,ci95,clips,of,reason,lq_width,lq_height"
+    names = (
+        "dataset,method,weights,metric,unit,mean,ci95,clips,of,reason,lq_width,lq_height,scored_on"
+    )
     writer.writerow(names.split(","))
     for block in summary.blocks:
         for row in block.rows:
@@ -131,8 +134,11 @@ def csv(summary: Summary) -> str:
                 cell = row.cells[column.name]
                 coverage = [len(cell.clips), cell.of] if cell.of else ["", ""]
                 start = [block.dataset, row.method, row.origin, column.name, column.unit]
+                extent = [
+                    text for text, titles in block.scored_on.items() if column.title in titles
+                ]
                 line = [*start, cell.value, cell.ci95, *coverage, cell.note, *block.size[::-1]]
-                writer.writerow(line)
+                writer.writerow([*line, "; ".join(extent)])
     return out.getvalue()
 
 
@@ -172,11 +178,10 @@ def _caption(block: Block, provenance: str) -> list[str]:
     if block.dataset:
         lengths = sorted(set(block.clips.values()))
         each = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-        border = {None: "", 0: ", no border cut"}.get(
-            block.border_px, f", {block.border_px} px cut from each side"
-        )
         said.append(f"Means over {_count(len(block.clips), 'clip')} of {each} frames.")
-        said.append(f"Scored on all frames as 8-bit RGB{border}.")
+        for extent, metrics in block.scored_on.items():
+            which = f"{', '.join(metrics)}: s" if len(block.scored_on) > 1 else "S"
+            said.append(f"{which}cored on {extent}.")
     if any(cell.ci95 is not None for cell in cells):
         said.append("±: 95 % Student-t interval over clips.")
     if any(cell.mark for cell in cells):

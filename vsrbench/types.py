@@ -240,8 +240,8 @@ class Score:
     """Mean over frames or pairs, in the printed unit."""
     per_frame: tuple[float, ...]
     """One value a frame (span frame) or a pair (span pair)."""
-    extra: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that belong beside it, such as valid_ratio."""
+    extra: Mapping[str, float | str] = field(default_factory=dict)
+    """What belongs beside it, such as valid_ratio."""
 
 
 class Metric(Protocol):

@@ -28,7 +28,6 @@ from methods.spynet import SpyNet, warp
 
 SCALE = 4
 REACH = 2  # neighbours on each side of the centre frame
-UNSHUFFLE = 2  # the UNet's finest level works at half the LQ size
 
 
 def group_count(channels: int) -> int:
@@ -213,6 +212,7 @@ class UNet(nn.Module):
         mid_heads: int,
         layers: int,
         window: int,
+        norm_out: bool,
     ) -> None:
         super().__init__()
         last = len(channels) - 1
@@ -230,7 +230,7 @@ class UNet(nn.Module):
             cins = [(width if k == 0 else c) + skips.pop() for k in range(layers + 1)]
             self.up_blocks.append(UpBlock(cins, c, 1e-5, i > 0, h, window))
             width = c
-        self.conv_norm_out = group_norm(width, 1e-5)
+        self.conv_norm_out = group_norm(width, 1e-5) if norm_out else nn.Identity()
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -246,13 +246,19 @@ class UNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The thin VAE decoder. (b, channels[0], h, w) -> (b, 3, 8h, 8w) for four channel widths.
+    """The thin VAE decoder. (b, channels[0], h, w) -> (b, 3, sh, sw).
 
-    channels: width of each up block in the order of use; all but the last double the size.
+    channels: width of each up block in the order of use; all but the last double the size, so that
+    s is 8 for four widths and 4 for three.
     """
 
     def __init__(
-        self, channels: Sequence[int], layers: int, mid_attention: bool, window: int
+        self,
+        channels: Sequence[int],
+        layers: int,
+        mid_attention: bool,
+        window: int,
+        norm_out: bool,
     ) -> None:
         super().__init__()
         width, last = channels[0], len(channels) - 1
@@ -263,7 +269,7 @@ class Decoder(nn.Module):
             cins = [width] + [c] * layers
             self.up_blocks.append(UpBlock(cins, c, 1e-6, i < last, heads=0, window=0))
             width = c
-        self.conv_norm_out = group_norm(width, 1e-6)
+        self.conv_norm_out = group_norm(width, 1e-6) if norm_out else nn.Identity()
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -292,8 +298,11 @@ class Backbone(nn.Module):
     channels, heads, layers: width, attention heads (0 = no attention) of each UNet level from fine
     to coarse, and resnets per level; mid_heads: heads at the bottom. decoder_channels: widths from
     coarse to fine, `decoder_layers` + 1 resnets each. window: largest side of an attention window
-    in tokens (0 = global). residual: add the result to the bicubic image, which is where training
-    then starts from; otherwise match the colours of the input. extra_channels: see `forward`.
+    in tokens (0 = global). unshuffle: the UNet's finest level works at LQ size over this; at 1 a
+    thin decoder need not find positions in channels, and has one width less. residual: add the
+    result to the bicubic image, which is where training then starts from, and leave out the two
+    output norms, since they take away how much contrast there is to add; otherwise match the
+    colours of the input, which puts it back. extra_channels: see `forward`.
 
     The defaults are the full network: 443,695,696 + 2,626,048 + 9,751,939 parameters.
     LQ sides must be multiples of `multiple_of`.
@@ -309,13 +318,16 @@ class Backbone(nn.Module):
         decoder_layers: int = 2,
         decoder_mid_attention: bool = True,
         window: int = 0,
+        unshuffle: int = 2,
         residual: bool = False,
         extra_channels: int = 0,
     ) -> None:
         super().__init__()
-        self.residual = residual
-        self.multiple_of = UNSHUFFLE * 2 ** (len(channels) - 1)
-        self.image_channels = 3 * UNSHUFFLE**2
+        if 2 ** (len(decoder_channels) - 1) != SCALE * unshuffle:
+            raise ValueError(f"{len(decoder_channels)} decoder widths do not undo x{unshuffle}")
+        self.residual, self.unshuffle = residual, unshuffle
+        self.multiple_of = unshuffle * 2 ** (len(channels) - 1)
+        self.image_channels = 3 * unshuffle**2
         self.unet = UNet(
             self.image_channels + extra_channels,
             decoder_channels[0],
@@ -324,8 +336,15 @@ class Backbone(nn.Module):
             mid_heads,
             layers,
             window,
+            norm_out=not residual,
         )
-        self.decoder = Decoder(decoder_channels, decoder_layers, decoder_mid_attention, window)
+        self.decoder = Decoder(
+            decoder_channels,
+            decoder_layers,
+            decoder_mid_attention,
+            window,
+            norm_out=not residual,
+        )
         nn.init.zeros_(self.unet.conv_in.weight[:, self.image_channels :].detach())
         if residual:
             for parameter in self.decoder.conv_out.parameters():
@@ -334,10 +353,10 @@ class Backbone(nn.Module):
     def forward(self, lq: Tensor, extra: Tensor | None = None) -> Tensor:
         """Super-resolve `lq` (b, 3, h, w) in 0..1 to (b, 3, 4h, 4w) around 0..1, not clamped.
 
-        extra: (b, extra_channels, h/2, w/2), joined to the unshuffled image.
+        extra: (b, extra_channels, h/u, w/u) with u = unshuffle, joined to the unshuffled image.
         """
         x = 2 * lq - 1
-        features = F.pixel_unshuffle(x, UNSHUFFLE)
+        features = F.pixel_unshuffle(x, self.unshuffle)
         if extra is not None:
             features = torch.cat((features, extra), 1)
         y = self.decoder(self.unet(features))
@@ -438,9 +457,10 @@ class InstaVSR(nn.Module):
             **backbone,
         }
         self.feedback = feedback
-        extra = 3 * UNSHUFFLE**2 * 2 * REACH
+        cells = backbone.get("unshuffle", 2) ** 2
+        extra = 3 * cells * 2 * REACH
         if feedback == "detail":
-            extra += 3 * (UNSHUFFLE * SCALE) ** 2
+            extra += 3 * cells * SCALE**2
         self.spynet = SpyNet(tuple(flow_widths), flow_levels)
         self.backbone = Backbone(**backbone, extra_channels=extra)
 
@@ -501,10 +521,11 @@ class InstaVSR(nn.Module):
     ) -> Tensor:
         """Super-resolve `centre` (b, 3, h, w), given its neighbours on each side, nearest first."""
         aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
-        extra = F.pixel_unshuffle(2 * aligned - 1, UNSHUFFLE)
+        unshuffle = self.backbone.unshuffle
+        extra = F.pixel_unshuffle(2 * aligned - 1, unshuffle)
         if self.feedback == "detail":
             detail = self._align_detail(centre, past)
-            extra = torch.cat((extra, F.pixel_unshuffle(2 * detail, UNSHUFFLE * SCALE)), 1)
+            extra = torch.cat((extra, F.pixel_unshuffle(2 * detail, unshuffle * SCALE)), 1)
         return self.backbone(centre, extra)
 
     @staticmethod

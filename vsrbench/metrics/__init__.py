@@ -446,7 +446,7 @@ class _Requirement:
 
 _PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
 _CLIP = "https://openaipublic.azureedge.net/clip/models"
-_RN50 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+CLIP_RN50_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 _ALEXNET = _Requirement(
     "lpips",
     "lpips",
@@ -466,7 +466,9 @@ _REQUIREMENTS: Mapping[str, _Requirement] = {
     "dists": _Requirement("DISTS_pytorch", "DISTS-pytorch", _VGG, sha256="397923af"),
     "niqe": _pyiqa("niqe_modelparameters.mat", also=("niqe_pris_params.npz",)),
     "musiq": _pyiqa("musiq_koniq_ckpt-e95806b9.pth", "e95806b9"),
-    "clipiqa": _Requirement("pyiqa", "pyiqa", f"{_CLIP}/{_RN50}/RN50.pt", sha256=_RN50),
+    "clipiqa": _Requirement(
+        "pyiqa", "pyiqa", f"{_CLIP}/{CLIP_RN50_SHA256}/RN50.pt", sha256=CLIP_RN50_SHA256
+    ),
     "maniqa": _pyiqa("ckpt_koniq10k.pt"),
     "brisque": _pyiqa("brisque_svm_weights.pth"),
     "piqe": _pyiqa(),
@@ -539,7 +541,7 @@ def find_weights(name: str) -> Path:
 
 
 def _weights(need: _Requirement, fetch: bool) -> Path:
-    """Look in $VSRBENCH_WEIGHTS, torch hub's checkpoints, pyiqa's and CLIP's caches; else download."""
+    """Look in $VSRBENCH_WEIGHTS, torch hub's checkpoints, pyiqa's and CLIP's caches; else fetch."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     hub = Path(os.environ.get("TORCH_HOME") or Path(cache, "torch")).expanduser() / "hub"
     folder = hub / "checkpoints"
@@ -643,14 +645,13 @@ def identical_scores(records: Iterable[Record]) -> list[str]:
     """
     alike: dict[tuple[str, str, str, float], dict[str, None]] = {}
     for r in records:
-        if r.kind == "quality" and r.status == "ok" and r.value and r.metric in METRICS:
-            if r.value not in METRICS[r.metric].range:
-                alike.setdefault((r.dataset, r.title, r.metric, r.value), {})[r.clip] = None
+        if r.status == "ok" and r.metric in METRICS and r.value:
+            alike.setdefault((r.method, r.dataset, r.metric, r.value), {})[r.clip] = None
     return [
-        f"{title} has {METRICS[metric].title} {value:.{METRICS[metric].decimals}f} on each of "
+        f"{method} has {METRICS[metric].title} {value:.{METRICS[metric].decimals}f} on each of "
         f"{dataset}/{', '.join(clips)}, equal to the last digit: are these the same frames?"
-        for (dataset, title, metric, value), clips in alike.items()
-        if len(clips) > 1
+        for (method, dataset, metric, value), clips in alike.items()
+        if len(clips) > 1 and value not in METRICS[metric].range
     ]
 
 

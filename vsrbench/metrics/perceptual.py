@@ -1,14 +1,17 @@
-"""Perceptual metrics: LPIPS and DISTS against the ground truth, NIQE without reference.
+"""Perceptual metrics: LPIPS, DISTS and tLP against the ground truth, the rest without reference.
 
-The networks come from the packages that define them. Their backbones are filled from a file that
-was found beforehand, so that nothing is downloaded behind the user's back.
+The networks come from the packages that define them. They are filled from files that were found
+beforehand, so that nothing is downloaded or unpickled behind the user's back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import math
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,8 +23,9 @@ import torch
 import torchvision
 
 from vsrbench.errors import DataError
-from vsrbench.metrics import MeanMetric, at_least, find_weights, gt_of
-from vsrbench.types import Sample
+from vsrbench.keys import sha256_file
+from vsrbench.metrics import CLIP_RN50_SHA256, MeanMetric, at_least, find_weights, gt_of
+from vsrbench.types import MetricInfo, Sample
 from vsrbench.weights import load_strictly, read_checkpoint
 
 if TYPE_CHECKING:
@@ -59,8 +63,9 @@ def _build(make: Callable[[], Any], backbone: str, path: Path) -> Any:
 def _lpips(path: Path, device: str) -> Any:
     import lpips
 
-    net = _build(lambda: lpips.LPIPS(net="alex", verbose=False), "alexnet", path)
-    return net.requires_grad_(False).to(device)
+    net, backbone = ("vgg", "vgg16") if path.name.startswith("vgg") else ("alex", "alexnet")
+    made = _build(lambda: lpips.LPIPS(net=net, verbose=False), backbone, path)
+    return made.requires_grad_(False).to(device)
 
 
 @functools.cache
@@ -75,39 +80,160 @@ def _dists(path: Path, device: str) -> Any:
     return net.eval().requires_grad_(False).to(device)
 
 
-@functools.cache
-def _niqe_model(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (36) and covariance (36 x 36) of pristine pictures, from the .mat or BasicSR's .npz."""
+def _niqe(path: Path, device: str) -> Any:
+    """NIQE with the pristine model of the .mat file, or of BasicSR's .npz."""
+    from pyiqa.archs.niqe_arch import calculate_niqe
+
     if path.suffix == ".npz":
         with np.load(path) as file:
-            mean, covariance = file["mu_pris_param"], file["cov_pris_param"]
+            model = file["mu_pris_param"], file["cov_pris_param"]
     else:
         file = scipy.io.loadmat(path)
-        mean, covariance = file["mu_prisparam"], file["cov_prisparam"]
-    return torch.from_numpy(mean.ravel()), torch.from_numpy(covariance)
+        model = file["mu_prisparam"], file["cov_prisparam"]
+    mean, covariance = torch.from_numpy(model[0].ravel()), torch.from_numpy(model[1])
+
+    def niqe(picture: torch.Tensor) -> torch.Tensor:
+        rows, columns = (side // 96 for side in picture.shape[2:])
+        if rows * columns < 2:
+            raise DataError("needs at least two blocks of 96x96 px")
+        try:
+            score = calculate_niqe(picture, mu_pris_param=mean, cov_pris_param=covariance)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # all blocks are flat
+            score = torch.tensor(math.nan)
+        return torch.as_tensor(score)
+
+    return niqe
+
+
+def _brisque(path: Path, device: str) -> Any:
+    """BRISQUE with the support vectors of pyiqa's file: a pair (coefficients, vectors)."""
+    from pyiqa.archs.brisque_arch import brisque
+
+    coefficients, vectors = torch.load(path, map_location=device, weights_only=True)
+    return functools.partial(brisque, sv_coef=coefficients, sv=vectors)
+
+
+def _piqe(path: None, device: str) -> Any:
+    from pyiqa.archs.piqe_arch import piqe
+
+    # It also returns maps of what it found.
+    return lambda picture: piqe(picture)[0]
+
+
+def _musiq(path: Path, device: str) -> Any:
+    return _pyiqa("musiq", device, path)
+
+
+def _maniqa(path: Path, device: str) -> Any:
+    """The file of MANIQA holds its backbone too, so timm is kept from fetching that."""
+    import timm
+
+    bare = functools.partial(timm.create_model, pretrained=False)
+    with mock.patch.object(timm, "create_model", lambda name, pretrained: bare(name)):
+        return _pyiqa("maniqa", device, path)
+
+
+def _clipiqa(path: Path, device: str) -> Any:
+    """CLIP is published as a TorchScript archive, which holds code: only the known file is run."""
+    if sha256_file(path) != CLIP_RN50_SHA256:
+        raise DataError(f"{path} is not the file that OpenAI published", "fetch it again")
+    return _pyiqa("clipiqa", device, backbone=str(path))
+
+
+def _liqe(path: Path, device: str) -> Any:
+    """The file of LIQE holds all of its tuned CLIP; no other is needed."""
+    from pyiqa.archs import liqe_arch
+    from pyiqa.archs.clip_model import build_model
+
+    state, _ = read_checkpoint(path)
+    state = {k.removeprefix("clip_model."): v for k, v in state.items()}
+    # Building rounds to half precision, as CLIP itself was published; loading again undoes it.
+    clip = build_model(dict(state)).float()
+    load_strictly(clip, state, "liqe")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(liqe_arch, "load", return_value=clip),
+        mock.patch.object(liqe_arch, "DEFAULT_CACHE_DIR", folder),
+    ):
+        return _pyiqa("liqe", device)
+
+
+def _pyiqa(name: str, device: str, path: Path | None = None, **options: Any) -> Any:
+    """A metric of pyiqa under its name there, built without download, filled from `path`."""
+    from pyiqa.models.inference_model import InferenceModel
+
+    # The constructors draw random numbers and print.
+    with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+        model = InferenceModel(name, device=device, pretrained=False, **options)
+    if path is not None:
+        state, _ = read_checkpoint(path)
+        load_strictly(model.net, {k.removeprefix("module."): v for k, v in state.items()}, name)
+    return model.requires_grad_(False)
+
+
+_MODELS: Mapping[str, tuple[int, Callable[..., Any]]] = {
+    "niqe": (96, _niqe),
+    "musiq": (32, _musiq),
+    "clipiqa": (32, _clipiqa),
+    "maniqa": (224, _maniqa),
+    "brisque": (32, _brisque),
+    "piqe": (32, _piqe),
+    "liqe": (224, _liqe),
+}
+"""Smallest side in px, and what makes of (file, device) a function of 1 x 3 x H x W in 0..1."""
+
+
+@functools.cache
+def _model(name: str, path: Path | None, device: str) -> Any:
+    return _MODELS[name][1](path, device)
 
 
 class LPIPS(MeanMetric):
-    """LPIPS v0.1 with AlexNet of each frame. Zhang et al., CVPR 2018."""
+    """LPIPS v0.1 of each frame, with AlexNet or VGG-16. Zhang et al., CVPR 2018."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        super().__init__(device)
-        self._net = _lpips(find_weights("lpips"), device)
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._net = _lpips(find_weights(info.name), device)
 
-    @torch.inference_mode()
     def score(self, sample: Sample) -> float:
         """LPIPS of this frame."""
-        at_least(32, sample.sr)
-        sr, gt = (_tensor(f, self.device) for f in (sample.sr, gt_of(sample)))
-        return float(self._net(sr, gt, normalize=True))
+        return self.distance(sample.sr, gt_of(sample))
+
+    @torch.inference_mode()
+    def distance(self, a: Frame, b: Frame) -> float:
+        """LPIPS of two uint8 frames of one size. Raises DataError below 32 px."""
+        at_least(32, a)
+        return float(self._net(*(_tensor(f, self.device) for f in (a, b)), normalize=True))
+
+
+class TLP(MeanMetric):
+    """tLP of each pair: how unlike the LPIPS between frames is to that of the ground truth.
+
+    100 |LPIPS(g_(t-1), g_t) - LPIPS(o_(t-1), o_t)|. Chu et al., ACM TOG 2020.
+    """
+
+    fewest = "two frames"
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._lpips = LPIPS(info, device)
+        self._previous: tuple[Frame, Frame] | None = None
+
+    def score(self, sample: Sample) -> float | None:
+        """Difference of the pair that this frame ends."""
+        previous, self._previous = self._previous, (sample.sr, gt_of(sample))
+        if previous is None:
+            return None
+        own, true = map(self._lpips.distance, previous, self._previous)
+        return 100 * abs(own - true)
 
 
 class DISTS(MeanMetric):
     """DISTS of each frame. Ding et al., IEEE TPAMI 2020."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        super().__init__(device)
-        self._net = _dists(find_weights("dists"), device)
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._net = _dists(find_weights(info.name), device)
 
     @torch.inference_mode()
     def score(self, sample: Sample) -> float:
@@ -117,25 +243,16 @@ class DISTS(MeanMetric):
         return max(0.0, float(self._net(sr, gt)))
 
 
-class NIQE(MeanMetric):
-    """NIQE of each frame as pyiqa computes it. Mittal et al., IEEE SPL 2013."""
+class NoReference(MeanMetric):
+    """A metric of pyiqa that looks at each frame alone."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        super().__init__(device)
-        self._mean, self._covariance = _niqe_model(find_weights("niqe"))
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        path = find_weights(info.name) if "weights" in info.needs else None
+        self._model = _model(info.name, path, device)
 
     @torch.inference_mode()
     def score(self, sample: Sample) -> float:
-        """NIQE of this frame."""
-        from pyiqa.archs.niqe_arch import calculate_niqe
-
-        rows, columns = (side // 96 for side in sample.sr.shape[:2])
-        if rows * columns < 2:
-            raise DataError("needs at least two blocks of 96x96 px")
-        picture = _tensor(sample.sr, self.device)
-        try:
-            return float(
-                calculate_niqe(picture, mu_pris_param=self._mean, cov_pris_param=self._covariance)
-            )
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # all blocks are flat
-            return math.nan
+        """The number of this frame. Raises DataError if it is too small."""
+        at_least(_MODELS[self.info.name][0], sample.sr)
+        return float(self._model(_tensor(sample.sr, self.device)))

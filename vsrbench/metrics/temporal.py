@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from vsrbench.errors import DataError
-from vsrbench.flow import visible_mask, warp
-from vsrbench.metrics import MeanMetric
-from vsrbench.types import PairFlow, Sample, Score
+from vsrbench.flow import Farneback, best_estimator, occlusion_mask, raft, visible_mask, warp
+from vsrbench.metrics import MeanMetric, at_least, find_weights, gt_of
+from vsrbench.types import MetricInfo, PairFlow, Sample, Score
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame
 
+    Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
-def warping_error(previous: Frame, frame: Frame, motion: PairFlow) -> tuple[float, float]:
-    """Warping error of a pair of uint8 frames and the share of pixels that it covers.
 
-    `frame` is warped onto the grid of `previous` by motion.forward; the error is the squared
-    difference in 0..1, averaged over channels and over `visible_mask`. Where no pixel is visible
-    both are 0. Lai et al., ECCV 2018, code convention (a third of the paper's squared norm).
+def warping_errors(
+    previous: tuple[Frame, ...], current: tuple[Frame, ...], motion: PairFlow
+) -> tuple[list[float], float]:
+    """Warping error of each clip's pair of uint8 frames, and the share of pixels that it covers.
+
+    Each frame of `current` is warped onto the grid of its `previous` by motion.forward; the error
+    is the squared difference in 0..1, averaged over channels and over `visible_mask`. Where no
+    pixel is visible all are 0. Lai et al., ECCV 2018, code convention (a third of the paper's
+    squared norm).
     """
     visible = visible_mask(motion)
     covered = int(visible.sum())
     if not covered:
-        return 0.0, 0.0
-    difference = (previous - warp(frame, motion.forward))[visible]
-    return float(np.square(difference).mean()) / 255**2, covered / visible.size
+        return [0.0] * len(previous), 0.0
+    # One warp of all channels, as most of the work is to find the pixels.
+    difference = (np.dstack(previous) - warp(np.dstack(current), motion.forward))[visible]
+    errors = np.square(difference).reshape(covered, len(previous), -1).mean((0, 2)) / 255**2
+    return [float(e) for e in errors], covered / visible.size
 
 
 def excess_change(
@@ -41,24 +51,51 @@ def excess_change(
     return float(np.maximum(own - theirs, 0).mean())
 
 
-class EWarp(MeanMetric):
-    """`warping_error` of each pair, times 1000.
+class _Warped(MeanMetric):
+    """Base of the warping errors: a pair without a visible pixel, as at a scene cut of exact
+    motion, is 0 in `per_frame` and left out of the mean.
 
-    A pair without a visible pixel, as at a scene cut of exact motion, is 0 in `per_frame` and left
-    out of the mean. Beside the value: `valid_ratio`, the mean share of visible pixels over all
-    pairs, and `pairs_left_out`.
+    Beside the value: `valid_ratio`, the mean share of visible pixels over all pairs, and
+    `pairs_left_out`.
     """
 
     fewest = "two frames"
 
-    def __init__(self, device: str = "cpu") -> None:
-        super().__init__(device)
-        self._previous: Frame | None = None
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._previous: tuple[Frame, ...] | None = None
         self._covered: list[float] = []
+
+    def result(self) -> Score:
+        """Mean over the pairs. Raises DataError when no pair could be compared."""
+        score = super().result()
+        extra = {
+            "valid_ratio": fmean(self._covered),
+            "pairs_left_out": float(self._covered.count(0)),
+        }
+        return replace(score, value=self._mean(self._values), extra=extra)
+
+    def _mean(self, values: list[float]) -> float:
+        kept = [v for v, covered in zip(values, self._covered, strict=True) if covered]
+        if not kept:
+            raise DataError("no pixel is visible in two successive frames")
+        return fmean(kept)
+
+
+class EWarp(_Warped):
+    """`warping_errors` of each pair by the motion of the reference, times 1000.
+
+    Beside the value also `excess`: how much it lies above that of the reference itself, over the
+    same pixels; what is smoother than the reference has less than 0.
+    """
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._excess: list[float] = []
 
     def score(self, sample: Sample) -> float | None:
         """Error of the pair that this frame ends."""
-        previous, self._previous = self._previous, sample.sr
+        previous, self._previous = self._previous, (sample.sr, sample.reference)
         if previous is None:
             return None
         if sample.flow is None:
@@ -68,21 +105,107 @@ class EWarp(MeanMetric):
                 f"frame {sample.index}: output is {sample.sr.shape[:2]}, "
                 f"flow {sample.flow.forward.shape[:2]}"
             )
-        error, covered = warping_error(previous, sample.sr, sample.flow)
+        (own, real), covered = warping_errors(previous, self._previous, sample.flow)
+        self._covered.append(covered)
+        self._excess.append(1000 * (own - real))
+        return 1000 * own
+
+    def result(self) -> Score:
+        """Mean over the pairs. Raises DataError when no pair could be compared."""
+        score = super().result()
+        return replace(score, extra={**score.extra, "excess": self._mean(self._excess)})
+
+
+class EWarpSelf(_Warped):
+    """`warping_errors` of each pair by motion that is estimated on the output, times 1000.
+
+    Beside the value also `flow`, the name of the estimator.
+    """
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._estimator = best_estimator(device)
+
+    def score(self, sample: Sample) -> float | None:
+        """Error of the pair that this frame ends."""
+        previous, self._previous = self._previous, (sample.sr,)
+        if previous is None:
+            return None
+        (a,), b = previous, sample.sr
+        motion = PairFlow(self._estimator.estimate(a, b), self._estimator.estimate(b, a))
+        (error,), covered = warping_errors(previous, self._previous, motion)
         self._covered.append(covered)
         return 1000 * error
 
     def result(self) -> Score:
         """Mean over the pairs. Raises DataError when no pair could be compared."""
         score = super().result()
-        kept = [v for v, c in zip(self._values, self._covered, strict=True) if c]
-        if not kept:
-            raise DataError("no pixel of the reference is visible in two successive frames")
-        extra = {
-            "valid_ratio": fmean(self._covered),
-            "pairs_left_out": float(len(self._values) - len(kept)),
-        }
-        return replace(score, value=fmean(kept), extra=extra)
+        return replace(score, extra={**score.extra, "flow": self._estimator.name})
+
+
+class EWarpEvalCrafter(_Warped):
+    """E*_warp as EvalCrafter's code computes it, times 1000; only to compare with printed numbers.
+
+    Frames in 0..1 are halved (bilinear, pixel centres), padded to multiples of 8 by repeating the
+    border on both sides, and given to RAFT (20 updates), which divides by 255 again; the padding
+    stays. The error of a pair is the squared difference, summed over channels, divided by the
+    number of pixels that the masks of Lai et al. leave.
+    """
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._raft = raft(find_weights(info.name), device)
+        self._halved: torch.Tensor | None = None
+
+    def score(self, sample: Sample) -> float | None:
+        """Error of the pair that this frame ends."""
+        at_least(242, sample.sr)
+        before, self._halved = self._halved, _halved(sample.sr)
+        if before is None:
+            return None
+        # RAFT expects 0..255 and maps it to -1..1; what it gets here lies in 0..1.
+        a, b = 2 * before / 255 - 1, 2 * self._halved / 255 - 1
+        forward, backward = self._raft.between(a, b, 20), self._raft.between(b, a, 20)
+        shown = ~occlusion_mask(forward, backward)
+        self._covered.append(float(shown.mean()))
+        previous, current = (x.permute(1, 2, 0).numpy() for x in (before, self._halved))
+        squares = np.square(warp(current, forward) - previous)[shown]
+        return 1000 * float(squares.sum()) / max(1, len(squares))
+
+    def result(self) -> Score:
+        """Mean over the pairs. Raises DataError when no pair could be compared."""
+        score = super().result()
+        return replace(score, extra={**score.extra, "flow": self._raft.name})
+
+
+def _halved(frame: Frame) -> torch.Tensor:
+    """A uint8 frame as float32 3 x H/2 x W/2 in 0..1, padded as RAFT's own scripts do."""
+    x = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float() / 255
+    x = F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False)
+    h, w = (-side % 8 for side in x.shape[2:])
+    return F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2), mode="replicate")[0]
+
+
+class TOF(MeanMetric):
+    """tOF of each pair: mean length in px of the difference of two flows, Chu et al., TOG 2020.
+
+    One is that of the output, the other that of the ground truth, both by `Farneback`.
+    """
+
+    fewest = "two frames"
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._estimator = Farneback()
+        self._previous: tuple[Frame, Frame] | None = None
+
+    def score(self, sample: Sample) -> float | None:
+        """Difference of the pair that this frame ends."""
+        previous, self._previous = self._previous, (sample.sr, gt_of(sample))
+        if previous is None:
+            return None
+        own, true = map(self._estimator.estimate, previous, self._previous)
+        return float(np.linalg.norm(own - true, axis=-1).mean(dtype=np.float64))
 
 
 class Flicker(MeanMetric):
@@ -90,8 +213,8 @@ class Flicker(MeanMetric):
 
     fewest = "two frames"
 
-    def __init__(self, device: str = "cpu") -> None:
-        super().__init__(device)
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
         self._previous: tuple[Frame, Frame] | None = None
 
     def score(self, sample: Sample) -> float | None:
@@ -100,3 +223,71 @@ class Flicker(MeanMetric):
         if previous is None:
             return None
         return excess_change(previous[0], sample.sr, previous[1], sample.reference)
+
+
+class FlickerVBench(MeanMetric):
+    """(255 - mean absolute difference) / 255 of each pair. Huang et al., CVPR 2024."""
+
+    fewest = "two frames"
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._previous: Frame | None = None
+
+    def score(self, sample: Sample) -> float | None:
+        """Stillness of the pair that this frame ends."""
+        previous, self._previous = self._previous, sample.sr
+        if previous is None:
+            return None
+        return 1 - float(cv2.absdiff(previous, sample.sr).mean(dtype=np.float64)) / 255
+
+
+class _SecondDifference(MeanMetric):
+    """Base of what compares three successive frames of the output with those of the reference.
+
+    The number of three frames is the mean of |x_(t+1) - 2 x_t + x_(t-1)| of the output, minus that
+    of the reference, which stands beside the value as `reference`. Below 0 the output is steadier.
+    """
+
+    fewest = "three frames"
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._last: list[Float64] = []
+        self._real: list[float] = []
+
+    def measure(self, luma: Float64) -> Float64:
+        """What is followed over time, of luma H x W in 0..255."""
+        raise NotImplementedError
+
+    def score(self, sample: Sample) -> float | None:
+        """Excess of the three frames that this one ends."""
+        weights = np.array([0.299, 0.587, 0.114])
+        both = (self.measure(frame @ weights) for frame in (sample.sr, sample.reference))
+        self._last = [*self._last[-2:], np.stack(tuple(both))]
+        if len(self._last) < 3:
+            return None
+        bend = np.abs(self._last[2] - 2 * self._last[1] + self._last[0])
+        own, real = (float(x.mean()) for x in bend)
+        self._real.append(real)
+        return own - real
+
+    def result(self) -> Score:
+        """Mean and values. Raises DataError when there were fewer than three frames."""
+        return replace(super().result(), extra={"reference": fmean(self._real)})
+
+
+class LumaFlicker(_SecondDifference):
+    """Of the mean luma of frames: pumping brightness, but no steady fade."""
+
+    def measure(self, luma: Float64) -> Float64:
+        """Mean luma."""
+        return np.asarray(luma.mean())
+
+
+class ProfileRoughness(_SecondDifference):
+    """Of the luma of pixels: jagged traces in temporal profiles, over all rows."""
+
+    def measure(self, luma: Float64) -> Float64:
+        """Luma as it is."""
+        return luma
