@@ -7,7 +7,7 @@ Every frame is a uint8 RGB array H x W x 3, whatever the file holds:
 - Video: YUV becomes full-range RGB by the matrix and range that the stream declares. An undeclared
   range means limited; an undeclared matrix means BT.709 where the shorter side has 720 px or more,
   else BT.601. Subsampled chroma is repeated over its pixels, as FFmpeg, PyAV and OpenCV do unless
-  told otherwise: the same file gives the same pixels, hence the same scores, as their readers.
+  told otherwise: with the same matrix and range, a file gives the pixels that their readers give.
   Files disagree on where those samples lie (H.264 says left, most encoders fed with RGB average
   pairs), so no filter would be right for all. Full-resolution chroma stays whole. The display
   matrix (rotation, mirroring) is applied; pixel aspect ratio is ignored; HDR transfer curves are

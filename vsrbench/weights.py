@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsrbench.errors import DataError, MissingError
 from vsrbench.keys import sha256_file
@@ -15,6 +15,8 @@ from vsrbench.types import MethodCard
 
 if TYPE_CHECKING:
     import torch
+
+Net = TypeVar("Net", bound="torch.nn.Module")
 
 ENV = "VSRBENCH_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
@@ -118,6 +120,24 @@ def load_strictly(net: torch.nn.Module, state: Mapping[str, torch.Tensor], name:
             f"checkpoint does not fit the network of '{name}': {' '.join(lines)[:200]}",
             "is it the file that the card asks for?",
         ) from error
+
+
+def build(card: MethodCard, network: Callable[..., Net]) -> Net:
+    """The network of a card with its weights; origin "random" initialises it from seed 0.
+
+    The network's arguments come from the checkpoint where it carries them, else from the settings
+    of the card. Raises MissingError, DataError.
+    """
+    import torch
+
+    if card.weights.origin == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return network(**card.settings)
+    state, metadata = load_state(card)
+    net = network(**metadata.get("config", card.settings))
+    load_strictly(net, state, card.name)
+    return net
 
 
 def save_checkpoint(

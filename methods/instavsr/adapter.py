@@ -8,7 +8,7 @@ import torch
 
 from methods.instavsr.network import InstaVSR
 from vsrbench.types import Method, MethodCard
-from vsrbench.weights import load_state, load_strictly
+from vsrbench.weights import build
 
 
 class Streaming:
@@ -24,19 +24,8 @@ class Streaming:
 
 
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
-    """The network with the weights of the card; origin "random" initialises it from seed 0.
-
-    The network's arguments come from the checkpoint where it carries them, else from the settings
-    of the card. Raises MissingError, DataError.
-    """
-    if card.weights.origin == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            net = InstaVSR(**card.settings)
-    else:
-        state, metadata = load_state(card)
-        net = InstaVSR(**metadata.get("config", card.settings))
-        load_strictly(net, state, card.name)
+    """The network with the weights of the card. Raises MissingError, DataError."""
+    net = build(card, InstaVSR)
     net.to(device, dtype).eval()
     net.spynet.float()  # errors of the flow add up when it is composed
     if net.backbone.unet.conv_in.weight.is_cuda:  # measured on a CPU, the layout is no faster

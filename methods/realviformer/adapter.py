@@ -8,7 +8,7 @@ import torch
 
 from methods.realviformer.network import RealViformer
 from vsrbench.types import Method, MethodCard
-from vsrbench.weights import load_state, load_strictly
+from vsrbench.weights import build
 
 
 class Streaming:
@@ -29,19 +29,8 @@ class Streaming:
 
 
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
-    """The network with the weights of the card; origin "random" initialises it from seed 0.
-
-    The network's arguments come from the checkpoint where it carries them, else from the settings
-    of the card. Raises MissingError, DataError.
-    """
-    if card.weights.origin == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            net = RealViformer(**card.settings)
-    else:
-        state, metadata = load_state(card)
-        net = RealViformer(**metadata.get("config", card.settings))
-        load_strictly(net, state, card.name)
+    """The network with the weights of the card. Raises MissingError, DataError."""
+    net = build(card, RealViformer)
     net.to(device, dtype).eval()
     # Errors of the flow add up over levels and frames, and it is a small part of the cost.
     net.spynet.float()

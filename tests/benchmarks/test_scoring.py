@@ -98,6 +98,7 @@ def test_one_pass_against_metric_by_metric(
     if benchmark.disabled:
         pytest.skip("benchmarks are off: --benchmark-enable --benchmark-only")
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real" / "weights"))
+    pytest.importorskip("pyiqa")  # its import is not to be timed
     estimator = best_estimator()
     assert estimator.name == "raft_small"
     sr, gt = write_clips(tmp_path)
