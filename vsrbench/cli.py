@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, get_args
@@ -277,7 +278,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.gt and not options.input:
         raise UserError("--gt needs --input", "--input LQ --gt GT")
-    cards = _cards(options)
+    device = _device(options.device)
+    cards = _cards(options, device)
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     for name in options.metrics or []:
@@ -288,7 +290,7 @@ def _run(options: argparse.Namespace) -> int:
     store.prepare()
     choice = Choice(
         root=options.root,
-        device=_device(options.device),
+        device=device,
         metrics=tuple(options.metrics or ()),
         keep_frames=options.keep_frames,
         fresh=options.fresh,
@@ -382,33 +384,39 @@ def _print_tables(
         rows = [name for name in shown if name in own]
         name, metrics = dataset.spec.name, list(run.wanted(dataset))
         summary = _summary(options, records, rows, [name], metrics, {name: dataset.spec})
-        print(_formatted(summary, form))
+        print(_formatted(run.store, summary, form))
 
 
 def _cost(options: argparse.Namespace) -> int:
-    from vsrbench import tables
     from vsrbench.runner import Choice, Run
 
-    cards = _cards(options)
+    device = _device(options.device)
+    cards = _cards(options, device)
     store = _store(options)
     store.prepare()
-    choice = Choice(root=options.root, device=_device(options.device), fresh=options.fresh)
+    choice = Choice(root=options.root, device=device, fresh=options.fresh)
     run = Run(choice, store)
-    run.cost(cards, options.size, options.scale, options.frames)
+    with run.logged():
+        run.cost(cards, options.size, options.scale, options.frames)
     records = [r for r in store.require() if r.kind == "cost" and r.size == options.size]
     rows = [c.name for c in cards if any(r.method == c.name for r in records)]
-    print(tables.markdown(_summary(options, records, rows, None, None)))
+    print(_formatted(store, _summary(options, records, rows, None, None), "markdown"))
     _say_counts(run)
     return run.exit_code
 
 
-def _cards(options: argparse.Namespace) -> list[MethodCard]:
-    """The cards of --methods. Raises UserError."""
+def _cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
+    """The cards of --methods, with the precision of this device. Raises UserError."""
     from vsrbench import specs
 
     if not options.methods:
         raise UserError("say which methods to run", "--methods A,B; see: run_bench.py list methods")
-    return [specs.method_card(options.root, name) for name in options.methods]
+    cards = [specs.method_card(options.root, name) for name in options.methods]
+    twice = {card.name for card in cards if [c.name for c in cards].count(card.name) > 1}
+    if twice:
+        raise UserError(f"two methods are called {twice.pop()}", "rename one of the files")
+    # Half precisions are for GPUs: the CPU runs fp32, and says so in records and tables.
+    return [replace(card, precision="fp32") if device == "cpu" else card for card in cards]
 
 
 def _say_counts(run: Run) -> None:
@@ -467,16 +475,20 @@ def _summary(
     return summarise(records, methods, datasets, metrics, known | dict(own or {}))
 
 
-def _formatted(summary: Summary, form: str) -> str:
+def _formatted(store: Store, summary: Summary, form: str) -> str:
     from vsrbench import tables
 
-    return {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv}[form](summary)
+    if form == "csv":
+        return tables.csv(summary)
+    code = store.code({run for block in summary.blocks for run in block.runs})
+    return (tables.latex if form == "latex" else tables.markdown)(summary, code)
 
 
 def _table(options: argparse.Namespace) -> int:
-    records = _store(options).require()
+    store = _store(options)
+    records = store.require()
     summary = _summary(options, records, options.methods, options.datasets, options.metrics)
-    text = _formatted(summary, options.format)
+    text = _formatted(store, summary, options.format)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")
@@ -504,7 +516,9 @@ def _figure(options: argparse.Namespace) -> int:
     for name in options.methods or []:
         if name not in have:
             raise unknown("method with results", name, have)
-    methods = options.methods or have
+    kept = [name for name in have if (store.frames / name / dataset / clip).is_dir()]
+    from_frames = options.kind in ("profile", "crops")
+    methods = options.methods or (kept if from_frames and kept else have)
     label = dataset if options.kind == "scatter" else f"{dataset}-{clip}"
     out = options.output or store.folder / "figures" / f"{options.kind}-{label}.png"
     out.parent.mkdir(parents=True, exist_ok=True)

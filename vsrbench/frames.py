@@ -5,9 +5,9 @@ Every frame is a uint8 RGB array H x W x 3, whatever the file holds:
 - Images: grey is repeated to RGB, palettes are resolved, alpha is dropped (not composited), 16-bit
   samples become round(v / 257), EXIF orientation is ignored. Float samples are refused.
 - Video: YUV becomes full-range RGB by the matrix and range that the stream declares. An undeclared
-  range means limited; an undeclared matrix means BT.709 where the shorter side has 720 px or more,
-  else BT.601. Subsampled chroma is repeated over its pixels, as FFmpeg, PyAV and OpenCV do unless
-  told otherwise: with the same matrix and range, a file gives the pixels that their readers give.
+  range means limited; an undeclared matrix means BT.601 at any size, which is what FFmpeg and
+  OpenCV write and read unless told otherwise. Subsampled chroma is repeated over its pixels, as
+  they do: with the same matrix and range, a file gives the pixels that their readers give.
   Files disagree on where those samples lie (H.264 says left, most encoders fed with RGB average
   pairs), so no filter would be right for all. Full-resolution chroma stays whole. The display
   matrix (rotation, mirroring) is applied; pixel aspect ratio is ignored; HDR transfer curves are
@@ -408,8 +408,8 @@ def _to_rgb(path: Path, picture: VideoFrame) -> Frame:
     from av.video.reformatter import ColorRange, Interpolation
 
     # Matrices and transfer curves are numbered by ITU-T H.273, as in swscale: 1 BT.709, 5 BT.601.
-    undeclared = 1 if min(picture.height, picture.width) >= 720 else 5
-    matrix = {0: undeclared, 2: undeclared, 6: 5}.get(picture.colorspace, picture.colorspace)
+    # 0 and 2 leave the matrix open: BT.601 is what encoders that are fed with RGB then used.
+    matrix = {0: 5, 2: 5, 6: 5}.get(picture.colorspace, picture.colorspace)
     if matrix not in (1, 4, 5, 7, 9) or picture.color_trc in (16, 18):
         raise DataError(
             f"{path} has HDR or unknown colours "

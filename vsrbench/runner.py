@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,17 @@ class Run:
 
     def go(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
         """Score and measure everything that is not on disk yet."""
+        with self.logged():
+            self._quality(cards, sets)
+            if self.choice.with_cost:
+                for dataset in sets:
+                    if dataset.clips:
+                        first = dataset.clips[0]
+                        self.cost(cards, first.size, first.scale, cost.FRAMES)
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Around the work of a run: arguments, environment, counts and exit code go on record."""
         about = {
             "run_id": self.id,
             "started": timestamp(),
@@ -72,12 +84,7 @@ class Run:
         }
         code = INTERRUPTED
         try:
-            self._quality(cards, sets)
-            if self.choice.with_cost:
-                for dataset in sets:
-                    if dataset.clips:
-                        first = dataset.clips[0]
-                        self.cost(cards, first.size, first.scale, cost.FRAMES)
+            yield
             code = self.exit_code
         finally:
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}

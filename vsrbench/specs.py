@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
@@ -93,7 +94,9 @@ def method_card(root: Path, name: str) -> MethodCard:
             raise UserError(f"no checkpoint at {path}", "check the path")
         card = read_card(files["spandrel"])
         weights = replace(card.weights, origin="user", file=str(path.resolve()))
-        return replace(card, name=path.stem, title=path.stem, weights=weights)
+        stem = re.sub(r"[^\w.+-]", "_", path.stem)
+        name = f"{stem}-file" if stem in files else stem
+        return replace(card, name=name, title=path.stem, weights=weights)
     raise unknown(
         "method", name, set(files) - {"spandrel"}, "or the path of a checkpoint that spandrel reads"
     )

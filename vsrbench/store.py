@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,16 @@ class Store:
         """Write one line about a run: arguments, environment, counts, exit code."""
         self._append_line(self.runs, run)
 
+    def code(self, runs: Collection[str]) -> str:
+        """Version and commit of the code behind these runs; `+` marks uncommitted changes."""
+        found: dict[str, None] = {}
+        for data in _lines(self.runs, self.notices):
+            if data.get("run_id") in runs:
+                git = data["env"]["git"]
+                commit = f", commit {git['commit'][:7]}{'+' * bool(git['dirty'])}"
+                found[f"vsrbench {data['version']}{commit if git['commit'] else ''}"] = None
+        return "; ".join(found)
+
     def _append_line(self, path: Path, value: dict[str, Any]) -> None:
         # NaN has no JSON spelling that other readers accept: refuse it here.
         line = json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
@@ -63,21 +73,12 @@ class Store:
 
     def read(self) -> list[Record]:
         """All records in order of writing; a cut line is passed over with a notice."""
-        if not self.records.is_file():
-            return []
         found = []
-        for number, line in enumerate(self.records.read_bytes().splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                data = json.loads(line)
-            except ValueError:
-                self.notices.append(f"{self.records}:{number}: cut line passed over")
-                continue
+        for data in _lines(self.records, self.notices):
             if data.get("schema", 0) > RECORD_SCHEMA:
                 raise UserError(
-                    f"{self.records}:{number} was written by a newer version (schema "
-                    f"{data['schema']}, this one reads up to {RECORD_SCHEMA})",
+                    f"{self.records} was written by a newer version (schema {data['schema']}, this "
+                    f"one reads up to {RECORD_SCHEMA})",
                     "update vsrbench or choose another folder with --results DIR",
                 )
             found.append(Record.from_json(data))
@@ -96,6 +97,20 @@ class Store:
                 "run something first: python run_bench.py --methods bicubic",
             )
         return records
+
+
+def _lines(path: Path, notices: list[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one a line; a cut line leaves a notice."""
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            try:
+                data = json.loads(line)
+            except ValueError:
+                notices.append(f"{path}:{number}: cut line passed over")
+                continue
+            yield data
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
