@@ -7,7 +7,6 @@ import hashlib
 import http.client
 import importlib
 import importlib.util
-import math
 import os
 import tempfile
 import threading
@@ -16,15 +15,11 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vsrbench.errors import DataError, MissingError, unknown
-from vsrbench.types import Metric, MetricInfo, Record, Sample, Score
+from vsrbench.errors import MissingError, unknown
+from vsrbench.types import Metric, MetricInfo, Record
 from vsrbench.weights import ENV, search
-
-if TYPE_CHECKING:
-    from vsrbench.types import Frame
 
 _GT, _LQ = frozenset({"gt"}), frozenset({"lq"})
 _REFERENCE, _FLOW = frozenset({"reference"}), frozenset({"flow"})
@@ -365,7 +360,7 @@ METRICS: dict[str, MetricInfo] = {
             title="Luma flicker",
             version=1,
             better="lower",
-            target="temporal:LumaFlicker",
+            target="temporal:SecondDifference",
             unit="levels",
             range=(-510.0, 510.0),
             needs=_REFERENCE,
@@ -382,7 +377,7 @@ METRICS: dict[str, MetricInfo] = {
             title="Profile roughness",
             version=1,
             better="lower",
-            target="temporal:ProfileRoughness",
+            target="temporal:SecondDifference",
             unit="levels",
             range=(-510.0, 510.0),
             needs=_REFERENCE,
@@ -653,58 +648,3 @@ def identical_scores(records: Iterable[Record]) -> list[str]:
         for (method, dataset, metric, value), clips in alike.items()
         if len(clips) > 1 and value not in METRICS[metric].range
     ]
-
-
-class MeanMetric:
-    """Base of the metrics: one number a frame or pair, averaged over the clip."""
-
-    fewest = "one frame"
-
-    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
-        """info: the metric's entry. device: where networks run; the others ignore it."""
-        self.info, self.device = info, device
-        self._values: list[float] = []
-
-    def score(self, sample: Sample) -> float | None:
-        """The number of this frame, or of the pair that it ends; None when it ends no pair."""
-        raise NotImplementedError
-
-    def update(self, sample: Sample) -> None:
-        """Take the next frame. Raises DataError if it cannot be scored."""
-        value = self.score(sample)
-        if value is None:
-            return
-        if not math.isfinite(value):
-            raise DataError(
-                f"{self.info.title} has no finite value at frame {sample.index}",
-                "flat or very small pictures cannot be scored by it",
-            )
-        self._values.append(value)
-
-    def result(self) -> Score:
-        """Mean and values. Raises DataError when there were too few frames."""
-        if not self._values:
-            raise DataError(f"needs at least {self.fewest}")
-        return Score(fmean(self._values), tuple(self._values))
-
-
-def gt_of(sample: Sample) -> Frame:
-    """The ground truth of a frame. Raises DataError if there is none or its size differs."""
-    if sample.gt is None:
-        raise DataError("needs ground truth", "use a data set with GT or give --gt")
-    if sample.gt.shape != sample.sr.shape:
-        raise DataError(
-            f"frame {sample.index}: output is {_size(sample.sr)}, ground truth {_size(sample.gt)}",
-            "they are never cropped or resized silently",
-        )
-    return sample.gt
-
-
-def at_least(side: int, frame: Frame) -> None:
-    """Raise DataError if a side of the frame is shorter than `side` px."""
-    if min(frame.shape[:2]) < side:
-        raise DataError(f"needs frames of {side} px a side, got {_size(frame)}")
-
-
-def _size(frame: Frame) -> str:
-    return f"{frame.shape[1]}x{frame.shape[0]}"

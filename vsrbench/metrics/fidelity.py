@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vsrbench.errors import DataError
-from vsrbench.metrics import MeanMetric, at_least, gt_of
+from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 from vsrbench.types import Sample
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ import torchvision
 
 from vsrbench.errors import DataError
 from vsrbench.keys import sha256_file
-from vsrbench.metrics import CLIP_RN50_SHA256, MeanMetric, at_least, find_weights, gt_of
+from vsrbench.metrics import CLIP_RN50_SHA256, find_weights
+from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 from vsrbench.types import MetricInfo, Sample
 from vsrbench.weights import load_strictly, read_checkpoint
 

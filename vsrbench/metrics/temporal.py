@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from vsrbench.errors import DataError
 from vsrbench.flow import Farneback, best_estimator, occlusion_mask, raft, visible_mask, warp
-from vsrbench.metrics import MeanMetric, at_least, find_weights, gt_of
+from vsrbench.metrics import find_weights
+from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 from vsrbench.types import MetricInfo, PairFlow, Sample, Score
 
 if TYPE_CHECKING:
@@ -242,8 +243,11 @@ class FlickerVBench(MeanMetric):
         return 1 - float(cv2.absdiff(previous, sample.sr).mean(dtype=np.float64)) / 255
 
 
-class _SecondDifference(MeanMetric):
-    """Base of what compares three successive frames of the output with those of the reference.
+class SecondDifference(MeanMetric):
+    """`luma_flicker` and `profile_roughness`: three successive frames against the reference's.
+
+    x is the mean luma of a frame (pumping brightness, but no steady fade), or the luma of every
+    pixel (jagged traces in temporal profiles, over all rows).
 
     The number of three frames is the mean of |x_(t+1) - 2 x_t + x_(t-1)| of the output, minus that
     of the reference, which stands beside the value as `reference`. Below 0 the output is steadier.
@@ -256,15 +260,13 @@ class _SecondDifference(MeanMetric):
         self._last: list[Float64] = []
         self._real: list[float] = []
 
-    def measure(self, luma: Float64) -> Float64:
-        """What is followed over time, of luma H x W in 0..255."""
-        raise NotImplementedError
-
     def score(self, sample: Sample) -> float | None:
         """Excess of the three frames that this one ends."""
         weights = np.array([0.299, 0.587, 0.114])
-        both = (self.measure(frame @ weights) for frame in (sample.sr, sample.reference))
-        self._last = [*self._last[-2:], np.stack(tuple(both))]
+        both = np.stack([frame @ weights for frame in (sample.sr, sample.reference)])
+        if self.info.name == "luma_flicker":
+            both = both.mean((1, 2))
+        self._last = [*self._last[-2:], both]
         if len(self._last) < 3:
             return None
         bend = np.abs(self._last[2] - 2 * self._last[1] + self._last[0])
@@ -275,19 +277,3 @@ class _SecondDifference(MeanMetric):
     def result(self) -> Score:
         """Mean and values. Raises DataError when there were fewer than three frames."""
         return replace(super().result(), extra={"reference": fmean(self._real)})
-
-
-class LumaFlicker(_SecondDifference):
-    """Of the mean luma of frames: pumping brightness, but no steady fade."""
-
-    def measure(self, luma: Float64) -> Float64:
-        """Mean luma."""
-        return np.asarray(luma.mean())
-
-
-class ProfileRoughness(_SecondDifference):
-    """Of the luma of pixels: jagged traces in temporal profiles, over all rows."""
-
-    def measure(self, luma: Float64) -> Float64:
-        """Luma as it is."""
-        return luma
