@@ -416,7 +416,7 @@ def test_missing_paths_are_exit_3(score: Score, tmp_path: Path) -> None:
 
 
 def test_presets_name_metrics() -> None:
-    from vsrbench.plan import PRESETS
+    from vsrbench.metrics import PRESETS
 
     assert set(PRESETS) == {"dove", "classic-y", "strict-rgb"}
     assert {m for preset in PRESETS.values() for m in preset} <= set(METRICS)

@@ -316,8 +316,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from vsrbench import datasets, specs
-    from vsrbench.metrics import metric_info
-    from vsrbench.plan import PRESETS
+    from vsrbench.metrics import PRESETS, metric_info
     from vsrbench.runner import Choice, Run
     from vsrbench.types import MethodCard, Weights
 

@@ -15,13 +15,6 @@ from vsrbench.specs import GT_CARD
 from vsrbench.types import Clip, MethodCard, MetricInfo, Record
 
 EXACT_FLOW = "exact"
-PRESETS: Mapping[str, tuple[str, ...]] = {
-    "dove": ("psnr", "ssim"),
-    "classic-y": ("psnr_y", "ssim_y"),
-    "strict-rgb": ("psnr", "ssim_rgb"),
-}
-"""Fidelity as families of papers compute it: DOVE's script (RGB PSNR, SSIM on luma); Y of
-limited range for both, as MATLAB and BasicSR; RGB for both."""
 
 
 @dataclass(frozen=True)

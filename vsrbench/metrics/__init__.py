@@ -410,12 +410,12 @@ METRICS: dict[str, MetricInfo] = {
 
 
 PRESETS: Mapping[str, tuple[str, ...]] = {
-    "dove": ("psnr", "ssim", "lpips", "dists", "clipiqa", "musiq"),
+    "dove": ("psnr", "ssim"),
     "classic-y": ("psnr_y", "ssim_y"),
     "strict-rgb": ("psnr", "ssim_rgb"),
 }
-"""Conventions of families of papers: PSNR on RGB with SSIM on luma (DOVE and those that take over
-its tables), both on limited-range Y, both on RGB."""
+"""Fidelity as families of papers compute it: PSNR on RGB with SSIM on luma (DOVE and those that take
+its tables), both on limited-range Y (MATLAB, BasicSR), both on RGB."""
 
 
 @dataclass(frozen=True)
