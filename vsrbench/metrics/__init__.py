@@ -414,7 +414,7 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
     "classic-y": ("psnr_y", "ssim_y"),
     "strict-rgb": ("psnr", "ssim_rgb"),
 }
-"""Fidelity as families of papers compute it: PSNR on RGB with SSIM on luma (DOVE and the papers with
+"""Fidelity as families of papers compute it: PSNR on RGB with SSIM on luma (DOVE and whoever prints
 its tables), both on limited-range Y (MATLAB, BasicSR), both on RGB."""
 
 
