@@ -146,7 +146,8 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 3) -> tuple[float, float, flo
     sr[y + dy, x + dx] matches gt[y, x]. Whole-pixel shifts are searched, and of equals the
     smallest wins; the quarters come from a parabola through the squared errors at the best one
     and its neighbours. (A search over interpolated frames would take their blur for a better fit.)
-    Raises DataError if sizes differ or no interior is left.
+    What gains less than 0.1 dB is chance and counts as (0, 0). Raises DataError if sizes
+    differ or no interior is left.
     """
     if sr.shape != gt.shape:
         raise DataError(f"sizes differ: {sr.shape[1::-1]} and {gt.shape[1::-1]}")
@@ -159,13 +160,11 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 3) -> tuple[float, float, flo
         for dy, dx in sorted(((y, x) for y in reach for x in reach), key=lambda s: np.hypot(*s))
     }
     best = max(scores, key=scores.__getitem__)
-    whole = (*best, scores[0, 0], scores[best])
+    whole = (*best, scores[best])
     error = {shift: 10 ** (-score / 10) for shift, score in scores.items()}
     y, x = best
     dy = y + _vertex(error.get((y - 1, x)), error[best], error.get((y + 1, x)))
     dx = x + _vertex(error.get((y, x - 1)), error[best], error.get((y, x + 1)))
-    if (dy, dx) == best:
-        return whole
     moved = cv2.warpAffine(
         sr,
         np.array([[1, 0, dx], [0, 1, dy]], np.float64),
@@ -173,8 +172,10 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 3) -> tuple[float, float, flo
         flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    at_quarter = psnr(moved[radius : radius + h, radius : radius + w], inner)
-    return (dy, dx, scores[0, 0], at_quarter) if at_quarter > scores[best] else whole
+    quarter = (dy, dx, psnr(moved[radius : radius + h, radius : radius + w], inner))
+    at_zero = scores[0, 0]
+    dy, dx, at_best = max(whole, quarter, key=lambda found: found[2])
+    return (dy, dx, at_zero, at_best) if at_best >= at_zero + 0.1 else (0.0, 0.0, at_zero, at_zero)
 
 
 def _vertex(before: float | None, here: float, after: float | None) -> float:
