@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -425,13 +426,13 @@ def test_help_is_fast_and_imports_no_torch(root: Path) -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True).returncode == 0
     )
-    times = []
+    times = []  # of the CPU, which other work on the machine does not change
     for _ in range(3):
-        start = time.perf_counter()
+        start = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
         done = subprocess.run(
             [sys.executable, "run_bench.py", "--help"], cwd=root, capture_output=True, text=True
         )
-        times.append(time.perf_counter() - start)
+        times.append(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - start)
         assert done.returncode == 0
         assert "--keep-frames" in done.stdout
     assert min(times) < 0.5

@@ -48,8 +48,8 @@ class Store:
         for data in _lines(self.runs, self.notices):
             if data.get("run_id") in runs:
                 git = data["env"]["git"]
-                commit = f", commit {git['commit'][:7]}{'+' * bool(git['dirty'])}"
-                found[f"vsrbench {data['version']}{commit if git['commit'] else ''}"] = None
+                commit = git["commit"] and f", commit {git['commit'][:7]}{'+' * bool(git['dirty'])}"
+                found[f"vsrbench {data['version']}{commit or ''}"] = None
         return "; ".join(found)
 
     def _append_line(self, path: Path, value: dict[str, Any]) -> None:
