@@ -330,7 +330,7 @@ def scatter(
 
     with _chart(out, 6.0, 4.2) as axes:
         axes.plot([p.x for p in best], [p.y for p in best], color=GREY, linewidth=0.9, zorder=1)
-        for p in points:
+        for p in sorted(points, key=lambda p: -p.area):  # small points on top of large ones
             axes.errorbar(p.x, p.y, p.error, color=p.colour, linewidth=1)
             face, edge = (p.colour, "white") if p in fair else ("white", p.colour)
             look: Any = {"facecolor": face, "edgecolor": edge, "linewidth": 1.2, "zorder": 3}
