@@ -218,6 +218,8 @@ def _h264(frames: Iterable[Frame], crf: float) -> Iterator[Frame]:
     """Through libx264 (yuv420p, one thread) and back, in memory.
 
     yuv420p needs even sides: an odd one gets its last row or column doubled, then cut off again.
+    x264 runs without its assembly, part of which (AVX-512, macroblock tree) does not always write
+    the same bits twice.
     """
     encoder: av.VideoCodecContext | None = None
     decoder = av.CodecContext.create("h264", "r")
@@ -238,7 +240,7 @@ def _h264(frames: Iterable[Frame], crf: float) -> Iterator[Frame]:
             encoder.pix_fmt = "yuv420p"
             encoder.time_base = Fraction(1, 24)
             encoder.thread_count = 1
-            encoder.options = {"crf": f"{crf:.2f}", "preset": "medium"}
+            encoder.options = {"crf": f"{crf:.2f}", "preset": "medium", "x264-params": "asm=0"}
         picture = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p")
         picture.pts = t
         yield from decode(encoder.encode(picture))
