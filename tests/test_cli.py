@@ -455,3 +455,16 @@ def test_cost_alone(run: Run) -> None:
     assert code == 0, err
     assert "Bicubic" in out
     assert "ms/frame" in out
+
+
+def test_readme_shows_the_reference_records(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = root / "results" / "reference"
+    shown = "psnr,ssim,lr_psnr,ewarp,flicker"
+    assert main(["table", "--results", str(reference), "--metrics", shown]) == 0
+    assert capsys.readouterr().out.strip() in (root / "README.md").read_text()
+    # Of the weights that ship, and of nothing older.
+    for line in (reference / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["weights_origin"] == "trained_here":
+            card = root / "methods" / record["method"] / f"{record['method']}.toml"
+            assert record["weights_sha256"] in card.read_text()
