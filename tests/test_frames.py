@@ -13,7 +13,6 @@ import tracemalloc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from vsrbench.frames import (
     natural_key,
     open_frames,
     read_image,
-    write_video,
 )
 
 BARS = [  # white, yellow, cyan, green, magenta, red, blue, black, grey, and two others
@@ -796,11 +794,10 @@ def test_writer_refuses_what_png_would_change() -> None:
             FrameWriter(Path("unused")).write(wrong)
 
 
-@pytest.mark.parametrize("write", [write_clip, partial(write_video, fps=24)])
-def test_unwritable_place(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"cannot write .*clip") as caught:
-        write(tmp_path / "file" / "clip", noise(1))
+        write_clip(tmp_path / "file" / "clip", noise(1))
     assert "name a place" in caught.value.hint
 
 
@@ -813,21 +810,6 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_clip(tmp_path / "clip", noise(1))
     assert "free some disk space" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
-
-
-def test_video_round_trip_is_lossless(tmp_path: Path) -> None:
-    frames = noise(5, (17, 31))
-    path = tmp_path / "new" / "x.mkv"
-    write_video(path, iter(frames), 24000 / 1001)
-    source = open_frames(path)
-    assert source.fps == pytest.approx(24000 / 1001, abs=0.01)
-    np.testing.assert_array_equal(list(source), frames)
-    write_video(path, frames[:2], 0)
-    assert open_frames(path).fps == pytest.approx(25)
-    with pytest.raises(RuntimeError):
-        write_video(path, failing(RuntimeError), 24)
-    assert [p.name for p in path.parent.iterdir()] == ["x.mkv"]
-    assert len(open_frames(path)) == 2
 
 
 # ---------------------------------------------------------------- identity

@@ -266,7 +266,7 @@ def _clips_below(path: Path) -> dict[str, Path]:
     """
     if not path.exists():
         raise MissingError(f"no file or folder at {path}", "check the path")
-    if path.is_file() or any(p.suffix.lower() in frames.IMAGE_SUFFIXES for p in path.iterdir()):
+    if path.is_file() or any(frames.is_image(p) for p in path.iterdir()):
         return {safe_name(path.resolve().stem if path.is_file() else path.resolve().name): path}
     inside = sorted(
         p

@@ -23,10 +23,8 @@ import re
 import secrets
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -92,7 +90,7 @@ class FrameSource(Sequence["Frame"]):
 
         A video has no more to look at: `open_frames` has scanned it.
         """
-        if _is_image(self.files[0]):
+        if is_image(self.files[0]):
             for index, file in enumerate(self.files):
                 self._check_size(index, image_size(file))
 
@@ -139,7 +137,7 @@ def open_frames(path: Path) -> FrameSource:
         raise MissingError(f"{path} does not exist", "check the path, or fetch the data set")
     if path.is_dir():
         try:
-            images = sorted(filter(_is_image, path.iterdir()), key=natural_key)
+            images = sorted(filter(is_image, path.iterdir()), key=natural_key)
         except OSError as error:
             raise _unreadable(path, error) from error
         if not images:
@@ -148,7 +146,7 @@ def open_frames(path: Path) -> FrameSource:
                 f"name a folder with {' '.join(sorted(IMAGE_SUFFIXES))} files in it, or a video",
             )
         return _open_images(path, images)
-    return _open_images(path, [path]) if _is_image(path) else _open_video(path)
+    return _open_images(path, [path]) if is_image(path) else _open_video(path)
 
 
 def digest(source: FrameSource) -> str:
@@ -260,34 +258,8 @@ class FrameWriter:
             shutil.rmtree(self._partial, ignore_errors=True)
 
 
-def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
-    """Write frames to watch: lossless H.264 in RGB, Matroska; 25 frames/s where fps is 0.
-
-    `path` appears only when it is whole. Raises UserError when it cannot be written.
-    """
-    import av
-
-    partial_path = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(partial_path), "w", format="matroska") as container:
-            rate = Fraction(fps or 25).limit_denominator(1001)
-            stream = container.add_stream("libx264rgb", rate, options={"crf": "0"})
-            stream.pix_fmt = "rgb24"
-            for index, frame in enumerate(frames):
-                if index == 0:
-                    stream.height, stream.width = frame.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
-            container.mux(stream.encode())
-        partial_path.replace(path)
-    except (OSError, av.FFmpegError) as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            partial_path.unlink()
-
-
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """True for the name of an image that is read; hidden files are passed over."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
@@ -456,7 +428,7 @@ def _undecodable(path: Path, error: FFmpegError, count: int = 0) -> DataError:
     )
 
 
-def _unwritable(path: Path, error: OSError | FFmpegError) -> UserError:
+def _unwritable(path: Path, error: OSError) -> UserError:
     full = error.errno == errno.ENOSPC
     hint = "free some disk space" if full else "name a place that can be written"
     return UserError(f"cannot write {path}: {error.strerror}", hint)
