@@ -20,7 +20,7 @@ Net = TypeVar("Net", bound="torch.nn.Module")
 
 ENV = "VSRBENCH_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
-WRAPPERS = ("params_ema", "params", "state_dict")
+WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
 
 
 def search(name: str, *folders: Path) -> Path | None:
@@ -70,7 +70,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     """(state dict in float32, metadata) of a checkpoint file. Raises DataError when unreadable.
 
     Metadata is what save_checkpoint wrote; empty for files of others. The usual wrappers
-    (params_ema, params, state_dict) are taken off.
+    (`WRAPPERS`, from the outside in) are taken off.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -110,10 +110,15 @@ def load_state(card: MethodCard) -> tuple[dict[str, torch.Tensor], dict[str, Any
     return read_checkpoint(path)
 
 
-def load_strictly(net: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
-    """Load every tensor or none. Raises DataError with the first names that do not fit."""
+def load_strictly(
+    net: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str, assign: bool = False
+) -> None:
+    """Load every tensor or none. Raises DataError with the first names that do not fit.
+
+    assign: take the tensors themselves instead of copying them, as a network on `meta` needs.
+    """
     try:
-        net.load_state_dict(state, strict=True)
+        net.load_state_dict(state, strict=True, assign=assign)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:3]]
         raise DataError(
@@ -122,11 +127,16 @@ def load_strictly(net: torch.nn.Module, state: Mapping[str, torch.Tensor], name:
         ) from error
 
 
-def build(card: MethodCard, network: Callable[..., Net]) -> Net:
+def build(
+    card: MethodCard,
+    network: Callable[..., Net],
+    translate: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = dict,
+) -> Net:
     """The network of a card with its weights; origin "random" initialises it from seed 0.
 
-    The network's arguments come from the checkpoint where it carries them, else from the settings
-    of the card. Raises MissingError, DataError.
+    The network's arguments are the settings of the card, and before them those that the checkpoint
+    carries. translate: from the names in the authors' checkpoint to ours. Raises MissingError,
+    DataError.
     """
     import torch
 
@@ -135,8 +145,9 @@ def build(card: MethodCard, network: Callable[..., Net]) -> Net:
             torch.manual_seed(0)
             return network(**card.settings)
     state, metadata = load_state(card)
-    net = network(**metadata.get("config", card.settings))
-    load_strictly(net, state, card.name)
+    with torch.device("meta"):  # no time and memory for numbers that are not to stay
+        net = network(**{**card.settings, **metadata.get("config", {})})
+    load_strictly(net, translate(state), card.name, assign=True)
     return net
 
 

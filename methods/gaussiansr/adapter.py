@@ -1,0 +1,31 @@
+"""GaussianSR frame by frame, at the scale of the clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from methods.gaussiansr.network import GaussianSR
+from vsrbench.types import Method, MethodCard
+from vsrbench.weights import build
+
+
+class PerFrame:
+    """Applies the network to each frame alone."""
+
+    def __init__(self, net: GaussianSR, scale: int) -> None:
+        self.net, self.scale = net, scale
+
+    @torch.inference_mode()
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """3 x H x W in 0..1 -> 3 x sH x sW, not clamped."""
+        for x in frames:
+            yield self.net(x[None], self.scale)[0]
+
+
+def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
+    """The network with the weights of the card. Raises MissingError, DataError."""
+    net = build(card, GaussianSR)
+    net.to(device, dtype).eval()
+    return PerFrame(net, card.scale)
