@@ -89,3 +89,28 @@ class SpyNet(nn.Module):
 
         ratio = flow.new_tensor((w / size[1], h / size[0])).view(1, 2, 1, 1)
         return _resize(flow, (h, w)) * ratio
+
+
+def same_scene(a: torch.Tensor, b: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """Do two frames (n, 3, h, w) show the same scene? -> bool (n, 1, 1, 1).
+
+    flow: F_{a->b}. The frames are compared at 1/4 size (noise), with mean and contrast divided out
+    (light changes), with and without alignment by the flow (fast motion); the better one counts.
+    The mean absolute difference of two unrelated normalised images is about 1.1. A cut is a
+    difference above 0.8 that is also above 0.03 in grey levels of 0..1, since in a flat scene the
+    normalised difference is that of the noise.
+    """
+    a, *others = (
+        F.avg_pool2d(x.float(), 4, ceil_mode=True) for x in (a, b, warp(b, flow, "border"))
+    )
+
+    def normalised(x: torch.Tensor) -> torch.Tensor:
+        std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
+        return (x - mean) / (std + 1e-3)
+
+    def distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y).abs().mean((1, 2, 3), keepdim=True)
+
+    relative = [distance(normalised(a), normalised(x)) for x in others]
+    absolute = [distance(a, x) for x in others]
+    return (torch.minimum(*relative) < 0.8) | (torch.minimum(*absolute) < 0.03)

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
 
-from methods.instavsr.adapter import load
-from methods.instavsr.network import Backbone, InstaVSR, from_official, same_scene
-from vsrbench.specs import read_card
+from methods.instavsr import convert
+from methods.instavsr.adapter import Streaming, load
+from methods.instavsr.network import (
+    Backbone,
+    InstaVSR,
+    SteadyColour,
+    from_official,
+    match_colour,
+    pruned,
+    tiled,
+)
+from methods.spynet import same_scene
+from tests import golden
+from vsrbench.errors import FAILED, MISSING, DataError
+from vsrbench.specs import method_card, read_card
 from vsrbench.types import Weights
-from vsrbench.weights import save_checkpoint
+from vsrbench.weights import identify, read_checkpoint, save_checkpoint
 
 SMALL: dict[str, Any] = {
     "channels": [12, 16],
@@ -33,54 +44,68 @@ SMALL: dict[str, Any] = {
 }
 
 
-def meta_state(path: Path) -> dict[str, torch.Tensor]:
-    """An official state dict without numbers."""
-    return {k: torch.empty(s, device="meta") for k, s in json.loads(path.read_text()).items()}
-
-
-def golden_tensor(name: str, shape: torch.Size, gain: float) -> torch.Tensor:
-    """The golden weight called `name`; formula in golden/README.md."""
-    i = np.arange(10007, dtype=np.int64)  # the pattern repeats after that
-    j = (31 * i * i + 17 * i) % 10007
-    phase = (zlib.crc32(name.encode()) % 10007) / 10007 * 2 * math.pi
-    v = np.sin(0.7 * j + phase)
-    if len(shape) > 1:
-        v *= gain / math.sqrt(math.prod(shape[1:]))
-    else:
-        v = 1 + 0.1 * v if name.endswith("weight") else 0.02 * v
-    return torch.from_numpy(np.resize(v.astype(np.float32), tuple(shape)))
-
-
-def relative_error(a: torch.Tensor, b: np.ndarray[Any, Any]) -> float:
-    assert tuple(a.shape) == b.shape
-    return float(np.abs(a.numpy() - b).max() / np.abs(b).max())
+Official = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def official(shared: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    net = meta_state(shared / "golden/adcsr_net.keys.json")
-    return net, meta_state(shared / "golden/adcsr_decoder.keys.json")
-
-
-@pytest.fixture(scope="module")
-def full(
-    shared: Path, official: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
-) -> Backbone:
-    """The full image backbone under the golden weights, loaded through its official names."""
-    gain = float(np.load(shared / "golden/adcsr.npz")["gain"])
+def official(shared: Path) -> Official:
+    """The two official state dicts, without numbers."""
     net, decoder = (
-        {k: golden_tensor(k, v.shape, gain) for k, v in part.items() if ".1.body." not in k}
-        for part in official
+        {k: torch.empty(s, device="meta") for k, s in golden.shapes(shared, name).items()}
+        for name in ("adcsr_net", "adcsr_decoder")
     )
-    with torch.device("meta"):
-        backbone = Backbone(window=64)
-    backbone.load_state_dict(from_official(net, decoder), assign=True)
-    return backbone.eval()
+    return net, decoder
 
 
-def test_full_network_has_the_official_tensors(
-    official: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]],
-) -> None:
+@pytest.fixture(scope="module")
+def converted(
+    shared: Path, official: Official, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """The golden weights, saved as AdcSR saves them, and converted by the command."""
+    folder = tmp_path_factory.mktemp("adcsr")
+    gain = float(golden.arrays(shared, "adcsr")["gain"])
+    net: dict[str, torch.Tensor] = {}
+    for name, like in official[0].items():
+        plain = name
+        if name.startswith("body.1.body."):  # an alias of a tensor that has a plain name as well
+            index, _, rest = name.removeprefix("body.1.body.").partition(".")
+            parts = [*(f"down_blocks.{i}" for i in range(4)), "mid_block"]
+            parts += [*(f"up_blocks.{i}" for i in range(4)), "conv_norm_out", "", "conv_out"]
+            plain = f"body.1.{parts[int(index)]}.{rest}"
+        first = net.get(f"module.{plain}")
+        net[f"module.{name}"] = golden.tensor(plain, like.shape, gain) if first is None else first
+    assert len(net) == 1076
+    assert len({v.data_ptr() for v in net.values()}) == 552
+    torch.save(net, folder / "net_params_200.pkl")
+    del net, first
+    decoder = {
+        f"first_stage_model.decoder.{k}": golden.tensor(k, v.shape, gain)
+        for k, v in official[1].items()
+    }
+    torch.save({"state_dict": decoder | {"loss.x": torch.ones(1)}}, folder / "halfDecoder.ckpt")
+    out = folder / "instavsr-full.safetensors"
+    pair = [str(folder / "net_params_200.pkl"), str(folder / "halfDecoder.ckpt")]
+    assert convert.main(["adcsr", *pair, "--out", str(out)]) == 0
+    (folder / "net_params_200.pkl").unlink()
+    yield out
+    out.unlink()
+
+
+@pytest.fixture(scope="module")
+def full(converted: Path, root: Path) -> InstaVSR:
+    """`instavsr-full` as its card loads the converted file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VSRBENCH_WEIGHTS", str(converted.parent))
+        card = method_card(root, "instavsr-full")
+        assert card.weights.origin == "user"
+        assert "net_params_200.pkl (sha256" in card.weights.note
+        method = load(card, "cpu", torch.float32)
+    assert isinstance(method, Streaming)
+    assert method.net.backbone.tile == card.settings["tile"]
+    return method.net
+
+
+def test_full_network_has_the_official_tensors(official: Official) -> None:
     with torch.device("meta"):
         ours = Backbone()
     net, decoder = official
@@ -100,8 +125,8 @@ def test_full_network_has_the_official_tensors(
 
 
 @torch.inference_mode()
-def test_full_backbone_matches_golden_numerics(full: Backbone, shared: Path) -> None:
-    unet, decoder = full.unet, full.decoder
+def test_full_backbone_matches_golden_numerics(full: InstaVSR, shared: Path) -> None:
+    unet, decoder = full.backbone.unet, full.backbone.decoder
     block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
     points = {
         "conv_in": unet.conv_in,
@@ -127,37 +152,165 @@ def test_full_backbone_matches_golden_numerics(full: Backbone, shared: Path) -> 
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
         for name, module in points.items()
     ]
-    golden = np.load(shared / "golden/adcsr.npz")
-    sr = full(torch.from_numpy(golden["input"]))
+    g = golden.arrays(shared, "adcsr")
+    sr = full(torch.from_numpy(g["input"])[:, None])[:, 0]
     for hook in hooks:
         hook.remove()
     checked = set()
-    for key in golden.files:
+    for key in g:
         name = re.split("_tok_|_c0_", key)[0]
         if name in seen:
-            want = golden[key]
+            want = g[key]
             got = seen[name]
             got = got[..., : want.shape[-1]] if "_tok_" in key else got[:, : want.shape[1]]
-            assert relative_error(got, want) < 5e-5, key
+            assert golden.error(got, want) < 5e-5, key
             checked.add(name)
     assert checked == set(points)
     crop = sr.clamp(0, 1)[:, :, 32:96, 32:96]
-    assert relative_error(crop, golden["final_01_crop"]) < 5e-5
+    assert golden.error(crop, g["final_01_crop"]) < 5e-5
 
 
 @torch.inference_mode()
-def test_full_backbone_matches_golden_numerics_on_a_wide_image(
-    full: Backbone, shared: Path
+def test_full_video_of_a_still_picture_matches_golden_numerics(
+    full: InstaVSR, shared: Path
 ) -> None:
-    golden = np.load(shared / "golden/adcsr_32x48.npz")
-    sr = full(torch.from_numpy(golden["input"])).clamp(0, 1)
-    assert relative_error(sr[:, :, 32:96, 32:160], golden["final_01_crop"]) < 5e-5
+    g = golden.arrays(shared, "adcsr_32x48")
+    still = torch.from_numpy(g["input"]).expand(3, -1, -1, -1)
+    sr = streamed(full, still).clamp(0, 1)
+    for frame in sr:
+        assert golden.error(frame[None, :, 32:96, 32:160], g["final_01_crop"]) < 5e-5
 
 
-def awake(feedback: str) -> InstaVSR:
+SD_UNET: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "sample_size": 64,
+}
+SD_VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+}
+
+
+def test_stable_diffusion_prunes_to_the_documented_shapes() -> None:
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(**SD_UNET), AutoencoderKL(**SD_VAE)
+        ours = Backbone()
+    assert sum(p.numel() for p in unet.parameters()) == 865_910_724
+    found = pruned(unet.state_dict(), vae.state_dict(), ours)
+    new = {f"unet.{k}.{p}" for k in ("conv_in", "conv_out") for p in ("weight", "bias")}
+    assert {k: v.shape for k, v in found.items()} == {
+        k: v.shape for k, v in ours.state_dict().items() if k not in new
+    }
+
+
+@pytest.mark.parametrize("names", ["new", "old"])
+def test_pruning_takes_the_first_channels(names: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = {
+        "block_out_channels": (32, 64),
+        "norm_num_groups": 8,
+        "attention_head_dim": [2, 4],
+        "cross_attention_dim": 8,
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    unet = UNet2DConditionModel(**(SD_UNET | small))
+    vae = AutoencoderKL(**(SD_VAE | {"block_out_channels": (16, 32, 32, 32), "norm_num_groups": 8}))
+    unet.save_pretrained(tmp_path / "unet")
+    vae.save_pretrained(tmp_path / "vae")
+    if names == "old":
+        file = tmp_path / "vae/diffusion_pytorch_model.safetensors"
+        state = load_file(file)
+        for new, old in (
+            ("to_q", "query"),
+            ("to_k", "key"),
+            ("to_v", "value"),
+            ("to_out.0", "proj_attn"),
+        ):
+            state = {k.replace(f".{new}.", f".{old}."): v for k, v in state.items()}
+        file.unlink()
+        torch.save(state, file.with_suffix(".bin"))
+    with torch.device("meta"):
+        net = Backbone(
+            channels=(24, 48), heads=(2, 0), mid_heads=4, layers=1, decoder_channels=(16, 16, 16, 8)
+        )
+    state = convert.from_stable_diffusion(tmp_path, net)
+    net.load_state_dict(state, assign=True)  # every tensor is there and fits
+    assert net(torch.rand(1, 3, 16, 16)).isfinite().all()
+    for k, v in unet.state_dict().items():
+        cross = ".attn2." in k or (".norm2." in k and ".transformer_blocks." in k)
+        if "time_emb" in k or cross or k.startswith(("conv_in.", "conv_out.")):
+            assert cross is False or f"unet.{k}" not in state
+            continue
+        for axis, n in enumerate(v.shape):
+            keep = n if axis > 1 else int(0.75 * n)
+            v = v.narrow(axis, 0, keep)
+        assert torch.equal(state[f"unet.{k}"], v), k
+    for k, v in vae.decoder.state_dict().items():
+        if k.startswith("conv_in."):
+            continue
+        for axis, n in enumerate(v.shape):
+            rgb = k.startswith("conv_out.") and axis == 0
+            v = v.narrow(axis, 0, n if axis > 1 or rgb else n // 2)
+        assert torch.equal(state[f"decoder.{k}"], v), k
+
+
+def test_conversions_say_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out.safetensors")]
+    assert convert.main(["sd", str(tmp_path), *out]) == MISSING
+    assert "no diffusion_pytorch_model.safetensors" in capsys.readouterr().err
+    (tmp_path / "x.pkl").write_bytes(b"nothing")
+    assert convert.main(["adcsr", *[str(tmp_path / "x.pkl")] * 2, *out]) == FAILED
+    assert "cannot be read" in capsys.readouterr().err
+    net = awake("lq")
+    save_checkpoint(tmp_path / "own.safetensors", net.state_dict(), net.config, "5 steps")
+    assert convert.main(["own", str(tmp_path / "own.safetensors"), *out]) == 0
+    state, metadata = read_checkpoint(tmp_path / "out.safetensors")
+    assert metadata["origin"] == "trained_here"
+    assert metadata["note"].startswith("5 steps; from own.safetensors (sha256 ")
+    assert {k: list(v.shape) for k, v in state.items()} == {
+        k: list(v.shape) for k, v in net.state_dict().items()
+    }
+
+
+def test_full_card_without_its_file_is_cost_only(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path))
+    card = method_card(root, "instavsr-full")
+    assert (card.weights.origin, card.weights.file, identify(card)) == ("random", "", "")
+    # A file that is not trained says so, and stays cost only.
+    net = awake("lq")
+    path = tmp_path / "instavsr-full.safetensors"
+    save_checkpoint(path, net.state_dict(), net.config, "pruned", "random")
+    card = method_card(root, "instavsr-full")
+    assert (card.weights.origin, card.weights.note) == ("random", "pruned")
+    method = load(card, "cpu", torch.float32)
+    assert isinstance(method, Streaming)
+    assert (
+        golden.error(
+            method.net.backbone.unet.conv_in.bias.detach(), net.backbone.unet.conv_in.bias.detach()
+        )
+        < 1e-3
+    )
+    path.write_bytes(b"broken")
+    with pytest.raises(DataError, match="cannot be read"):
+        method_card(root, "instavsr-full")
+
+
+def awake(feedback: str, **changes: Any) -> InstaVSR:
     """A small network in which every weight, also those that start at zero, does something."""
     torch.manual_seed(0)
-    net = InstaVSR(feedback=feedback, flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
+    config = SMALL | changes
+    net = InstaVSR(feedback=feedback, flow_widths=[8, 8], flow_levels=3, **config).eval()
     with torch.no_grad():
         for p in net.backbone.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -220,9 +373,10 @@ def test_stream_equals_forward(feedback: str, n: int) -> None:
     assert differ(streamed(net, b), batch[1]) < 1e-3
 
 
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("feedback", ["none", "lq", "detail"])
-def test_output_depends_on_two_frames_ahead(feedback: str) -> None:
-    net, clip = awake(feedback), moving(6, seed=6)
+def test_output_depends_on_two_frames_ahead(feedback: str, residual: bool) -> None:
+    net, clip = awake(feedback, residual=residual), moving(6, seed=6)
     whole, prefix = streamed(net, clip), streamed(net, clip[:5])
     assert differ(whole[:3], prefix[:3]) < 1e-5
     assert differ(whole[3], prefix[3]) > 1e-4
@@ -251,10 +405,12 @@ def test_past_reaches_the_next_frames(feedback: str) -> None:
     assert (change[4] > 1e-7) == (feedback != "none")  # beyond it by recurrence alone
 
 
+@pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("feedback", ["none", "lq", "detail"])
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_scenes_are_processed_as_if_alone(feedback: str, at: int) -> None:
-    net, a, b = awake(feedback), moving(at, seed=9), moving(6 - at, seed=10)
+def test_scenes_are_processed_as_if_alone(feedback: str, at: int, residual: bool) -> None:
+    net = awake(feedback, residual=residual)
+    a, b = moving(at, seed=9), moving(6 - at, seed=10)
     alone = torch.cat((streamed(net, a), streamed(net, b)))
     assert differ(streamed(net, torch.cat((a, b))), alone) < 1e-5
 
@@ -336,6 +492,79 @@ def test_windows_limit_attention_and_nothing_else() -> None:
         assert differ(wide(large), narrow(large)) > 1e-5
 
 
+@torch.inference_mode()
+def test_tiles_change_nothing_where_reach_is_short() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 5, padding=2),
+        torch.nn.Upsample(scale_factor=2),
+        torch.nn.Conv2d(8, 4, 5, padding=2),
+    )
+    for size in ((40, 96), (96, 40), (104, 200), (72, 72)):
+        x = torch.rand(2, 3, *size)
+        assert golden.error(tiled(layer, x, 64, 32, 8), layer(x)) < 1e-6
+    sides = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        sides.append(tuple(x.shape[2:]))
+        return x
+
+    tiled(keep, torch.rand(1, 1, 104, 200), 64, 32, 8)
+    assert max(max(s) for s in sides) <= 64
+    assert all(n % 8 == 0 for s in sides for n in s)
+
+
+@torch.inference_mode()
+def test_tiles_leave_no_seam() -> None:
+    """Tiles that disagree, as their norms do, are joined by a ramp: no step from pixel to pixel."""
+    x = torch.zeros(1, 1, 128, 200)
+    shades = iter(torch.linspace(0, 1, 100))
+    y = tiled(lambda x: x + next(shades), x, 64, 32, 8)
+    assert y.amax() > 0.05
+    for axis in (2, 3):
+        assert y.diff(dim=axis).abs().max() < 2.5 * y.amax() / 16
+
+
+@torch.inference_mode()
+def test_tiled_network_is_close_and_keeps_the_colours_of_the_whole_frame() -> None:
+    torch.manual_seed(3)
+    whole = Backbone(**(SMALL | {"residual": False, "decoder_mid_attention": False})).eval()
+    config = SMALL | {"residual": False, "decoder_mid_attention": False, "tile": 128}
+    parts = Backbone(**config).eval()
+    parts.load_state_dict(whole.state_dict())
+    lq = moving(1, seed=20, size=192)
+    a, b = whole(lq), parts(lq)
+    assert differ(a, b) > 1e-4
+    assert F.l1_loss(a, b) < 0.25 * a.std()
+    for out in (a, b):
+        for channel in range(3):
+            std, mean = torch.std_mean(out[0, channel])
+            assert mean == pytest.approx(lq[0, channel].mean().item(), abs=1e-4)
+            assert std == pytest.approx(lq[0, channel].std().item(), abs=1e-4)
+    with pytest.raises(ValueError, match="too small"):
+        Backbone(**SMALL, tile=64)
+
+
+def test_colours_are_steady_within_a_scene_and_new_after_a_cut() -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.rand(1, 3, 32, 32, generator=generator)
+    noisy = [picture * (1 + 0.05 * torch.randn(1, generator=generator)) for _ in range(12)]
+    still = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    steady = SteadyColour()
+    out = [steady(picture, x, still if i else None) for i, x in enumerate(noisy)]
+    jumpy = [match_colour(picture, x) for x in noisy]
+
+    def flicker(frames: list[torch.Tensor]) -> float:
+        return float(torch.stack(frames).diff(dim=0).abs().mean())
+
+    assert torch.equal(out[0], jumpy[0])
+    assert flicker(out[1:]) < 0.35 * flicker(jumpy[1:])
+    # A change of light is on both sides and passes at once.
+    dimmed = steady(0.5 * picture, 0.5 * noisy[-1], still)
+    assert differ(dimmed, 0.5 * steady(picture, noisy[-1], still)) < 0.02
+    assert torch.equal(steady(picture, 1 - picture, ~still), match_colour(picture, 1 - picture))
+
+
 def test_decoder_must_undo_the_unshuffling() -> None:
     with pytest.raises(ValueError, match="4 decoder widths do not undo x1"):
         Backbone(**SMALL, unshuffle=1)
@@ -350,10 +579,10 @@ def test_cards(root: Path, tmp_path: Path) -> None:
     full_card = read_card(root / "methods/instavsr/instavsr-full.toml")
     with torch.device("meta"):
         net = InstaVSR(**full_card.settings)
+    assert full_card.weights.file in ("", "instavsr-full.safetensors")
     neighbours = 48 * 240 * 9
     assert sum(p.numel() for p in net.backbone.parameters()) == 456_073_683 + neighbours
     assert full_card.multiple_of == net.backbone.multiple_of
-    assert full_card.weights.origin == "random"
 
     trained = awake("detail")
     save_checkpoint(tmp_path / "x.safetensors", trained.state_dict(), trained.config, "a test")

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from vsrbench.errors import UserError, unknown
 from vsrbench.types import DatasetSpec, MethodCard, Origin, Weights
-from vsrbench.weights import SUFFIXES
+from vsrbench.weights import SUFFIXES, as_found
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout: where methods/ and datasets/ are, unless --root says otherwise."""
@@ -76,7 +76,7 @@ def read_card(path: Path) -> MethodCard:
         weights=_build(Weights, weights, path),
         folder=str(path.parent),
     )
-    return card
+    return as_found(card)
 
 
 def method_card(root: Path, name: str) -> MethodCard:

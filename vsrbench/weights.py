@@ -6,12 +6,13 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from vsrbench.errors import DataError, MissingError
 from vsrbench.keys import sha256_file
-from vsrbench.types import MethodCard
+from vsrbench.types import MethodCard, Origin
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,17 @@ Net = TypeVar("Net", bound="torch.nn.Module")
 ENV = "VSRBENCH_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
+
+
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError)
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error for a file that is no checkpoint or a broken one."""
+    return DataError(
+        f"checkpoint {path} cannot be read: {(str(error).splitlines() or [''])[0][:120]}",
+        "it is truncated, corrupt, or holds more than tensors; fetch it again",
+    )
 
 
 def search(name: str, *folders: Path) -> Path | None:
@@ -47,6 +59,30 @@ def locate(card: MethodCard) -> Path | None:
             f"put the file into {card.folder} or a folder named in ${ENV}{origin}",
         )
     return found
+
+
+def as_found(card: MethodCard) -> MethodCard:
+    """A card of origin "random" may name a file: where it is found, origin and note are the file's.
+
+    Elsewhere the network is initialised from seed 0. Imports no torch. Raises DataError.
+    """
+    if card.weights.origin != "random" or not card.weights.file:
+        return card
+    try:
+        path = locate(card)
+    except MissingError:
+        return replace(card, weights=replace(card.weights, file=""))
+    from safetensors import SafetensorError, safe_open
+
+    assert path is not None
+    try:
+        with safe_open(str(path), framework="np") as file:
+            about = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"checkpoint {path} cannot be read: {error}", "make it again") from error
+    origin = about.get("origin", "")
+    known = origin if origin in get_args(Origin) else "user"
+    return replace(card, weights=replace(card.weights, origin=known, note=about.get("note", "")))
 
 
 def identify(card: MethodCard) -> str:
@@ -83,11 +119,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise DataError(
-            f"checkpoint {path} cannot be read: {str(error).splitlines()[0][:120]}",
-            "it is truncated, corrupt, or holds more than tensors; fetch it again",
-        ) from error
+    except (*UNREADABLE, SafetensorError) as error:
+        raise unreadable(path, error) from error
     for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -132,7 +165,7 @@ def build(
     network: Callable[..., Net],
     translate: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] = dict,
 ) -> Net:
-    """The network of a card with its weights; origin "random" initialises it from seed 0.
+    """The network of a card with its weights; "random" without a file initialises it from seed 0.
 
     The network's arguments are the settings of the card, and before them those that the checkpoint
     carries. translate: from the names in the authors' checkpoint to ours. Raises MissingError,
@@ -140,7 +173,7 @@ def build(
     """
     import torch
 
-    if card.weights.origin == "random":
+    if card.weights.origin == "random" and not card.weights.file:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return network(**card.settings)
@@ -151,19 +184,44 @@ def build(
     return net
 
 
+def open_slices(path: Path) -> dict[str, Any]:
+    """{name: what yields a tensor, or a part of it, when indexed}; nothing is read before that.
+
+    Raises DataError when the file is unreadable or holds no state dict.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.suffix == ".safetensors":
+            file = safe_open(str(path), framework="pt").__enter__()  # the slices keep it open
+            return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except (*UNREADABLE, SafetensorError, TypeError) as error:
+        raise unreadable(path, error) from error
+
+
 def save_checkpoint(
-    path: Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], note: str
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    note: str,
+    origin: Origin = "trained_here",
+    half: bool = True,
 ) -> None:
-    """Write a checkpoint of ours: fp16 tensors, network config and note inside, atomically."""
+    """Write a checkpoint of ours, atomically: tensors, network config, origin and note.
+
+    half: floating-point tensors go to fp16, which halves the file; else they stay as they are.
+    """
     import torch
     from safetensors.torch import save_file
 
-    half = {
-        k: (v.detach().half() if v.is_floating_point() else v.detach()).cpu().contiguous()
+    kept = {
+        k: (v.detach().half() if half and v.is_floating_point() else v.detach()).cpu().contiguous()
         for k, v in state.items()
     }
-    assert all(torch.isfinite(v).all() for v in half.values()), "not finite in fp16"
-    metadata = {"config": json.dumps(dict(config)), "origin": "trained_here", "note": note}
+    assert all(torch.isfinite(v).all() for v in kept.values()), "not finite"
+    metadata = {"config": json.dumps(dict(config)), "origin": origin, "note": note}
     partial = path.with_name(path.name + ".partial")
-    save_file(half, str(partial), metadata=metadata)
+    save_file(kept, str(partial), metadata=metadata)
     partial.replace(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,7 @@ class Mlp(nn.Module):
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for c_in, c_out in zip(widths[:-1], widths[1:], strict=True):
+        for c_in, c_out in pairwise(widths):
             layers += [nn.Linear(c_in, c_out), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
 

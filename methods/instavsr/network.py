@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -24,10 +25,12 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from methods.spynet import SpyNet, warp
+from methods.spynet import SpyNet, same_scene, warp
+from vsrbench.errors import DataError
 
 SCALE = 4
 REACH = 2  # neighbours on each side of the centre frame
+OVERLAP = 64  # LQ px that neighbouring tiles share
 
 
 def group_count(channels: int) -> int:
@@ -280,11 +283,102 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
-def match_colour(x: Tensor, reference: Tensor) -> Tensor:
-    """Give `x` the per-image, per-channel mean and (unbiased) deviation of `reference`."""
+def colour_map(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain and shift (b, c, 1, 1), float32, that give each channel of `x` the mean and (unbiased)
+    deviation of `reference`.
+    """
     std, mean = torch.std_mean(x.float(), (2, 3), keepdim=True)
     to_std, to_mean = torch.std_mean(reference.float(), (2, 3), keepdim=True)
-    return ((x - mean) * (to_std / std) + to_mean).to(x.dtype)
+    gain = to_std / std
+    return gain, to_mean - gain * mean
+
+
+def match_colour(x: Tensor, reference: Tensor) -> Tensor:
+    """Give `x` the per-image, per-channel mean and (unbiased) deviation of `reference`."""
+    gain, shift = colour_map(x, reference)
+    return (gain * x + shift).to(x.dtype)
+
+
+class SteadyColour:
+    """`match_colour` along one clip, its map smoothed over time so that it adds no flicker.
+
+    The map and not the statistics are smoothed: a change of light moves both sides alike and leaves
+    the map as it is.
+    """
+
+    RATE = 0.25
+    """Weight of the new frame."""
+
+    def __init__(self) -> None:
+        self._map: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor, reference: Tensor, same: Tensor | None) -> Tensor:
+        """The next frame. same: (b, 1, 1, 1) bool, no cut since the last; None at the start."""
+        gain, shift = colour_map(x, reference)
+        if self._map is not None and same is not None:
+            gain, shift = (
+                torch.where(same, old + self.RATE * (new - old), new)
+                for old, new in zip(self._map, (gain, shift), strict=True)
+            )
+        self._map = gain, shift
+        return (gain * x + shift).to(x.dtype)
+
+
+def tile_starts(side: int, tile: int, overlap: int, unit: int) -> tuple[list[int], int]:
+    """Where tiles along a side start, and how long they are: as few as cover it, and no longer than
+    they must be. All are multiples of `unit`, as `side` is.
+    """
+    if not tile or side <= tile:
+        return [0], side
+    count = math.ceil((side - overlap) / (tile - overlap))
+    length = math.ceil((side + (count - 1) * overlap) / count / unit) * unit
+    last = side - length
+    return [round(i * last / (count - 1) / unit) * unit for i in range(count)], length
+
+
+def tile_weight(start: int, length: int, side: int, overlap: int, like: Tensor) -> Tensor:
+    """How much of each position of a tile counts: a ramp over the middle half of each overlap,
+    nothing in the outer quarter, which sees the tile's edge; 1 at the edges of the picture.
+    """
+    x = torch.arange(length, device=like.device) + 0.5
+    ramp, edge = overlap / 2, overlap / 4
+    weight = torch.ones_like(x)
+    if start > 0:
+        weight = torch.minimum(weight, ((x - edge) / ramp).clamp(0, 1))
+    if start + length < side:
+        weight = torch.minimum(weight, ((length - x - edge) / ramp).clamp(0, 1))
+    return weight
+
+
+def tiled(
+    layer: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, unit: int
+) -> Tensor:
+    """`layer` of a map (b, c, h, w) -> (b, c', sh, sw), by overlapping tiles that blend smoothly.
+
+    tile: largest side of a tile in px of `x` (0 = all at once); overlap: what neighbours share, a
+    quarter of it on each side being context alone. unit: the layer wants sides that are multiples
+    of this. Where each output depends on no more than that context, the tiles change nothing.
+    """
+    (rows, height), (cols, width) = (tile_starts(n, tile, overlap, unit) for n in x.shape[2:])
+    if len(rows) == len(cols) == 1:
+        return layer(x)
+    total: Tensor | None = None
+    for top in rows:
+        for left in cols:
+            y = layer(x[:, :, top : top + height, left : left + width])
+            s = y.shape[2] // height
+            weight = (
+                tile_weight(s * top, s * height, s * x.shape[2], s * overlap, y)[:, None]
+                * tile_weight(s * left, s * width, s * x.shape[3], s * overlap, y)
+            ).to(y.dtype)
+            if total is None:
+                total = y.new_zeros(*y.shape[:2], s * x.shape[2], s * x.shape[3])
+                norm = y.new_zeros(total.shape[2:])
+            rect = (slice(s * top, s * (top + height)), slice(s * left, s * (left + width)))
+            total[:, :, *rect] += weight * y
+            norm[rect] += weight
+    assert total is not None
+    return total.div_(norm)
 
 
 def upscaled(x: Tensor) -> Tensor:
@@ -302,7 +396,9 @@ class Backbone(nn.Module):
     thin decoder need not find positions in channels, and has one width less. residual: add the
     result to the bicubic image, which is where training then starts from, and leave out the two
     output norms, since they take away how much contrast there is to add; otherwise match the
-    colours of the input, which puts it back. extra_channels: see `forward`.
+    colours of the input, which puts it back. extra_channels: see `forward`. tile: largest side in
+    LQ px that UNet and decoder see at once (0 = any); larger pictures go through in tiles that
+    overlap by `OVERLAP`, and memory then grows by the picture itself alone.
 
     The defaults are the full network: 443,695,696 + 2,626,048 + 9,751,939 parameters.
     LQ sides must be multiples of `multiple_of`.
@@ -321,8 +417,12 @@ class Backbone(nn.Module):
         unshuffle: int = 2,
         residual: bool = False,
         extra_channels: int = 0,
+        tile: int = 0,
     ) -> None:
         super().__init__()
+        if tile and tile < 2 * OVERLAP:
+            raise ValueError(f"tiles of {tile} px are too small: at least {2 * OVERLAP}")
+        self.tile = tile
         if 2 ** (len(decoder_channels) - 1) != SCALE * unshuffle:
             raise ValueError(f"{len(decoder_channels)} decoder widths do not undo x{unshuffle}")
         self.residual, self.unshuffle = residual, unshuffle
@@ -350,19 +450,56 @@ class Backbone(nn.Module):
             for parameter in self.decoder.conv_out.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, lq: Tensor, extra: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        lq: Tensor,
+        extra: Tensor | None = None,
+        match: Callable[[Tensor, Tensor], Tensor] = match_colour,
+    ) -> Tensor:
         """Super-resolve `lq` (b, 3, h, w) in 0..1 to (b, 3, 4h, 4w) around 0..1, not clamped.
 
         extra: (b, extra_channels, h/u, w/u) with u = unshuffle, joined to the unshuffled image.
+        match: gives the result the colours of the image, unless `residual`.
         """
         x = 2 * lq - 1
         features = F.pixel_unshuffle(x, self.unshuffle)
         if extra is not None:
             features = torch.cat((features, extra), 1)
-        y = self.decoder(self.unet(features))
+        u = self.unshuffle
+        tile, overlap, unit = self.tile // u, OVERLAP // u, self.multiple_of // u
+        y = tiled(self.unet, features, tile, overlap, unit)
+        y = tiled(self.decoder, y, tile, overlap, unit)
         if self.residual:
             return upscaled(lq) + y / 2
-        return match_colour(y, x) / 2 + 0.5
+        return match(y, x) / 2 + 0.5
+
+
+def pruned(unet: Mapping[str, Any], vae: Mapping[str, Any], net: Backbone) -> dict[str, Tensor]:
+    """State of `net` from a Stable Diffusion UNet and VAE: of every layer the first channels.
+
+    unet, vae: diffusers' names -> tensors, or what yields a part of one when sliced. The UNet's
+    conv_in and conv_out are left out: there they take and give latents. Raises DataError.
+    """
+    # Files from before diffusers 0.12 have other names in the VAE's attention.
+    old = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+    state = {}
+    for name, own in net.state_dict().items():
+        part, _, inner = name.partition(".")
+        if part == "unet" and inner.startswith(("conv_in.", "conv_out.")):
+            continue
+        source, theirs = (unet, inner) if part == "unet" else (vae, name)
+        if theirs not in source:
+            for new, before in old.items():
+                theirs = theirs.replace(new, before)
+        if theirs not in source:
+            raise DataError(f"there is no {theirs} in the {part} to prune", "is it SD 2.1-base?")
+        state[name] = source[theirs][tuple(slice(n) for n in own.shape)]
+        if state[name].shape != own.shape:
+            raise DataError(
+                f"{theirs} is {tuple(state[name].shape)} at most, {tuple(own.shape)} are needed",
+                "is it SD 2.1-base?",
+            )
+    return state
 
 
 def from_official(net: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -382,31 +519,6 @@ def from_official(net: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> d
         if name.startswith(("up_blocks.", "conv_norm_out.", "conv_out.")):
             state[f"decoder.{name}"] = tensor
     return state
-
-
-def same_scene(a: Tensor, b: Tensor, flow: Tensor) -> Tensor:
-    """Do two frames (n, 3, h, w) show the same scene? -> bool (n, 1, 1, 1).
-
-    flow: F_{a->b}. The frames are compared at 1/4 size (noise), with mean and contrast divided out
-    (light changes), with and without alignment by the flow (fast motion); the better one counts.
-    The mean absolute difference of two unrelated normalised images is about 1.1. A cut is a
-    difference above 0.8 that is also above 0.03 in grey levels of 0..1, since in a flat scene the
-    normalised difference is that of the noise.
-    """
-    a, *others = (
-        F.avg_pool2d(x.float(), 4, ceil_mode=True) for x in (a, b, warp(b, flow, "border"))
-    )
-
-    def normalised(x: Tensor) -> Tensor:
-        std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
-        return (x - mean) / (std + 1e-3)
-
-    def distance(x: Tensor, y: Tensor) -> Tensor:
-        return (x - y).abs().mean((1, 2, 3), keepdim=True)
-
-    relative = [distance(normalised(a), normalised(x)) for x in others]
-    absolute = [distance(a, x) for x in others]
-    return (torch.minimum(*relative) < 0.8) | (torch.minimum(*absolute) < 0.03)
 
 
 class Neighbour(NamedTuple):
@@ -466,9 +578,11 @@ class InstaVSR(nn.Module):
 
     def load_image_state(self, state: Mapping[str, Tensor]) -> None:
         """Load the state of an image `Backbone`; the weights of all further inputs become zero."""
-        weight = torch.zeros_like(self.backbone.unet.conv_in.weight)
-        weight[:, : self.backbone.image_channels] = state["unet.conv_in.weight"]
-        self.backbone.load_state_dict({**state, "unet.conv_in.weight": weight})
+        own, image = self.backbone.unet.conv_in.weight, state["unet.conv_in.weight"]
+        weight = image.new_zeros(own.shape)
+        weight[:, : self.backbone.image_channels] = image
+        state = {**state, "unet.conv_in.weight": weight}
+        self.backbone.load_state_dict(state, assign=own.is_meta)
 
     def forward(self, lqs: Tensor) -> Tensor:
         """Super-resolve clips (b, n, 3, h, w) in 0..1 to (b, n, 3, 4h, 4w), differentiably."""
@@ -483,6 +597,7 @@ class InstaVSR(nn.Module):
         ahead: deque[Tensor] = deque()  # LQ frames t, t+1, t+2
         links: deque[tuple[Tensor, Tensor, Tensor]] = deque()  # between each two of `ahead`
         past: deque[Neighbour] = deque(maxlen=REACH)  # t-1, t-2
+        colour = SteadyColour()
         for lq in chain(frames, [None] * REACH):
             if lq is not None:
                 if ahead:
@@ -496,7 +611,7 @@ class InstaVSR(nn.Module):
                     Neighbour(frame, forward, same)
                     for frame, (forward, _, same) in zip(ahead, links, strict=True)
                 ]
-                sr = self._step(centre, past, future)
+                sr = self._step(centre, past, future, colour)
                 yield sr
                 if ahead:
                     _, backward, same = links.popleft()
@@ -517,7 +632,11 @@ class InstaVSR(nn.Module):
         return Neighbour(frame, hop, same, detail)
 
     def _step(
-        self, centre: Tensor, past: Sequence[Neighbour], future: Sequence[Neighbour]
+        self,
+        centre: Tensor,
+        past: Sequence[Neighbour],
+        future: Sequence[Neighbour],
+        colour: SteadyColour,
     ) -> Tensor:
         """Super-resolve `centre` (b, 3, h, w), given its neighbours on each side, nearest first."""
         aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
@@ -526,7 +645,7 @@ class InstaVSR(nn.Module):
         if self.feedback == "detail":
             detail = self._align_detail(centre, past)
             extra = torch.cat((extra, F.pixel_unshuffle(2 * detail, unshuffle * SCALE)), 1)
-        return self.backbone(centre, extra)
+        return self.backbone(centre, extra, partial(colour, same=past[0].same if past else None))
 
     @staticmethod
     def _align(centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -84,14 +85,10 @@ class BasicVSR(nn.Module):
         """Clean frames (b, 3, h, w) to SR frames (b, 3, 4h, 4w), first to last."""
         # Against the one before and against the one after, in one batch; flow stays float32.
         flows = [
-            self.spynet(torch.cat((b, a)), torch.cat((a, b))).chunk(2)
-            for a, b in zip(frames[:-1], frames[1:], strict=True)
+            self.spynet(torch.cat((b, a)), torch.cat((a, b))).chunk(2) for a, b in pairwise(frames)
         ]
-        state = zeros = (
-            torch.zeros_like(self.fusion.bias)
-            .view(1, -1, 1, 1)
-            .expand(len(frames[0]), -1, *frames[0].shape[2:])
-        )
+        b, _, h, w = frames[0].shape
+        state = zeros = self.conv_hr.weight.new_zeros(b, self.fusion.out_channels, h, w)
         backward: list[Tensor] = []
         for i in reversed(range(len(frames))):
             if i < len(flows):

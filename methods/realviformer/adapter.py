@@ -7,15 +7,26 @@ from collections.abc import Iterator
 import torch
 
 from methods.realviformer.network import RealViformer
+from methods.spynet import same_scene
 from vsrbench.types import Method, MethodCard
 from vsrbench.weights import build
 
 
 class Streaming:
-    """Carries the previous frame and the recurrent state along one clip."""
+    """Carries the previous frame and the recurrent state along one clip, and restarts at a cut.
+
+    The authors' script carries them across: between scenes there is nothing to carry.
+    """
 
     def __init__(self, net: RealViformer) -> None:
         self.net = net
+
+    def _same_scene(self, frame: torch.Tensor, previous: torch.Tensor) -> bool:
+        still = torch.zeros_like(frame[:, :2], dtype=torch.float32)
+        if bool(same_scene(frame, previous, still)):
+            return True  # no need for the flow
+        flow = self.net.spynet(frame.float(), previous.float())
+        return bool(same_scene(frame, previous, flow))
 
     @torch.inference_mode()
     def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -23,6 +34,8 @@ class Streaming:
         previous = state = None
         for x in frames:
             frame = x[None]
+            if previous is not None and not self._same_scene(frame, previous):
+                previous = state = None
             sr, state = self.net.step(frame, previous, state)
             previous = frame
             yield sr[0]

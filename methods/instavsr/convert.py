@@ -1,0 +1,164 @@
+"""Weights for InstaVSR at full size, made from published or own image and video weights.
+
+    python -m methods.instavsr.convert adcsr net_params_200.pkl halfDecoder.ckpt --out OUT
+    python -m methods.instavsr.convert sd stable-diffusion-2-1-base --out OUT
+    python -m methods.instavsr.convert own checkpoint.safetensors --out OUT
+
+The result is one safetensors file that carries the arguments of its network and where its numbers
+come from. As `instavsr-full.safetensors` in $VSRBENCH_WEIGHTS, the card `instavsr-full` uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.instavsr.network import Backbone, InstaVSR, from_official, pruned
+from methods.realbasicvsr.network import from_official as named_as_here
+from methods.spynet import SpyNet
+from vsrbench.errors import DataError, MissingError, UserError
+from vsrbench.keys import sha256_file
+from vsrbench.progress import note, say_error
+from vsrbench.specs import ROOT, method_card
+from vsrbench.types import Origin
+from vsrbench.weights import load_strictly, open_slices, read_checkpoint, save_checkpoint
+
+NEIGHBOURS = "neighbour inputs at zero"
+
+
+def identity(path: Path) -> str:
+    """File name and the start of its sha256."""
+    return f"{path.name} (sha256 {sha256_file(path)[:16]})"
+
+
+def from_adcsr(net: Path, decoder: Path) -> dict[str, Tensor]:
+    """State of the full image `Backbone` from the two files of AdcSR. Raises DataError."""
+    return from_official(read_checkpoint(net)[0], read_checkpoint(decoder)[0])
+
+
+def from_stable_diffusion(folder: Path, backbone: Backbone) -> dict[str, Tensor]:
+    """State of `backbone`, pruned from a folder in diffusers' layout. Raises UserError.
+
+    Only what stays is read. The UNet's first and last layer are initialised from seed 0.
+    """
+    unet, vae = (open_slices(part_file(folder / part)) for part in ("unet", "vae"))
+    state = {k: v.float().contiguous() for k, v in pruned(unet, vae, backbone).items()}
+    channels, features = backbone.unet.conv_in.out_channels, backbone.unet.conv_out.out_channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        new = {
+            "unet.conv_in": nn.Conv2d(backbone.image_channels, channels, 3),
+            "unet.conv_out": nn.Conv2d(channels, features, 3),
+        }
+    return state | {
+        f"{k}.{p}": v for k, layer in new.items() for p, v in layer.state_dict().items()
+    }
+
+
+def part_file(folder: Path) -> Path:
+    """The weights file of one part of a diffusers folder. Raises MissingError."""
+    for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"):
+        path = folder / f"diffusion_pytorch_model{suffix}"
+        if path.is_file():
+            return path
+    raise MissingError(
+        f"no diffusion_pytorch_model.safetensors in {folder}",
+        "give the folder of Stable Diffusion 2.1-base that holds unet/ and vae/",
+    )
+
+
+def flow_state(path: Path) -> dict[str, Tensor]:
+    """SpyNet out of a checkpoint: bare, or of a network that has one inside. Raises DataError."""
+    state = named_as_here(read_checkpoint(path)[0])
+    inside = {k.rpartition("spynet.")[2]: v for k, v in state.items() if "spynet." in k}
+    return inside or state
+
+
+def still(config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A SpyNet that answers "no motion" until it is trained: the last layers are zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        spynet = SpyNet(config["flow_widths"], config["flow_levels"])
+    for level in spynet.basic_module:
+        for parameter in level.basic_module[-1].parameters():
+            torch.nn.init.zeros_(parameter)
+    return spynet.state_dict()
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Write the checkpoint. Raises UserError."""
+    card = method_card(ROOT, "instavsr-full")
+    settings: Mapping[str, Any] = {k: v for k, v in card.settings.items() if k != "tile"}
+    origin: Origin = "user"
+    state: Mapping[str, Tensor] | None = None
+    if options.source == "own":
+        state, metadata = read_checkpoint(options.checkpoint)
+        if "config" not in metadata:
+            raise DataError(f"{options.checkpoint} is no checkpoint of ours: no config inside")
+        settings, origin = metadata["config"], metadata["origin"]
+        about = f"{metadata['note']}; from {identity(options.checkpoint)}"
+    with torch.device("meta"):
+        net = InstaVSR(**settings)
+    if options.source == "adcsr":
+        image = from_adcsr(options.net, options.decoder)
+        files = f"{identity(options.net)} and {identity(options.decoder)}"
+        about = f"AdcSR's image network, {files}; {NEIGHBOURS}"
+    elif options.source == "sd":
+        image = from_stable_diffusion(options.folder, net.backbone)
+        files = " and ".join(identity(part_file(options.folder / p)) for p in ("unet", "vae"))
+        origin = "random"  # its first and last layer are, so its pictures mean nothing yet
+        about = f"untrained: pruned from Stable Diffusion, {files}; {NEIGHBOURS}"
+    if state is None:
+        image_net = {f"backbone.{k}": v for k, v in image.items()}
+        net.load_image_state(image)
+        flow = flow_state(options.flow) if options.flow else still(net.config)
+        about += f"; flow of {identity(options.flow)}" if options.flow else "; no motion known yet"
+        image_net["backbone.unet.conv_in.weight"] = net.backbone.unet.conv_in.weight
+        state = image_net | {f"spynet.{k}": v for k, v in flow.items()}
+    load_strictly(net, state, "instavsr-full", assign=True)
+    save_checkpoint(options.out, net.state_dict(), net.config, about, origin, half=options.half)
+    note(f"wrote {options.out}: {about}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m methods.instavsr.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sources = parser.add_subparsers(dest="source", required=True)
+
+    def source(name: str, purpose: str, *files: str) -> argparse.ArgumentParser:
+        sub = sources.add_parser(name, help=purpose, description=purpose)
+        for file in files:
+            sub.add_argument(file, type=Path)
+        sub.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+        sub.add_argument("--half", action="store_true", help="store fp16 (default: as it comes)")
+        return sub
+
+    flow = (
+        "a checkpoint with the flow network: SpyNet, RealViformer or RealBasicVSR (default: zero)"
+    )
+    adcsr = source("adcsr", "from the two checkpoints of AdcSR", "net", "decoder")
+    adcsr.add_argument("--flow", type=Path, help=flow)
+    sd = source("sd", "by pruning Stable Diffusion 2.1-base, diffusers layout", "folder")
+    sd.add_argument("--flow", type=Path, help=flow)
+    source("own", "from a checkpoint written by this project", "checkpoint")
+    options = parser.parse_args(argv)
+    try:
+        convert(options)
+    except UserError as error:
+        say_error(error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
