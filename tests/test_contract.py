@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from vsrbench import cost, nvml, specs, weights
 from vsrbench.errors import ContractError, MissingError
 from vsrbench.method import at_scale, load_method, padding, upscale
 from vsrbench.specs import ROOT
-from vsrbench.types import Clip, MethodCard, Weights
+from vsrbench.types import Clip, Method, MethodCard, Weights
 from vsrbench.weights import load_state, read_checkpoint, save_checkpoint
 
 H, W, COUNT = 30, 42, 5  # odd for every multiple_of here
@@ -64,6 +66,88 @@ def test_card_keeps_the_contract(card: MethodCard) -> None:
     # A picture goes in and the same picture comes out, larger: no shift, no colour change.
     small = first[2].reshape(H, 4, W, 4, 3).mean((1, 3))
     assert np.abs(small - clip().lq[2]).mean() < 12
+
+
+def untrained() -> list[MethodCard]:
+    """The forms of networks whose weights are elsewhere: random weights, fewer channels."""
+    small = {"channels": [12, 16], "heads": [0, 2], "mid_heads": 2, "layers": 1}
+    small |= {"decoder_channels": [16, 12, 8, 8], "decoder_layers": 0}
+    cards = []
+    for name, settings in (
+        ("instavsr-full", small),
+        (
+            "realviformer-official",
+            {"num_feat": 16, "num_blocks": [1, 1, 1, 1], "hr_feat": 8, "flow_widths": [4, 8, 4, 4]},
+        ),
+        ("gaussiansr", {"blocks": 1, "hidden": 16}),
+    ):
+        card = specs.method_card(ROOT, name)
+        settings = dict(card.settings) | settings
+        cards.append(replace(at_scale(card, 4), settings=settings, weights=Weights("random")))
+    return cards
+
+
+def varied(card: MethodCard) -> Method:
+    """A method of random weights in which those that start at zero do something, too."""
+    method = load_method(card, "cpu")
+    net = method.net  # type: ignore[attr-defined]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=generator)
+    return method
+
+
+def drifting(count: int, seed: int) -> Clip:
+    """A scene of smooth noise that drifts one pixel a frame."""
+    coarse = np.random.default_rng(seed).random((9, 13, 3)).astype(np.float32)
+    wide = np.asarray(cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC))
+    frames = [np.uint8(255 * wide[8:40, i : i + 40].clip(0, 1)) for i in range(count)]
+    return Clip("test", "drift", count, (32, 40), 4, 24.0, f"{seed}-{count}", frames)
+
+
+@pytest.mark.parametrize("card", untrained(), ids=lambda card: card.name)
+def test_streaming_looks_ahead_as_far_as_it_says_and_restarts_at_cuts(card: MethodCard) -> None:
+    method = varied(card)
+
+    def run(*scenes: Clip) -> list[np.ndarray]:
+        frames = [f for scene in scenes for f in scene.lq]
+        # The seed of a run comes from the clip: keep what names it.
+        whole = replace(scenes[0], count=len(frames), lq=frames, digest="x")
+        return list(upscale(method, card, whole, "cpu"))
+
+    first, second = drifting(3, 1), drifting(3, 2)
+    a, b, joined = run(first), run(second), run(first, second)
+    assert len(joined) == 6
+    assert np.ptp(joined[0]) > 3
+    assert all(np.array_equal(x, y) for x, y in zip(joined, a + b, strict=True))
+    long, prefix = run(drifting(5, 3)), run(drifting(4, 3))
+    final = 4 - card.lookahead
+    assert all(np.array_equal(x, y) for x, y in zip(long[:final], prefix[:final], strict=True))
+
+
+def test_construction_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = cost.construction(replace(TOY, scale=4), "", "cpu", tmp_path)
+    assert found["params_m"] == pytest.approx((3 * 48 * 9 + 48) / 1e6)
+    assert found["macs_g"] == pytest.approx(64 * 64 * 3 * 48 * 9 / 1e9)
+    assert found["peak_mib"] > 100
+    assert 0 < found["seconds"] < 60
+    monkeypatch.setattr(cost, "_apart", None)  # asked again, it is read
+    assert cost.construction(replace(TOY, scale=4), "", "cpu", tmp_path) == json.loads(
+        json.dumps(found)
+    )
+
+
+def test_attention_is_counted() -> None:
+    class Attends:
+        def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+            for _ in frames:
+                x = torch.rand(1, 2, 128, 16)
+                nn.functional.scaled_dot_product_attention(x, x, x)
+                yield x
+
+    with torch.inference_mode():
+        assert cost._macs(Attends(), [torch.zeros(1)]) == 2 * 2 * 128 * 128 * 16
 
 
 def test_trained_here_means_a_hash_in_the_card() -> None:

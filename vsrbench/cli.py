@@ -183,7 +183,11 @@ def build_parsers() -> dict[str, Parser]:
     results(how)  # type: ignore[arg-type]
 
     listing = command("list", "What exists, what is ready here, and why the rest is not.", "")
-    listing.usage = "run_bench.py list methods|datasets|metrics"
+    listing.usage = "run_bench.py list methods|datasets|metrics [-v]"
+    listing.epilog = (
+        "list methods -v adds what each method takes to build (time, peak memory of a process of "
+        "its own)\nand its parameters and multiply-adds: measured the first time, then kept."
+    )
     listing.add_argument("what", choices=["methods", "datasets", "metrics"])
 
     check = command("check", "Preflight: files, hashes, imports; runs nothing.", "")
@@ -539,9 +543,47 @@ def _figure(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from tabulate import tabulate
 
-    rows = _readiness(options.root, options.what)
-    print(tabulate(rows, headers=["name", "what", "ready", "why not"], tablefmt="simple"))
+    rows: list[tuple[str, ...]] = list(_readiness(options.root, options.what))
+    headers = ["name", "what", "ready", "why not"]
+    if options.verbose and options.what == "methods":
+        rows = [(*row[:3], *_construction(options.root, row), row[3]) for row in rows]
+        headers[3:3] = ["build s", "peak MiB", "params M", "GMAC/frame", "at LQ"]
+    print(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
     return OK
+
+
+def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
+    """What `list methods -v` says besides: measured when first asked for, then kept."""
+    from vsrbench import cost, datasets, specs, weights
+    from vsrbench.types import Weights
+
+    dash = ("–",) * 5
+    if row[0] == "PATH":
+        return dash
+    device = _device(None)
+    try:
+        card = specs.method_card(root, row[0])
+        card = replace(card, scale=card.scale or 4)
+        if device == "cpu":
+            card = replace(card, precision="fp32")
+        try:
+            sha = weights.identify(card)
+        except MissingError:  # none of these figures depends on the numbers in the weights
+            card, sha = replace(card, weights=Weights("random")), ""
+        cache = datasets.cache_folder() / "construction"
+        found = cost.construction(card, sha, device, cache)
+    except UserError as error:
+        say_error(error)
+        return dash
+    height, width = found["size"]
+    params, macs = found["params_m"], found["macs_g"]
+    return (
+        f"{found['seconds']:.1f}",
+        "–" if found["peak_mib"] is None else f"{found['peak_mib']:.0f}",
+        "–" if params is None else f"{params:.2f}",
+        f"{macs:.1f}",
+        f"{width}x{height}",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsrbench.env import device_name
 from vsrbench.errors import ContractError, UserError
+from vsrbench.keys import cost_key
 from vsrbench.method import check_size, dtype_of, foreign_error, load_method, padding
 from vsrbench.nvml import MemoryMeter
 from vsrbench.types import Measurement, MethodCard, Size
@@ -23,10 +25,14 @@ from vsrbench.types import Measurement, MethodCard, Size
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
+VERSION = 2
 """Bumped when a figure can change."""
+Result = TypeVar("Result")
+
 FRAMES = 10
 WARMUP = 3
+PROBE = 64
+"""LQ side in px at which `construction` counts."""
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -46,15 +52,66 @@ def measure(card: MethodCard, size: Size, frames: int, device: str) -> Measureme
 
     Raises UserError; ContractError when the process died, which is how running out of memory ends.
     """
+    where = f"at {size[1]}x{size[0]}, {frames} frames"
+    return _apart(card, where, _measure, card, size, frames, device)
+
+
+def _apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
+    """`work(*args)` in a process of its own. Raises ContractError when that dies."""
     context = get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(_measure, card, size, frames, device).result()
+            return pool.submit(work, *args).result()
         except BrokenProcessPool as error:
             raise ContractError(
-                f"'{card.name}' ended its process at {size[1]}x{size[0]}, {frames} frames",
+                f"'{card.name}' ended its process {where}",
                 "most likely out of memory: use a smaller --size",
             ) from error
+
+
+def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dict[str, Any]:
+    """What a method is and what it takes to build it, measured once in a fresh process.
+
+    seconds: to import and build it with its weights, torch being there. peak_mib: peak resident
+    memory of the process by then, libraries included. params_m: parameters, 1e6. macs_g:
+    multiply-adds a frame at LQ `size`, 1e9. A result is kept in the folder `cache` under the identity of card, weights and
+    machine. Raises UserError.
+    """
+    side = max(PROBE, card.min_size)
+    size = (side, side)
+    file = cache / f"{cost_key(card, sha256, size, 0, machine(device))}.json"
+    if file.is_file():
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+    where = f"while it was built and run at {side}x{side}"
+    found = _apart(card, where, _construct, card, size, device)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(found))
+    partial.replace(file)
+    return found
+
+
+def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
+    import torch  # noqa: F401
+
+    start = time.perf_counter()
+    method = load_method(card, device)
+    found = {
+        "seconds": time.perf_counter() - start,
+        "peak_mib": _rss_mib("VmHWM"),
+        "size": size,
+    }
+    parameters = _parameters(method, card)
+    frames = abs(card.lookahead) + 1
+    try:
+        macs = _macs(method, _clip(card, size, frames, device))
+    except (Exception, SystemExit) as error:
+        raise foreign_error(card, f"at {size[1]}x{size[0]}", error) from error
+    return found | {
+        "params_m": None if parameters is None else parameters / 1e6,
+        "macs_g": macs / 1e9,
+    }
 
 
 def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
@@ -177,9 +234,16 @@ def _parameters(method: Any, card: MethodCard) -> int | None:
 
 def _macs(method: Any, clip: list[torch.Tensor]) -> float:
     """Multiply-adds a frame, counted by torch on a call of `clip`."""
-    from torch.utils.flop_counter import FlopCounterMode
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    with FlopCounterMode(display=False) as counter:
+    # torch counts fused attention on a GPU and overlooks it on the CPU.
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(q, k, v))
+
+    with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
         for _ in method.upscale(iter(clip)):
             pass
     return float(counter.get_total_flops()) / 2 / len(clip)

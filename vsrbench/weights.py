@@ -77,11 +77,11 @@ def as_found(card: MethodCard) -> MethodCard:
     assert path is not None
     try:
         with safe_open(str(path), framework="np") as file:
-            about = dict(file.metadata() or {})
+            about: dict[str, Any] = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise DataError(f"checkpoint {path} cannot be read: {error}", "make it again") from error
     origin = about.get("origin", "")
-    known = origin if origin in get_args(Origin) else "user"
+    known: Origin = origin if origin in get_args(Origin) else "user"
     return replace(card, weights=replace(card.weights, origin=known, note=about.get("note", "")))
 
 
@@ -194,7 +194,7 @@ def open_slices(path: Path) -> dict[str, Any]:
 
     try:
         if path.suffix == ".safetensors":
-            file = safe_open(str(path), framework="pt").__enter__()  # the slices keep it open
+            file: Any = safe_open(str(path), framework="pt")  # the slices keep it open
             return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except (*UNREADABLE, SafetensorError, TypeError) as error:

@@ -86,8 +86,9 @@ def still(config: Mapping[str, Any]) -> dict[str, Tensor]:
         torch.manual_seed(0)
         spynet = SpyNet(config["flow_widths"], config["flow_levels"])
     for level in spynet.basic_module:
-        for parameter in level.basic_module[-1].parameters():
-            torch.nn.init.zeros_(parameter)
+        *_, last = level.modules()
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
     return spynet.state_dict()
 
 
