@@ -74,8 +74,8 @@ def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dic
 
     seconds: to import and build it with its weights, torch being there. peak_mib: peak resident
     memory of the process by then, libraries included. params_m: parameters, 1e6. macs_g:
-    multiply-adds a frame at LQ `size`, 1e9. A result is kept in the folder `cache` under the identity of card, weights and
-    machine. Raises UserError.
+    multiply-adds a frame at LQ `size`, 1e9. A result is kept in the folder `cache` under the
+    identity of card, weights and machine. Raises UserError.
     """
     side = max(PROBE, card.min_size)
     size = (side, side)
@@ -241,7 +241,7 @@ def _macs(method: Any, clip: list[torch.Tensor]) -> float:
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
     def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_flop_count(q, k, v))
+        return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
     with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
         for _ in method.upscale(iter(clip)):
