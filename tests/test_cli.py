@@ -450,6 +450,27 @@ def test_list_and_check(run: Run) -> None:
     assert "Did you mean" in err
 
 
+def test_list_methods_v_says_what_they_take(
+    run: Run, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSRBENCH_CACHE", str(tmp_path / "cache"))
+    for path in (bench / "methods").glob("*/*.toml"):
+        if path.stem not in ("bicubic", "load"):
+            path.unlink()
+    write_card(bench, "absent", weights='origin = "official"\nfile = "absent.pth"\n')
+    code, out, err = run("list", "methods", "-v")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0
+    assert "peak MiB" in out
+    assert " 0.00 " in rows["bicubic"]
+    assert "64x64" in rows["bicubic"]
+    assert "64x64" in rows["absent"]  # building needs no numbers
+    assert "absent.pth" in rows["absent"]
+    assert rows["load"].split().count("–") == 5
+    assert "cannot build" in err
+    assert len(list((tmp_path / "cache/construction").glob("*.json"))) == 2
+
+
 def test_cost_alone(run: Run) -> None:
     code, out, err = run("cost", "--methods", "bicubic", "--size", "24x32", "--frames", "4")
     assert code == 0, err

@@ -87,6 +87,12 @@ def untrained() -> list[MethodCard]:
     return cards
 
 
+def streaming() -> list[MethodCard]:
+    """Every network that answers as it reads."""
+    shipped = [at_scale(specs.method_card(ROOT, name), 4) for name in ("instavsr", "realviformer")]
+    return [*untrained(), *shipped]
+
+
 def varied(card: MethodCard) -> Method:
     """A method of random weights in which those that start at zero do something, too."""
     method = load_method(card, "cpu")
@@ -106,7 +112,7 @@ def drifting(count: int, seed: int) -> Clip:
     return Clip("test", "drift", count, (32, 40), 4, 24.0, f"{seed}-{count}", frames)
 
 
-@pytest.mark.parametrize("card", untrained(), ids=lambda card: card.name)
+@pytest.mark.parametrize("card", streaming(), ids=lambda card: card.name)
 def test_streaming_looks_ahead_as_far_as_it_says_and_restarts_at_cuts(card: MethodCard) -> None:
     method = varied(card)
 

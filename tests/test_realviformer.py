@@ -108,6 +108,11 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
+def one_scene(n: int, h: int, w: int) -> torch.Tensor:
+    """A clip (1, n, 3, h, w) of one picture under noise: no cut in it."""
+    return 0.8 * noise(1, 1, 3, h, w) + 0.2 * noise(1, n, 3, h, w)
+
+
 def narrow_net() -> RealViformer:
     torch.manual_seed(0)
     return RealViformer(**NARROW).eval()
@@ -263,7 +268,7 @@ def test_half_precision_stays_close(dtype: torch.dtype) -> None:
 
 
 def test_streaming_equals_batch() -> None:
-    clip = noise(1, 4, 3, 32, 40)
+    clip = one_scene(4, 32, 40)
     net, method = narrow_net(), load(card(), "cpu", torch.float32)
     read = 0
 
@@ -292,7 +297,7 @@ def test_random_weights_leave_the_global_generator_alone() -> None:
 
 
 def test_checkpoint_carries_its_configuration(tmp_path: Path) -> None:
-    net, clip = narrow_net(), noise(1, 2, 3, 32, 32)
+    net, clip = narrow_net(), one_scene(2, 32, 32)
     save_checkpoint(tmp_path / "net.safetensors", net.state_dict(), NARROW, "test")
     ours = Weights(origin="trained_here", file="net.safetensors")
     method = load(MethodCard("rvf", 1, "rvf", ours, folder=str(tmp_path)), "cpu", torch.float32)
@@ -302,7 +307,7 @@ def test_checkpoint_carries_its_configuration(tmp_path: Path) -> None:
 
 
 def test_authors_wrapping_is_read(tmp_path: Path) -> None:
-    net, clip = narrow_net(), noise(1, 2, 3, 32, 32)
+    net, clip = narrow_net(), one_scene(2, 32, 32)
     torch.save({"params": net.state_dict()}, tmp_path / "net.pth")
     theirs = card(tmp_path, weights=Weights(origin="official", file="net.pth"))
     sr = torch.stack(list(load(theirs, "cpu", torch.float32).upscale(iter(clip[0]))))
