@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vsrbench.cli import main
-from vsrbench.datasets import frame_numbers
+from vsrbench.outputs import frame_numbers
 from vsrbench.errors import UserError
 from vsrbench.frames import FrameWriter, read_image
 from vsrbench.metrics import METRICS

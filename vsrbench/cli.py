@@ -130,7 +130,7 @@ def build_parsers() -> dict[str, Parser]:
         "Run video super-resolution methods on test sets or on your own video, score them,\n"
         "measure what they cost, and print a table. Results that are on disk are reused.",
         "run_bench.py [run] --methods A,B [options]\n"
-        "       run_bench.py score|list|check|table|figure|cost [options]   (each has its --help)",
+        "       run_bench.py score|datasets|list|check|table|figure|cost [options]   (each has --help)",
     )
     run.add_argument("--version", action="version", version=f"vsrbench {__version__}")
     what = run.add_argument_group("what")
@@ -165,14 +165,23 @@ def build_parsers() -> dict[str, Parser]:
     what.add_argument("--name", help="name in tables (default: that of the file or folder)")
     how = score.add_argument_group("how")
     how.add_argument("--metrics", type=names, help="default: all that the data allows")
-    how.add_argument("--preset", help="PSNR and SSIM as in dove, classic-y or strict-rgb")
+    how.add_argument(
+        "--preset",
+        help="PSNR and SSIM as in dove (with its cropping), classic-y or strict-rgb",
+    )
     how.add_argument("--border", type=whole, metavar="PX", help="cut from each side (default: 0)")
     how.add_argument(
         "--policy",
-        default="refuse",
         help="outputs of another size than GT: refuse (default), or crop both to what they share: "
         "center, topleft",
     )
+    how.add_argument(
+        "--align",
+        metavar="NAME|FILE",
+        help="where outputs lie in GT: dove, seedvr2, flashvsr, or a TOML file (default: "
+        "alignment.toml beside the outputs)",
+    )
+    how.add_argument("--names", metavar="PATTERN", help="names of outputs, such as 'sr_{clip}_x4'")
     how.add_argument(
         "--frames", default="all", help="all (default), first-mid-last, or stride:N for every Nth"
     )
@@ -192,10 +201,24 @@ def build_parsers() -> dict[str, Parser]:
         check.add_argument(f"--{kind}", type=names, default=[], help="names, separated by commas")
 
     table = command("table", "Print a table from stored records.", "")
-    table.usage = "run_bench.py table [--format markdown|latex|csv] [options]"
+    table.usage = (
+        "run_bench.py table [--format markdown|latex|csv] [options]\n"
+        "       run_bench.py table --published NAME | --with-published | --contradictions"
+    )
     table.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown")
     for kind in ("methods", "datasets", "metrics"):
         table.add_argument(f"--{kind}", type=names, help="default: all that have results")
+    papers = table.add_argument_group("numbers that papers print (results/published)")
+    which = papers.add_mutually_exclusive_group()
+    which.add_argument(
+        "--published", metavar="NAME", help="such a table alone, such as dove-2025"
+    )
+    which.add_argument(
+        "--with-published", action="store_true", help="beside measured rows, marked, not ranked"
+    )
+    which.add_argument(
+        "--contradictions", action="store_true", help="where papers differ on the same pack"
+    )
     table.add_argument("-o", "--output", type=Path, help="file instead of stdout")
     results(table)
 
@@ -315,16 +338,31 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from vsrbench import datasets, specs
+    from vsrbench import datasets, outputs, specs
     from vsrbench.metrics import PRESETS, metric_info
     from vsrbench.runner import Choice, Run
     from vsrbench.types import MethodCard, Weights
 
     if options.preset and options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
-    if options.policy not in get_args(datasets.Policy):
-        raise unknown("policy", options.policy, get_args(datasets.Policy))
-    datasets.frame_numbers(options.frames, 1)
+    dove = options.preset == "dove"
+    policy = options.policy or ("topleft" if dove else "refuse")
+    if policy not in get_args(outputs.Policy):
+        raise unknown("policy", policy, get_args(outputs.Policy))
+    outputs.frame_numbers(options.frames, 1)
+    beside = options.outputs / outputs.MANIFEST
+    align = options.align or (str(beside) if beside.is_file() else "")
+    if align and align not in outputs.CONVENTIONS:
+        note(f"alignment: {align}")
+    fit = outputs.Fit(
+        policy=policy,
+        shortest=dove,
+        rule=options.frames,
+        border_px=0 if dove and options.border is None else options.border,
+        alignment=outputs.read_alignment(align) if align else None,
+        names=options.names or "",
+        need_lq=not (align or dove),
+    )
     if options.dataset and (options.gt or options.lq):
         raise UserError("--dataset brings its own LQ and GT", "leave out --gt and --lq")
     metrics = (*PRESETS.get(options.preset, ()), *(options.metrics or ()))
@@ -342,13 +380,11 @@ def _score(options: argparse.Namespace) -> int:
         targets = datasets.open_dataset(spec, note)
     elif options.lq:
         targets = datasets.open_input(options.lq, options.gt, options.scale)
-    found = datasets.open_outputs(
-        options.outputs, targets, options.policy, options.frames, options.border
-    )
+    found = outputs.open_outputs(options.outputs, targets, fit)
     cards = [
         MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames", scale=0),
     ]
-    if any(clip.lq for clip in found.clips):
+    if found.clips and all(clip.lq for clip in found.clips):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     choice = Choice(
         root=options.root,
@@ -484,10 +520,23 @@ def _formatted(store: Store, summary: Summary, form: str) -> str:
 
 
 def _table(options: argparse.Namespace) -> int:
+    from vsrbench import published, specs
+
     store = _store(options)
-    records = store.require()
-    summary = _summary(options, records, options.methods, options.datasets, options.metrics)
-    text = _formatted(store, summary, options.format)
+    chosen = options.methods, options.datasets, options.metrics
+    if options.contradictions:
+        text = published.contradiction_table(published.read(options.root), options.format)
+    else:
+        if options.published:
+            known = published.read(options.root)
+            summary = published.summary(known, options.published, *chosen)
+        else:
+            summary = _summary(options, store.require(), *chosen)
+        if options.with_published:
+            files = specs.dataset_files(options.root)
+            bases = {name: specs.dataset_spec(options.root, name).base or name for name in files}
+            summary = published.beside(published.read(options.root), summary, bases)
+        text = _formatted(store, summary, options.format)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")

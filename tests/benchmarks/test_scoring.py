@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from vsrbench.datasets import open_outputs
+from vsrbench.outputs import open_outputs
 from vsrbench.evaluate import Context, evaluate
 from vsrbench.flow import Estimator, Farneback, best_estimator
 from vsrbench.frames import FrameWriter, read_image
