@@ -196,9 +196,7 @@ def _numbers(source: frames.FrameSource) -> list[str]:
     return [str(int((re.findall(r"\d+", Path(name).stem) or ["0"])[-1])) for name in source.names]
 
 
-def _check_sizes(
-    spec: DatasetSpec, here: OnDisk, clips: Sequence[_Clip], found: Findings
-) -> None:
+def _check_sizes(spec: DatasetSpec, here: OnDisk, clips: Sequence[_Clip], found: Findings) -> None:
     native = here.layout.native_scale or spec.native_scale or spec.scale
     sizes: dict[str, set[Size]] = {"LQ": set(), "GT": set()}
     for clip in clips:

@@ -194,9 +194,7 @@ def clips_below(path: Path) -> dict[str, Path]:
     if path.is_file() or any(frames.is_image(p) for p in path.iterdir()):
         return {safe_name(path.resolve().stem if path.is_file() else path.resolve().name): path}
     inside = sorted(
-        p
-        for p in path.iterdir()
-        if (p.is_dir() or is_video(p)) and not p.name.startswith(".")
+        p for p in path.iterdir() if (p.is_dir() or is_video(p)) and not p.name.startswith(".")
     )
     if not inside:
         raise DataError(

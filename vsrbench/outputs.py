@@ -149,7 +149,9 @@ def _placement(table: Any, path: Path, default: Placement | None = None) -> Plac
         )
     if isinstance(which, str):
         _slice(which)
-    return Placement(tuple(crop) if crop else None, which if isinstance(which, str) else tuple(which))
+    return Placement(
+        tuple(crop) if crop else None, which if isinstance(which, str) else tuple(which)
+    )
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,9 @@ def _attach(clip: Clip, path: Path, fit: Fit) -> Clip:
     own = [*at_outputs, *common] if "crop" in cut else []
     size: Size = (common[0] // scale, common[1] // scale)
     corner: Size = (at[0] // scale, at[1] // scale)
-    left_out = {"lq": "left out, the crop does not fall on its pixels"} if clip.lq and not lq else {}
+    left_out = (
+        {"lq": "left out, the crop does not fall on its pixels"} if clip.lq and not lq else {}
+    )
     return replace(
         clip,
         count=len(chosen),

@@ -218,20 +218,16 @@ def beside(known: Published, measured: Summary, bases: Mapping[str, str]) -> Sum
             for method, cells in own.items():
                 absent = Cell(note=f"not in {source.title}")
                 row = {c: cells.get(c, absent) for c in columns}
-                rows.append(
-                    Row(method, known.methods[method], "none", row, published=source.title)
-                )
+                rows.append(Row(method, known.methods[method], "none", row, published=source.title))
             if own:
                 notes.append(f"{source.title}: {source.conventions}; LQ and scorer: {source.pack}.")
         if rows:
             notes.insert(
                 0,
-                "Published rows are as printed, on the LQ of their paper, which need not be the one "
-                "measured here; they are not ranked.",
+                "Published rows are as printed, on the LQ of their paper, which need not be the "
+                "one measured here; they are not ranked.",
             )
-        blocks.append(
-            replace(block, rows=(*block.rows, *rows), notes=(*block.notes, *notes))
-        )
+        blocks.append(replace(block, rows=(*block.rows, *rows), notes=(*block.notes, *notes)))
     return Summary(tuple(blocks))
 
 

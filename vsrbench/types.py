@@ -43,8 +43,11 @@ class PairFlow:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a test set lies on disk. `{clip}` in a pattern is the name of a clip, a
-    folder of frames or a video file; without it the last part is."""
+    """One way in which a test set lies on disk.
+
+    `{clip}` in a pattern is the name of a clip, a folder of frames or a video file; without it the
+    last part of the pattern is.
+    """
 
     name: str
     """Whose layout it is."""

@@ -157,7 +157,8 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 8) -> tuple[float, float, flo
     inner = gt[radius : radius + h, radius : radius + w]
     # All squared errors at once, by correlation: good to about 0.02 of a squared level.
     rough = cv2.matchTemplate(sr, inner, cv2.TM_SQDIFF) / inner.size
-    near = np.argwhere(rough <= rough.min() + 0.05) - radius
+    rows, columns = (axis - radius for axis in np.nonzero(rough <= rough.min() + 0.05))
+    near = sorted(zip(rows.tolist(), columns.tolist(), strict=True), key=lambda s: np.hypot(*s))
     scores: dict[tuple[int, int], float] = {}
 
     def score(shift: tuple[int, int]) -> float:
@@ -168,12 +169,12 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 8) -> tuple[float, float, flo
             scores[shift] = psnr(sr[radius + dy :, radius + dx :][:h, :w], inner)
         return scores[shift]
 
-    best = max(sorted(map(tuple, near.tolist()), key=lambda s: np.hypot(*s))[:9], key=score)
+    best = max(near[:9], key=score)
     whole = (*best, score(best))
     y, x = best
 
-    def error(*shift: int) -> float:
-        return float(10 ** (-score(shift) / 10))
+    def error(dy: int, dx: int) -> float:
+        return float(10 ** (-score((dy, dx)) / 10))
 
     dy = y + _vertex(error(y - 1, x), error(y, x), error(y + 1, x))
     dx = x + _vertex(error(y, x - 1), error(y, x), error(y, x + 1))
