@@ -264,6 +264,7 @@ def add_datasets_parsers(command: Callable[[str, str, str], Parser]) -> None:
         "Write a spec for a folder of clips of your own. Folders LQ and GT in it are found.",
         f"{usage} add NAME FOLDER [--lq PATTERN] [--gt PATTERN] [--scale N]",
     )
+    add.add_argument("name", metavar="NAME", help="of the new set")
     add.add_argument("folder", type=Path, metavar="FOLDER", help="where the clips are")
     add.add_argument("--lq", metavar="PATTERN", help="such as 'input/{clip}'")
     add.add_argument("--gt", metavar="PATTERN", help="such as '{clip}/truth'")
@@ -290,7 +291,7 @@ def add_datasets_parsers(command: Callable[[str, str, str], Parser]) -> None:
     )
     degrade.add_argument("--recipe", required=True, metavar="NAME", help="see above")
     degrade.add_argument("--seed", required=True, type=whole, metavar="N", help="0, 1, ...")
-    for parser in (check, add, fetch, degrade):
+    for parser in (check, fetch, degrade):
         parser.add_argument("name", metavar="NAME", help="of the set")
 
 

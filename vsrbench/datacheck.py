@@ -25,7 +25,7 @@ from vsrbench.metrics.fidelity import best_shift
 from vsrbench.types import DatasetSpec
 
 if TYPE_CHECKING:
-    from vsrbench.types import Size
+    from vsrbench.types import Frame, Size
 
 SHIFT_CROP = 384  # px: the middle of a frame is enough to register it
 SHIFT_RADIUS = 8  # px of GT
@@ -253,9 +253,9 @@ def _read_all(clip: _Clip, found: Findings) -> dict[str, Any]:
 
 
 def _check_shifts(spec: DatasetSpec, clips: Iterable[_Clip], found: Findings) -> None:
-    """How far bicubic(LQ) lies from GT, by the middle frame of each clip."""
+    """How far bicubic(LQ) lies from GT, and which is sharper, by the middle frame of each clip."""
     shifts: dict[str, tuple[float, float]] = {}
-    gains = []
+    gains, sharper = [], []
     for clip in clips:
         if clip.lq is None or clip.gt is None or len(clip.lq) != len(clip.gt):
             continue
@@ -266,6 +266,8 @@ def _check_shifts(spec: DatasetSpec, clips: Iterable[_Clip], found: Findings) ->
             gt = clip.gt[middle]
             top, left = (max(0, (side - SHIFT_CROP) // 2) for side in gt.shape[:2])
             window = slice(top, top + SHIFT_CROP), slice(left, left + SHIFT_CROP)
+            if clip.lq.size == clip.gt.size and _detail(up[window]) > _detail(gt[window]):
+                sharper.append(clip.name)
             dy, dx, at_zero, at_best = best_shift(up[window], gt[window], SHIFT_RADIUS)
         except UserError:
             continue  # said elsewhere, or too small to tell
@@ -280,7 +282,23 @@ def _check_shifts(spec: DatasetSpec, clips: Iterable[_Clip], found: Findings) ->
             f"and {dx:+g} px right (median, GT px); PSNR of bicubic gains "
             f"{statistics.median(gains):.1f} dB when shifted back"
         )
-        (found.warnings if spec.kind == "real" else found.errors).append(text)
+        phase = max(abs(dy), abs(dx)) <= (spec.scale - 1) / 2 + 0.25
+        if phase:
+            text += ", as LQ that takes pixel 0 of each block"
+        (found.warnings if phase or spec.kind == "real" else found.errors).append(text)
+    if sharper:
+        found.warnings.append(
+            f"LQ is sharper than GT in {len(sharper)} clips ({', '.join(sharper[:4])}): are the "
+            "two swapped?"
+        )
+
+
+def _detail(frame: Frame) -> float:
+    """Mean size of the Laplacian: how sharp, or noisy, a frame is."""
+    import cv2
+
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return float(abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
 
 
 def _compare(
