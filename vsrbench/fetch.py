@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 20.0  # without an answer, or without a byte
 SPARE = 64 << 20  # bytes that are left free on the disk
-BLOCK = 1 << 20
+BLOCK = 1 << 16  # bytes; what has come of a block is lost when the line breaks
 PARTIAL = ".partial"
 
 
@@ -220,12 +220,19 @@ class _Transfer:
 
     def _hub(self) -> Path:
         import huggingface_hub
+        import requests
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         repo, _, name = self.download.hub.partition(":")
+        endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"  # mirrors are in use
+        try:  # the library itself tries again for half a minute
+            requests.head(endpoint, timeout=self.timeout_s)
+        except requests.exceptions.RequestException as error:
+            raise self._failed(error) from error
         common: dict[str, Any] = {
             "repo_type": self.download.repo_type,
             "etag_timeout": self.timeout_s,
+            "endpoint": endpoint,
         }
         try:
             if name:
@@ -408,7 +415,7 @@ def _extract(members: Sequence[_Member], inside: Path, file: Path) -> None:
     for target, member in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         with member.open() as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out, BLOCK)
+            shutil.copyfileobj(source, out)
 
 
 def _unsafe(file: Path, name: str, what: str) -> DataError:
