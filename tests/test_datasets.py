@@ -52,7 +52,7 @@ def write(place: Path, frames: list[np.ndarray], video: bool) -> None:
     import av
 
     place.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(place.with_suffix(".mkv")), "w") as out:
+    with av.open(str(place.with_name(place.name + ".mkv")), "w") as out:
         stream = out.add_stream("libx264rgb", rate=24, options={"crf": "0"})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "rgb24"

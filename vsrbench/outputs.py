@@ -338,7 +338,7 @@ def _mismatch(clip: Clip, outputs: frames.FrameSource, path: Path, want: Size) -
     if outputs.size != want:
         text = f"are {_wxh(outputs.size)} px, {there}{times} is {_wxh(want)} px"
         about = []
-        for multiple in (8, 16, 32, 64, 128):
+        for multiple in (*(c.multiple_of for c in CONVENTIONS.values()), 8, 32, 64):
             if outputs.size == (want[0] - want[0] % multiple, want[1] - want[1] % multiple):
                 about.append(f"cropped to multiples of {multiple}")
                 break
