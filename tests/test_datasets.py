@@ -98,7 +98,7 @@ def mini(tmp_path: Path, root: Path) -> Path:
                 f"frames = [{FRAMES}, {FRAMES}]\n"
                 f"gt_size = [{w}, {h}]\nlq_size = [{w // scale}, {h // scale}]\n\n"
             )
-            text = re.sub(r"\n\[expect\]\n.*?(?=\n\[\[|\Z)", lambda _: want, text, flags=re.S)
+            text = re.sub(r"\n\[expect\]\n.*?(?=\n\[\[|\Z)", want, text, flags=re.S)
         (base / "datasets" / path.name).write_text(text)
     return base
 

@@ -170,7 +170,7 @@ def test_interrupted_and_resumed(server: Server, get: Get, tmp_path: Path) -> No
     server.files["/pack.zip"] = body
     spec = toy(server, sha256=hashlib.sha256(body).hexdigest())
     server.cut_after = 70_000
-    with pytest.raises(MissingError, match="cannot be had|broke off"):
+    with pytest.raises(MissingError, match="cannot be had"):
         get(spec)
     (part,) = [name for name in left(tmp_path) if name.endswith(".partial")]
     had = (tmp_path / part).stat().st_size
@@ -462,7 +462,7 @@ def test_hub_repository(server: Server, get: Get, monkeypatch: pytest.MonkeyPatc
 
 def test_hub_without_the_file(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    with pytest.raises(MissingError, match="Hugging Face someone/set:none.zip cannot be had"):
+    with pytest.raises(MissingError, match=r"Hugging Face someone/set:none\.zip cannot be had"):
         get(on_hub(server, "someone/set:none.zip"))
 
 
