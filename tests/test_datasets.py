@@ -340,6 +340,7 @@ def test_check_on_the_command_line(
     assert main(["datasets", "chek", "udm10"]) == 2
     assert "Did you mean 'datasets check'?" in capsys.readouterr().err
     assert main(["datasets"]) == 2
+    assert "check|add|fetch|degrade" in capsys.readouterr().err.replace(", ", "|")
 
 
 # ---------------------------------------------------------------- policies are identity

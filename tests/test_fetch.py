@@ -360,6 +360,12 @@ QUOTA = """<html><head><title>Google Drive - Quota exceeded</title></head><body>
 </body></html>"""
 
 
+FOLDER = """<html><head><title>RealVSR</title></head><body>
+<a href="https://drive.google.com/file/d/GT_23456789012345678901234567/view?usp=drive_web">GT_test.zip</a>
+<a href="https://drive.google.com/file/d/LQ_23456789012345678901234567/view?usp=drive_web">LQ_test.zip</a>
+</body></html>"""
+
+
 class Drive:
     """What Drive answers, in place of the network below `requests`."""
 
@@ -372,7 +378,9 @@ class Drive:
         assert options["timeout"] is not None, "a call without a timeout can hang for ever"
         found = requests.Response()
         found.url, found.request, found.status_code = request.url, request, 200
-        if "usercontent" in request.url:
+        if "embeddedfolderview" in request.url:
+            content, kind = FOLDER.encode(), "text/html; charset=utf-8"
+        elif "usercontent" in request.url:
             content, kind = self.body, "application/octet-stream"
             found.headers["Content-Disposition"] = 'attachment; filename="UDM10.zip"'
         else:
@@ -383,9 +391,9 @@ class Drive:
         return found
 
 
-def on_drive(server: Server, sha256: str = "") -> DatasetSpec:
+def on_drive(server: Server, sha256: str = "", drive: str = "ID123", to: str = "") -> DatasetSpec:
     spec = toy(server)
-    download = Download("toy", drive="ID123", file="dove-UDM10.zip", sha256=sha256)
+    download = Download("toy", drive=drive, file="dove-UDM10.zip", sha256=sha256, to=to)
     return DatasetSpec(
         "toy", 1, "Toy", "real", 4, layouts=spec.layouts, downloads=(download,), source="s"
     )
@@ -408,6 +416,15 @@ def test_drive_with_another_file(
     with pytest.raises(DataError, match="is not the file of the spec"):
         get(on_drive(server, "0" * 64))
     assert left(tmp_path) == []
+
+
+def test_drive_file_in_a_folder(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    drive = Drive(CONFIRM, pack(["000/0.png"]))
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", lambda _, r, **o: drive.send(r, **o))
+    assert get(on_drive(server, drive="FOLDER/LQ_test.zip", to="LQ")) == ["LQ/000/0.png"]
+    assert any("id=LQ_23456789012345678901234567" in url for url in drive.asked)
+    with pytest.raises(MissingError, match=r"the folder holds GT_test\.zip, LQ_test\.zip"):
+        get(on_drive(server, drive="FOLDER/none.zip"))
 
 
 def test_drive_over_quota(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,4 +540,4 @@ def test_every_download_of_a_spec_is_one_source(root: Path) -> None:
     for name in specs.dataset_files(root):
         for download in specs.dataset_spec(root, name).downloads:
             assert fetch.source_of(download)
-            assert download.file or not download.drive  # Drive gives no name to keep it under
+            assert download.file or "/" in download.drive or not download.drive  # a name to keep

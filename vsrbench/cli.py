@@ -251,6 +251,12 @@ def build_parsers() -> dict[str, Parser]:
 def add_datasets_parsers(command: Callable[[str, str, str], Parser]) -> None:
     """The parsers of `datasets check|add|fetch|degrade`."""
     usage = "run_bench.py datasets"
+    every = command(
+        "datasets",
+        "Test sets on disk: check them, add your own, fetch published packs, degrade GT.",
+        f"{usage} check|add|fetch|degrade ...   (each has its --help)",
+    )
+    every.add_argument("action", metavar="check|add|fetch|degrade")
     check = command(
         "datasets check",
         "Hold a test set on disk against its spec (counts, names, sizes, pairing, scale, shift of\n"
@@ -305,8 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = "run"
         if args and not args[0].startswith("-"):
             name = args.pop(0)
-            if name == "datasets":
-                name += f" {args.pop(0)}" if args and not args[0].startswith("-") else " --help"
+            if name == "datasets" and args and not args[0].startswith("-"):
+                name += f" {args.pop(0)}"
             if name not in parsers:
                 raise unknown("command", name, parsers)
         if name == "run" and not args:

@@ -77,8 +77,7 @@ def fetch(
         for download in downloads:
             note(f"from {source_of(download)}")
             file = _Transfer(download, shelf, note, timeout_s).run()
-            place = root / download.to
-            _unpack(file, place, spec, note)
+            _unpack(file, root, download.to, spec, note)
             if not keep:
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
         if not keep:
@@ -202,10 +201,11 @@ class _Transfer:
         import gdown
         import requests
 
-        target = self.shelf / (self.download.file or self.download.drive)
+        folder, _, name = self.download.drive.rpartition("/")
+        target = self.shelf / (self.download.file or name)
         try:
             answer = gdown.download(
-                id=self.download.drive,
+                id=self._in_folder(folder, name) if folder else name,
                 output=str(target),
                 resume=True,
                 timeout=self.timeout_s,
@@ -217,6 +217,19 @@ class _Transfer:
         if answer is None or not target.is_file():
             raise self._failed(RuntimeError("the answer held no file"))
         return target
+
+    def _in_folder(self, folder: str, name: str) -> str:
+        """The id of a file in a folder on Drive."""
+        import gdown
+
+        listed: Any = gdown.download_folder(
+            id=folder, skip_download=True, quiet=True, use_cookies=False, timeout=self.timeout_s
+        )
+        for entry in listed:
+            if Path(entry.path).name == name:
+                return str(entry.id)
+        names = ", ".join(sorted(Path(entry.path).name for entry in listed)[:8])
+        raise self._failed(RuntimeError(f"the folder holds {names or 'nothing'}"))
 
     def _hub(self) -> Path:
         import huggingface_hub
@@ -320,10 +333,12 @@ class _Member:
     open: Callable[[], IO[bytes]]
 
 
-def _unpack(file: Path, place: Path, spec: DatasetSpec, note: Callable[[str], None]) -> None:
-    """The content of an archive, a folder or a lone file, moved into `place` when it is whole."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unpack-") as folder:
+def _unpack(
+    file: Path, root: Path, to: str, spec: DatasetSpec, note: Callable[[str], None]
+) -> None:
+    """The content of an archive, a folder or a lone file, moved below `root` when it is whole."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=".unpack-") as folder:
         inside = Path(folder)
         if file.is_dir():
             shutil.copytree(file, inside, dirs_exist_ok=True)
@@ -334,6 +349,8 @@ def _unpack(file: Path, place: Path, spec: DatasetSpec, note: Callable[[str], No
         else:
             shutil.copy(file, inside / file.name)
         top = _top(inside, spec)
+        place = root / to if top is None else root
+        top = top or inside
         entries = sorted(p for p in top.iterdir() if p.name not in ("__MACOSX", ".DS_Store"))
         for entry in entries:
             if (place / entry.name).exists():
@@ -341,14 +358,14 @@ def _unpack(file: Path, place: Path, spec: DatasetSpec, note: Callable[[str], No
                     f"{place / entry.name} is there already, and nothing is overwritten",
                     "move it away, or choose another folder with --to",
                 )
-        place.mkdir(exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         for entry in entries:
             entry.rename(place / entry.name)
     note(f"  unpacked into {place}: {', '.join(e.name for e in entries[:6])}")
 
 
-def _top(inside: Path, spec: DatasetSpec) -> Path:
-    """The folder of an unpacked archive in which a layout fits; its own top where none does."""
+def _top(inside: Path, spec: DatasetSpec) -> Path | None:
+    """The folder of an unpacked archive in which a layout fits; None where none does."""
     here = inside
     for _ in range(3):
         try:
@@ -360,9 +377,9 @@ def _top(inside: Path, spec: DatasetSpec) -> Path:
             pass
         folders = [p for p in here.iterdir() if p.is_dir() and p.name != "__MACOSX"]
         if len(folders) != 1 or any(p.is_file() and p.name != ".DS_Store" for p in here.iterdir()):
-            return inside
+            return None
         here = folders[0]
-    return inside
+    return None
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class Download:
     pack: str
     """Whose pack it belongs to; the first pack of a spec is the default."""
     drive: str = ""
-    """Id of a file on Google Drive."""
+    """Id of a file on Google Drive, or `folder id/name` of a file in a folder there."""
     hub: str = ""
     """`owner/repository:file` on the Hugging Face Hub; without a file all of the repository."""
     url: str = ""
@@ -100,7 +100,7 @@ class Download:
     sha256: str = ""
     """Hash of the file; empty where nobody has published one."""
     to: str = ""
-    """Folder below the root that its content goes to."""
+    """Folder below the root for content that no layout fits by itself."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ class Clip:
     """sha256 of what the outputs depend on."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """How scoring departs from all frames, whole and with the border of the data set: any of
-    `frames` (a rule), `crop` (a policy or a box), `border_px`, `lq` (how LQ was brought down)."""
+    `frames` (a rule), `span` (first and last frame, and of how many), `crop` (a policy or a box),
+    `border_px`, `lq` (how LQ was brought down, or why it is left out)."""
 
 
 @dataclass(frozen=True)
