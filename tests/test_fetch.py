@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
         if server.stall_after >= 0:
             self.wfile.write(body[start : start + server.stall_after])
             self.wfile.flush()
-            time.sleep(5)
+            threading.Event().wait(5)
             self.close_connection = True
         elif server.cut_after:
             self.wfile.write(body[start : start + server.cut_after])
@@ -481,6 +481,19 @@ def test_hub_without_the_file(server: Server, get: Get, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     with pytest.raises(MissingError, match=r"Hugging Face someone/set:none\.zip cannot be had"):
         get(on_hub(server, "someone/set:none.zip"))
+
+
+def test_hub_that_stalls(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the library's retries
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.files["/"] = b"front page"
+    server.files["/datasets/someone/set/resolve/main/testset.zip"] = pack(GOOD)
+    server.stall_after = 70_000
+    with pytest.raises(MissingError, match="cannot be had"):
+        get(on_hub(server, "someone/set:testset.zip"))
 
 
 def test_hub_that_is_not_reached(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -82,6 +82,8 @@ def fetch(
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
         if not keep:
             shutil.rmtree(shelf, ignore_errors=True)
+            with suppress(OSError):  # others may be on their way there
+                shelf.parent.rmdir()
 
 
 @contextmanager
@@ -107,9 +109,10 @@ class _Transfer:
 
     def run(self) -> Path:
         """The file, whole; or the folder of a whole Hub repository."""
-        get = self._drive if self.download.drive else self._hub
         try:
-            return self._url() if self.download.url else self._checked(get())
+            if self.download.url:
+                return self._url()
+            return self._checked(self._drive() if self.download.drive else self._hub())
         except ImportError as error:
             package = (error.name or "").partition(".")[0]
             raise MissingError(
@@ -234,7 +237,6 @@ class _Transfer:
     def _hub(self) -> Path:
         import huggingface_hub
         import requests
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         repo, _, name = self.download.hub.partition(":")
         endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"  # mirrors are in use
@@ -263,7 +265,9 @@ class _Transfer:
             self.room(sum(entry.file_size or 0 for entry in planned if entry.will_download))
             huggingface_hub.snapshot_download(repo, local_dir=place, **common)
             shutil.rmtree(place / ".cache", ignore_errors=True)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # its own, and those of whichever HTTP client it uses
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk, not the network
             raise self._failed(error) from error
