@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -243,6 +245,13 @@ def test_wrong_data_is_one_clear_line(tmp_path: Path, file: str, text: str, mess
     with pytest.raises(UserError) as caught:
         published.read(tmp_path)
     assert message in str(caught.value)
+
+
+def test_as_a_user_would(root: Path) -> None:
+    command = [sys.executable, "run_bench.py", "table", "--published", "dove-2025"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("| UDM10 ")
 
 
 def test_a_checkout_without_the_data(tmp_path: Path) -> None:
