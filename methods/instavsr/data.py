@@ -351,8 +351,11 @@ def _cut(
 
     def crop(name: str, where: Array, scale: int = 1) -> Array:
         h, w = scale * size[0], scale * size[1]
-        boxes = zip(clip[name][start : start + len(where)], scale * where, strict=True)
-        return np.stack([image[y : y + h, x : x + w] for image, (y, x) in boxes])
+        images = clip[name][start : start + len(where)]
+        out = np.empty((len(where), h, w, *images.shape[3:]), images.dtype)
+        for target, image, (y, x) in zip(out, images, scale * where, strict=True):
+            target[...] = image[y : y + h, x : x + w]
+        return out
 
     pan = np.diff(corners, axis=0)[:, None, None, ::-1].astype(np.float32)
     steps = {

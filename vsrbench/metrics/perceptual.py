@@ -62,6 +62,7 @@ def _build(make: Callable[[], Any], backbone: str, path: Path) -> Any:
 
 @functools.cache
 def lpips_network(path: Path, device: str) -> Any:
+    """LPIPS with the backbone of a file: (n, 3, h, w) twice and normalize=True for 0..1 -> (n,)."""
     import lpips
 
     net, backbone = ("vgg", "vgg16") if path.name.startswith("vgg") else ("alex", "alexnet")
