@@ -186,15 +186,18 @@ LAYERS = [
     "progress",
     "figures",
     "tables",
+    "published",
     "summary",
     "evaluate",
     "plan",
     "cost",
     "method nvml",
+    "datacheck newset fetch outputs",
     "datasets",
     "synthetic",
     "metrics",
     "flow",
+    "second_order",
     "degrade",
     "frames specs",
     "weights",
@@ -202,7 +205,8 @@ LAYERS = [
     "types errors",
 ]
 NO_TORCH = (
-    "types errors keys store weights specs frames datasets plan summary tables figures progress"
+    "types errors keys store weights specs frames datasets outputs datacheck newset fetch plan "
+    "summary published tables figures progress"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -334,7 +335,7 @@ def differ(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize(("unshuffle", "widths"), [(1, [12, 8, 8]), (2, [16, 12, 8, 8])])
 def test_training_starts_at_bicubic(unshuffle: int, widths: list[int]) -> None:
     config = SMALL | {"unshuffle": unshuffle, "decoder_channels": widths}
-    net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **config)
+    net = InstaVSR(feedback="lq", flow_widths=[8, 8], flow_levels=3, **config)
     assert net.backbone.multiple_of == 2 * unshuffle
     clip = moving(3, seed=1)
     bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")
@@ -347,6 +348,7 @@ def test_image_state_makes_a_video_network_that_ignores_neighbours(feedback: str
     image = Backbone(**SMALL).eval()
     torch.nn.init.normal_(image.decoder.conv_out.weight, std=0.1)
     net = awake(feedback)
+    net.spynet = Still()
     net.load_image_state(image.state_dict())
     clip = moving(1, seed=2).expand(4, -1, -1, -1)
     with torch.inference_mode():
@@ -411,6 +413,40 @@ def test_scenes_are_processed_as_if_alone(feedback: str, at: int, residual: bool
     assert differ(streamed(net, torch.cat((a, b))), alone) < 1e-5
 
 
+@pytest.mark.parametrize("logit", [-1.0, 2.0])
+def test_the_gate_averages_over_time(logit: float) -> None:
+    # With nothing added to the bicubic image the output is its recursive mean, and of noise of
+    # variance 1 the share (1 - g) / (1 + g) is left in the end.
+    net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
+    net.spynet = Still()
+    torch.nn.init.constant_(net.backbone.decoder.conv_out.bias[3:], logit)
+    clip = 0.5 + 0.02 * torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")
+    gate = 1 / (1 + math.exp(-logit))
+    wanted = [bicubic[0]]
+    for frame in bicubic[1:]:
+        wanted.append((1 - gate) * frame + gate * wanted[-1])
+    assert differ(streamed(net, clip), torch.stack(wanted)) < 1e-5
+
+
+def test_nothing_is_kept_from_beyond_the_frame() -> None:
+    net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
+    net.spynet = Drift()
+    clip = moving(2, seed=17)
+    first, second = streamed(net, clip)
+    bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")[1]
+    # The gate starts half open. What drifts by one LQ px has no past in the last four columns.
+    assert differ(second[..., -4:], bicubic[..., -4:]) < 1e-6
+    assert differ(second[..., :-4], (bicubic[..., :-4] + first[..., 4:]) / 2) < 1e-5
+
+
+class Still(torch.nn.Module):
+    """No motion."""
+
+    def forward(self, ref: torch.Tensor, supp: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(ref), 2, *ref.shape[2:])
+
+
 class Drift(torch.nn.Module):
     """The exact flow of `moving`, in both directions."""
 
@@ -438,7 +474,7 @@ def test_inputs_are_aligned_to_the_centre() -> None:
         for got, want in zip(frames.split(3), past[:2] + future[:2], strict=True):
             assert differ(got[:, inner, inner], want[:, inner, inner]) < 1e-4
         detail = F.pixel_shuffle(extra[0, 48:], 8) / 2
-        want = (sr - bicubic)[t - 1].roll(-4, -1) if t else torch.zeros_like(detail)
+        want = sr[t - 1].roll(-4, -1) - bicubic[t] if t else torch.zeros_like(detail)
         assert differ(detail[:, 16:-16, 16:-16], want[:, 16:-16, 16:-16]) < 1e-4
 
 
@@ -562,7 +598,7 @@ def test_colours_are_steady_within_a_scene_and_new_after_a_cut() -> None:
 
 
 def test_decoder_must_undo_the_unshuffling() -> None:
-    with pytest.raises(ValueError, match="4 decoder widths do not undo x1"):
+    with pytest.raises(ValueError, match="4 decoder widths and shuffle 1 do not make up x4"):
         Backbone(**SMALL, unshuffle=1)
 
 

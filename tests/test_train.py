@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from methods.instavsr import train
+from methods.instavsr import data, train
 from methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_flow
 from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from methods.spynet import warp
 from vsrbench.errors import INTERRUPTED, UserError
+from vsrbench.frames import FrameWriter
 from vsrbench.weights import load_strictly, read_checkpoint
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -192,13 +203,13 @@ def test_resumed_equals_uninterrupted(
     whole.run()
 
     cut = Trainer(settings, pool, tmp_path / "cut.safetensors")
-    draw = cut.pool.batch
+    step = cut._step
 
-    def draw_twice(*args: Any) -> Batch:
+    def second_is_last(batch: Batch) -> None:
         cut.stop = cut.progress.step == 1  # as the signal handler does, during the second step
-        return draw(*args)
+        step(batch)
 
-    monkeypatch.setattr(cut.pool, "batch", draw_twice)
+    monkeypatch.setattr(cut, "_step", second_is_last)
     with pytest.raises(KeyboardInterrupt):
         cut.run()
     resumed = Trainer(settings, pool, tmp_path / "cut.safetensors")
@@ -263,3 +274,229 @@ def test_the_command_line_reports_and_interrupts(
     assert out.exists()
     monkeypatch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(good, "--pool", pool, "--out", out) == INTERRUPTED
+
+
+ADVERSARIAL = Stage(
+    "adversarial",
+    batch=1,
+    patch=(16,),
+    lr=1e-3,
+    frames=3,
+    steps=4,
+    pan=1,
+    pixel=1.0,
+    perceptual=0.5,
+    autoencode=0.5,
+    latent=0.1,
+    latent_gan=0.1,
+    pixel_gan=0.1,
+    temporal=0.1,
+    cyclic=0.1,
+    flow=0.1,
+    lazy=2,
+)
+DETAIL = NETWORKS["instavsr"][1] | {"feedback": "detail"}
+
+
+def adversarial(**settings: Any) -> Config:
+    return Config(
+        NETWORKS["instavsr"][0],
+        DETAIL,
+        (replace(ADVERSARIAL, name="decoder", steps=2, pixel_gan=0, latent_gan=0), ADVERSARIAL),
+        holdout=1,
+        validation_frames=2,
+        critic_widths=(8, 8),
+        encoder_depth=1,
+        **settings,
+    )
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(pool: Path, tmp_path: Path) -> None:
+    # As a user's: a process that is interrupted, and one that resumes; critics and all, with
+    # batches from another process.
+    config = tmp_path / "c.toml"
+    stage = "\n".join(
+        f"{name} = {json.dumps(value)}" for name, value in asdict(ADVERSARIAL).items() if value
+    )
+    network = "\n".join(f"{name} = {json.dumps(value)}" for name, value in DETAIL.items())
+    config.write_text(
+        f'network = "{NETWORKS["instavsr"][0]}"\nholdout = 1\nvalidation_frames = 2\n'
+        f"workers = 1\ncritic_widths = [8, 8]\n[config]\n{network}\n[[stages]]\n{stage}\n"
+    )
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    base = ["--pool", str(pool), "--device", "cpu"]
+    train.main([str(config), *base, "--out", str(whole)])
+
+    step = Trainer._step
+
+    def interrupted(self: Trainer, batch: Batch) -> None:
+        step(self, batch)
+        if self.progress.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        with pytest.raises(SystemExit) as caught:
+            train.main([str(config), *base, "--out", str(cut)])
+    assert caught.value.code == INTERRUPTED
+    train.main([str(config), *base, "--out", str(cut), "--resume"])
+    one, two = (
+        torch.load(path.with_suffix(".train.pt"), weights_only=True) for path in (whole, cut)
+    )
+    assert one["progress"]["step"] == two["progress"]["step"]
+    for part in ("net", "averaged", "helpers"):
+        for name, tensor in one[part].items():
+            assert torch.equal(tensor, two[part][name]), name
+    assert whole.read_bytes()[-1000:] == cut.read_bytes()[-1000:]
+
+
+def test_every_term_is_logged_and_every_part_learns(pool: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    trainer = Trainer(adversarial(), pool, out)
+    before = {
+        **{f"net.{k}": v.clone() for k, v in trainer.net.state_dict().items()},
+        **{f"helpers.{k}": v.clone() for k, v in trainer.helpers.state_dict().items()},
+    }
+    trainer.run()
+    after = {
+        **{f"net.{k}": v for k, v in trainer.net.state_dict().items()},
+        **{f"helpers.{k}": v for k, v in trainer.helpers.state_dict().items()},
+    }
+    still = [k for k, v in before.items() if k.endswith("weight") and torch.equal(v, after[k])]
+    # The finest level of the flow network rests on patches as small as these.
+    assert all(k.startswith("net.spynet.basic_module.5") for k in still), still
+    with out.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stage"] for row in rows] == ["decoder", "adversarial"]
+    terms = [t for t in train.TERMS if t != "distill"]
+    for name in (*terms, "latent_critic", "pixel_critic", "latent_r1", "pixel_r1"):
+        assert math.isfinite(float(rows[1][name])), name
+    # At first a critic cannot tell: log 2 for each side.
+    assert float(rows[1]["pixel_critic"]) == pytest.approx(2 * math.log(2), abs=0.3)
+    for name in ("psnr", "bicubic", "warping", "flicker", "gradients", "epe", "autoencoder"):
+        assert math.isfinite(float(rows[1][name])), name
+    (strip,) = (tmp_path / "x.strips").glob("adversarial-*.png")
+    assert Image.open(strip).size == (3 * 128, 96)  # LQ, SR, GT of the one held-out clip
+    note = read_checkpoint(out)[1]["note"]
+    assert "perceptual distance slopes" in note
+    assert "decoder 2 steps" in note
+
+
+def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:
+    nets = []
+    for on in (False, True):
+        trainer = Trainer(adversarial(checkpointing=on), pool, tmp_path / f"{on}.safetensors")
+        trainer.run()
+        nets.append(trainer.averaged.state_dict())
+    for name, tensor in nets[0].items():
+        torch.testing.assert_close(tensor, nets[1][name], msg=name)
+
+
+def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(
+        'network = "methods.spynet:SpyNet"\nholdout = 1\n[config]\nwidths = [8, 4, 4, 4]\n'
+        '[[stages]]\nname = "flow"\nbatch = 1\npatch = [16]\nlr = 1e-3\nflow = 1.0\nsteps = 2\n'
+    )
+    out = tmp_path / "two.safetensors"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "methods.instavsr.train", config, "--pool", pool, "--out", out]
+    ran = subprocess.run(
+        [*map(str, command), "--device", "cpu"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    together = torch.load(out.with_suffix(".train.pt"), weights_only=True)["net"]
+
+    # The same by hand: the mean of both processes' gradients.
+    settings = read_config(config)
+    both = [Trainer(settings, pool, tmp_path / "one.safetensors", rank=rank) for rank in (0, 1)]
+    alone = both[0]
+    for step in range(2):
+        gradients = []
+        for trainer in both:
+            trainer.net.load_state_dict(alone.net.state_dict())
+            trainer.progress.step = step
+            batch = train.Windows(trainer.pool, settings, 0, trainer.rank)[step]
+            rng = np.random.default_rng([settings.seed, 0, step, trainer.rank, 1])
+            trainer.net.zero_grad()
+            train.flow_error(trainer.net, batch, rng).backward()
+            gradients.append([p.grad for p in trainer.net.parameters()])
+        rate = min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / 2))
+        alone.optimisers[0].param_groups[0]["lr"] = 1e-3 * rate
+        for p, a, b in zip(alone.net.parameters(), *gradients, strict=True):
+            p.grad = None if a is None or b is None else (a + b) / 2
+        torch.nn.utils.clip_grad_norm_(alone.net.parameters(), settings.clip_grad)
+        alone.optimisers[0].step()
+    for name, tensor in alone.net.state_dict().items():
+        torch.testing.assert_close(tensor, together[name], msg=name)
+
+
+def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    shutil.copytree(pool, folder)
+    settings = config("instavsr", video(4), clips=2, renew=1)
+    windows = train.Windows(Pool(folder, 1, 2), settings, 0, 0)
+    for step in range(12):
+        windows[step]
+    numbers = {int(path.stem) for path in folder.glob("*.npz")}
+    assert max(numbers) > 8  # nothing but 0..3 was there
+    fresh = Pool(folder, 9, 1).clip(0, 2)
+    whole = tmp_path / "other"
+    render_pool(whole, clips=11, seed=7, size=(96, 128), frames=4)
+    assert torch.equal(Pool(whole, 9, 1).clip(0, 2).gt, fresh.gt)
+    with pytest.raises(UserError, match="clips"):
+        Trainer(config("instavsr", video(1), renew=5), pool, tmp_path / "x.safetensors")
+
+
+def test_own_clips_and_a_teacher(pool: Path, tmp_path: Path, shared: Path) -> None:
+    folder = tmp_path / "pool"
+    shutil.copytree(pool, folder)
+    data.main([str(folder), "--own", str(shared / "real/clips-gt/vid4-city")])
+    data.main([str(folder), "--teacher", "bicubic", "--device", "cpu"])
+    everything = Pool(folder)
+    assert len(everything) == 4 + 1
+    batch = everything.clip(4, 4)
+    assert batch.gt.shape == (1, 4, 3, 96, 128)
+    # The estimated motion brings the next frame onto this one.
+    frames = torch.nn.functional.avg_pool2d(batch.gt[0], 4)
+    moved = warp(frames[1:], batch.forward[0])
+    valid = batch.valid_forward[0]
+    assert ((moved - frames[:-1]).abs() * valid).mean() < 0.8 * (
+        (frames[1:] - frames[:-1]).abs() * valid
+    ).mean()
+    assert batch.teacher is not None
+    bicubic = torch.nn.functional.interpolate(batch.lq[0], scale_factor=4, mode="bicubic")
+    assert (batch.teacher[0] - bicubic.clamp(0, 1)).abs().mean() < 0.01
+
+    stage = Stage("image", 1, (16,), 1e-3, frames=1, steps=1, distill=1.0)
+    trainer = Trainer(config("instavsr", stage), folder, tmp_path / "x.safetensors")
+    trainer.run()
+    assert not torch.equal(
+        trainer.net.state_dict()["backbone.decoder.conv_out.bias"], torch.zeros(3)
+    )
+    with pytest.raises(UserError, match="teacher"):
+        Trainer(config("instavsr", stage), pool, tmp_path / "y.safetensors").run()
+    small = tmp_path / "small"
+    with FrameWriter(small) as writer:
+        writer.write(np.zeros((64, 128, 3), np.uint8))
+    with pytest.raises(UserError, match="need at least 128x96"):
+        data.add_own(folder, small)
+
+
+def test_a_short_training_beats_bicubic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # From scratch, a tiny network, input that is only shrunk: the loss falls and PSNR rises.
+    monkeypatch.setattr(data, "MIX", {"clean": 1.0})
+    render_pool(tmp_path / "pool", clips=6, seed=3, size=(128, 128), frames=3)
+    stage = replace(video(150), batch=4, flow=0.0, flow_lr=0.0, lr=4e-3, validate_steps=50)
+    network = DETAIL | {"unshuffle": 1, "shuffle": 2, "decoder_channels": [8, 8]}
+    settings = Config(NETWORKS["instavsr"][0], network, (stage,), holdout=2, validation_frames=3)
+    Trainer(settings, tmp_path / "pool", tmp_path / "x.safetensors").run()
+    with (tmp_path / "x.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["psnr"]]
+    assert len(rows) == 3
+    assert float(rows[-1]["pixel"]) < float(rows[0]["pixel"])
+    assert float(rows[-1]["psnr"]) > float(rows[-1]["bicubic"]) + 0.1

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from vsrbench import __version__
-from vsrbench.errors import INTERRUPTED, MISSING, OK, MissingError, UserError, unknown
+from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError, unknown
 from vsrbench.progress import note, say_error
 from vsrbench.specs import ROOT
 
@@ -130,7 +130,8 @@ def build_parsers() -> dict[str, Parser]:
         "Run video super-resolution methods on test sets or on your own video, score them,\n"
         "measure what they cost, and print a table. Results that are on disk are reused.",
         "run_bench.py [run] --methods A,B [options]\n"
-        "       run_bench.py score|list|check|table|figure|cost [options]   (each has its --help)",
+        "       run_bench.py score|list|check|table|figure|cost [options]   (each has its --help)\n"
+        "       run_bench.py datasets check|add|fetch|degrade NAME [options]",
     )
     run.add_argument("--version", action="version", version=f"vsrbench {__version__}")
     what = run.add_argument_group("what")
@@ -165,14 +166,23 @@ def build_parsers() -> dict[str, Parser]:
     what.add_argument("--name", help="name in tables (default: that of the file or folder)")
     how = score.add_argument_group("how")
     how.add_argument("--metrics", type=names, help="default: all that the data allows")
-    how.add_argument("--preset", help="PSNR and SSIM as in dove, classic-y or strict-rgb")
+    how.add_argument(
+        "--preset",
+        help="PSNR and SSIM as in dove (with its cropping), classic-y or strict-rgb",
+    )
     how.add_argument("--border", type=whole, metavar="PX", help="cut from each side (default: 0)")
     how.add_argument(
         "--policy",
-        default="refuse",
         help="outputs of another size than GT: refuse (default), or crop both to what they share: "
         "center, topleft",
     )
+    how.add_argument(
+        "--align",
+        metavar="NAME|FILE",
+        help="where outputs lie in GT: dove, seedvr2, flashvsr, or a TOML file (default: "
+        "alignment.toml beside the outputs)",
+    )
+    how.add_argument("--names", metavar="PATTERN", help="names of outputs, such as 'sr_{clip}_x4'")
     how.add_argument(
         "--frames", default="all", help="all (default), first-mid-last, or stride:N for every Nth"
     )
@@ -181,6 +191,8 @@ def build_parsers() -> dict[str, Parser]:
     how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
     how.add_argument("-q", "--quiet", action="store_true", help="no progress")
     results(how)  # type: ignore[arg-type]
+
+    add_datasets_parsers(command)
 
     listing = command("list", "What exists, what is ready here, and why the rest is not.", "")
     listing.usage = "run_bench.py list methods|datasets|metrics [-v]"
@@ -196,10 +208,22 @@ def build_parsers() -> dict[str, Parser]:
         check.add_argument(f"--{kind}", type=names, default=[], help="names, separated by commas")
 
     table = command("table", "Print a table from stored records.", "")
-    table.usage = "run_bench.py table [--format markdown|latex|csv] [options]"
+    table.usage = (
+        "run_bench.py table [--format markdown|latex|csv] [options]\n"
+        "       run_bench.py table --published NAME | --with-published | --contradictions"
+    )
     table.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown")
     for kind in ("methods", "datasets", "metrics"):
         table.add_argument(f"--{kind}", type=names, help="default: all that have results")
+    papers = table.add_argument_group("numbers that papers print (results/published)")
+    which = papers.add_mutually_exclusive_group()
+    which.add_argument("--published", metavar="NAME", help="such a table alone, such as dove-2025")
+    which.add_argument(
+        "--with-published", action="store_true", help="beside measured rows, marked, not ranked"
+    )
+    which.add_argument(
+        "--contradictions", action="store_true", help="where papers differ on the same pack"
+    )
     table.add_argument("-o", "--output", type=Path, help="file instead of stdout")
     results(table)
 
@@ -228,6 +252,59 @@ def build_parsers() -> dict[str, Parser]:
     return parsers
 
 
+def add_datasets_parsers(command: Callable[[str, str, str], Parser]) -> None:
+    """The parsers of `datasets check|add|fetch|degrade`."""
+    usage = "run_bench.py datasets"
+    every = command(
+        "datasets",
+        "Test sets on disk: check them, add your own, fetch published packs, degrade GT.",
+        f"{usage} check|add|fetch|degrade ...   (each has its --help)",
+    )
+    every.add_argument("action", metavar="check|add|fetch|degrade")
+    check = command(
+        "datasets check",
+        "Hold a test set on disk against its spec (counts, names, sizes, pairing, scale, shift of\n"
+        "LQ against GT, every frame readable) and against the hashes of the first check.",
+        f"{usage} check NAME [--accept] [--quick]",
+    )
+    check.add_argument("--accept", action="store_true", help="take the files as they are now")
+    check.add_argument("--quick", action="store_true", help="headers only: no shifts, no hashes")
+    add = command(
+        "datasets add",
+        "Write a spec for a folder of clips of your own. Folders LQ and GT in it are found.",
+        f"{usage} add NAME FOLDER [--lq PATTERN] [--gt PATTERN] [--scale N]",
+    )
+    add.add_argument("name", metavar="NAME", help="of the new set")
+    add.add_argument("folder", type=Path, metavar="FOLDER", help="where the clips are")
+    add.add_argument("--lq", metavar="PATTERN", help="such as 'input/{clip}'")
+    add.add_argument("--gt", metavar="PATTERN", help="such as '{clip}/truth'")
+    add.add_argument("--scale", type=positive, help="default: from the sizes, 4 without GT")
+    fetch = command(
+        "datasets fetch",
+        "Download and unpack a published pack; a download that was stopped goes on where it was.",
+        f"{usage} fetch NAME [--pack NAME] [--to DIR] [--accept-licence]",
+    )
+    fetch.add_argument("--pack", help="whose pack (default: the first in the spec)")
+    fetch.add_argument("--to", type=Path, metavar="DIR", help="default: the folder of the set")
+    fetch.add_argument(
+        "--accept-licence", action="store_true", help="I have read the licence that is shown"
+    )
+    fetch.add_argument("--keep", action="store_true", help="keep the archives")
+    fetch.add_argument(
+        "--timeout", type=positive, default=20, metavar="S", help="give a silent server up (20)"
+    )
+    degrade = command(
+        "datasets degrade",
+        "Make LQ for a set that ships GT only: a new set, named by recipe, seed and a hash of its\n"
+        "frames. Recipes: realbasicvsr, clean, mild, real.",
+        f"{usage} degrade NAME --recipe NAME --seed N",
+    )
+    degrade.add_argument("--recipe", required=True, metavar="NAME", help="see above")
+    degrade.add_argument("--seed", required=True, type=whole, metavar="N", help="0, 1, ...")
+    for parser in (check, fetch, degrade):
+        parser.add_argument("name", metavar="NAME", help="of the set")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors that a user can act on are two lines."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -238,6 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = "run"
         if args and not args[0].startswith("-"):
             name = args.pop(0)
+            if name == "datasets" and args and not args[0].startswith("-"):
+                name += f" {args.pop(0)}"
             if name not in parsers:
                 raise unknown("command", name, parsers)
         if name == "run" and not args:
@@ -247,6 +326,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands: dict[str, Callable[[argparse.Namespace], int]] = {
             "run": _run,
             "score": _score,
+            "datasets check": _datasets_check,
+            "datasets add": _datasets_add,
+            "datasets fetch": _datasets_fetch,
+            "datasets degrade": _datasets_degrade,
             "list": _list,
             "check": _check,
             "table": _table,
@@ -319,16 +402,31 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from vsrbench import datasets, specs
+    from vsrbench import datasets, outputs, specs
     from vsrbench.metrics import PRESETS, metric_info
     from vsrbench.runner import Choice, Run
     from vsrbench.types import MethodCard, Weights
 
     if options.preset and options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
-    if options.policy not in get_args(datasets.Policy):
-        raise unknown("policy", options.policy, get_args(datasets.Policy))
-    datasets.frame_numbers(options.frames, 1)
+    dove = options.preset == "dove"
+    policy: Any = options.policy or ("topleft" if dove else "refuse")
+    if policy not in get_args(outputs.Policy):
+        raise unknown("policy", policy, get_args(outputs.Policy))
+    outputs.frame_numbers(options.frames, 1)
+    beside = options.outputs / outputs.MANIFEST
+    align = options.align or (str(beside) if beside.is_file() else "")
+    if align and align not in outputs.CONVENTIONS:
+        note(f"alignment: {align}")
+    fit = outputs.Fit(
+        policy=policy,
+        shortest=dove,
+        rule=options.frames,
+        border_px=0 if dove and options.border is None else options.border,
+        alignment=outputs.read_alignment(align) if align else None,
+        names=options.names or "",
+        need_lq=not (align or dove),
+    )
     if options.dataset and (options.gt or options.lq):
         raise UserError("--dataset brings its own LQ and GT", "leave out --gt and --lq")
     metrics = (*PRESETS.get(options.preset, ()), *(options.metrics or ()))
@@ -346,13 +444,11 @@ def _score(options: argparse.Namespace) -> int:
         targets = datasets.open_dataset(spec, note)
     elif options.lq:
         targets = datasets.open_input(options.lq, options.gt, options.scale)
-    found = datasets.open_outputs(
-        options.outputs, targets, options.policy, options.frames, options.border
-    )
+    found = outputs.open_outputs(options.outputs, targets, fit)
     cards = [
         MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames", scale=0),
     ]
-    if any(clip.lq for clip in found.clips):
+    if found.clips and all(clip.lq for clip in found.clips):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     choice = Choice(
         root=options.root,
@@ -451,6 +547,74 @@ def _device(asked: str | None) -> str:
 
 
 # ---------------------------------------------------------------------------------------------
+# test sets
+
+
+def _datasets_check(options: argparse.Namespace) -> int:
+    from vsrbench import datacheck, specs
+
+    spec = specs.dataset_spec(options.root, options.name)
+    manifest = options.root / "results" / "manifests" / f"{spec.name}.json"
+    found = datacheck.check(spec, manifest, options.accept, options.quick, note)
+    for kind in ("facts", "warnings", "errors"):
+        for text in getattr(found, kind):
+            print(text if kind == "facts" else f"{kind[:-1]}: {text}")
+    verdict = f"{len(found.errors)} errors, {len(found.warnings)} warnings"
+    print(f"{spec.name}: {verdict if found.errors or found.warnings else 'as its spec says'}")
+    return FAILED if found.errors else OK
+
+
+def _datasets_add(options: argparse.Namespace) -> int:
+    from vsrbench import newset
+
+    path, spec = newset.add(
+        options.root, options.name, options.folder, options.lq, options.gt, options.scale
+    )
+    print(f"{path}: {spec.kind}, x{spec.scale}")
+    note(f"next: run_bench.py datasets check {spec.name}")
+    return OK
+
+
+def _datasets_fetch(options: argparse.Namespace) -> int:
+    from vsrbench import datasets, fetch, specs
+
+    spec = specs.dataset_spec(options.root, options.name)
+    downloads = fetch.chosen_pack(spec, options.pack)
+    place = options.to or datasets.root_of(spec)
+    if place is None:
+        raise UserError(
+            f"where shall {spec.name} go?",
+            f"--to DIR, or set ${datasets.DATA} to the folder of all sets",
+        )
+    note(f"{spec.title}: {spec.source}")
+    note(f"licence: {spec.licence or 'none stated'}")
+    note(f"cite: {spec.citation}")
+    if not options.accept_licence:
+        if not sys.stdin.isatty():
+            raise UserError("the licence is to be accepted first", "--accept-licence")
+        note("Do you accept this licence? [y/N] ")
+        if input().strip().lower() not in ("y", "yes"):
+            note("nothing fetched")
+            return UserError.exit_code
+    fetch.fetch(spec, downloads, place, note, options.keep, options.timeout)
+    print(place)
+    if datasets.root_of(spec) != place:
+        note(f"next: export {datasets.root_variable(spec)}={place.resolve()}")
+    note(f"next: run_bench.py datasets check {spec.name}")
+    return OK
+
+
+def _datasets_degrade(options: argparse.Namespace) -> int:
+    from vsrbench import newset, specs
+
+    spec = specs.dataset_spec(options.root, options.name)
+    name, folder = newset.degrade_set(options.root, spec, options.recipe, options.seed, note)
+    print(name)
+    note(f"LQ in {folder}; next: run_bench.py --methods bicubic --datasets {name}")
+    return OK
+
+
+# ---------------------------------------------------------------------------------------------
 # from stored records
 
 
@@ -488,10 +652,23 @@ def _formatted(store: Store, summary: Summary, form: str) -> str:
 
 
 def _table(options: argparse.Namespace) -> int:
+    from vsrbench import published, specs
+
     store = _store(options)
-    records = store.require()
-    summary = _summary(options, records, options.methods, options.datasets, options.metrics)
-    text = _formatted(store, summary, options.format)
+    chosen = options.methods, options.datasets, options.metrics
+    if options.contradictions:
+        text = published.contradiction_table(published.read(options.root), options.format)
+    else:
+        if options.published:
+            known = published.read(options.root)
+            summary = published.summary(known, options.published, *chosen)
+        else:
+            summary = _summary(options, store.require(), *chosen)
+        if options.with_published:
+            files = specs.dataset_files(options.root)
+            bases = {name: specs.dataset_spec(options.root, name).base or name for name in files}
+            summary = published.beside(published.read(options.root), summary, bases)
+        text = _formatted(store, summary, options.format)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import av
 import cv2
@@ -215,14 +215,27 @@ def _jpeg(x: Image, quality: int) -> Image:
 
 
 def _h264(frames: Iterable[Frame], crf: float) -> Iterator[Frame]:
-    """Through libx264 (yuv420p, one thread) and back, in memory.
+    """Through libx264 at a constant rate factor.
 
-    yuv420p needs even sides: an odd one gets its last row or column doubled, then cut off again.
     x264 runs without its assembly, part of which (AVX-512, macroblock tree) does not always write
     the same bits twice.
     """
+    options = {"crf": f"{crf:.2f}", "preset": "medium", "x264-params": "asm=0"}
+    return coded(frames, "libx264", options)
+
+
+def coded(
+    frames: Iterable[Frame],
+    codec: Literal["libx264", "mpeg4"],
+    options: dict[str, str],
+    bits_per_frame: float = 0,
+) -> Iterator[Frame]:
+    """Through a codec (yuv420p, one thread) and back, in memory; frames of one size.
+
+    yuv420p needs even sides: an odd one gets its last row or column doubled, then cut off again.
+    """
     encoder: av.VideoCodecContext | None = None
-    decoder = av.CodecContext.create("h264", "r")
+    decoder = av.CodecContext.create("mpeg4" if codec == "mpeg4" else "h264", "r")
     decoder.thread_count = 1
     h = w = 0
 
@@ -235,12 +248,15 @@ def _h264(frames: Iterable[Frame], crf: float) -> Iterator[Frame]:
         h, w = frame.shape[:2]
         even = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
         if encoder is None:
-            encoder = av.CodecContext.create("libx264", "w")
+            encoder = av.CodecContext.create(codec, "w")
             encoder.height, encoder.width = even.shape[:2]
             encoder.pix_fmt = "yuv420p"
             encoder.time_base = Fraction(1, 24)
             encoder.thread_count = 1
-            encoder.options = {"crf": f"{crf:.2f}", "preset": "medium", "x264-params": "asm=0"}
+            encoder.options = options
+            if bits_per_frame:
+                encoder.framerate = Fraction(24)
+                encoder.bit_rate = round(24 * bits_per_frame)
         picture = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p")
         picture.pts = t
         yield from decode(encoder.encode(picture))

@@ -10,9 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from vsrbench import frames
 from vsrbench.errors import ContractError, MissingError, UserError
 from vsrbench.flow import Estimator, ReferenceFlow
@@ -45,30 +42,16 @@ def timestamp() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def upscaled(clip: Clip) -> Sequence[Frame]:
+    """The LQ frames of a clip, bicubic-upscaled; lazy."""
+    return frames.Resized(clip.lq, (clip.size[0] * clip.scale, clip.size[1] * clip.scale))
+
+
 def reference_frames(clip: Clip) -> Sequence[Frame]:
     """GT where there is one, else the bicubic-upscaled LQ, else the outputs themselves; lazy."""
     if clip.gt is None and not clip.lq and clip.outputs is not None:
         return clip.outputs
-    return clip.gt if clip.gt is not None else Upscaled(clip.lq, clip.scale)
-
-
-class Upscaled(Sequence["Frame"]):
-    """LQ frames bicubic-upscaled (a = -0.5, pixel centres aligned) when indexed."""
-
-    def __init__(self, lq: Sequence[Frame], scale: int) -> None:
-        self.lq, self.scale = lq, scale
-
-    def __len__(self) -> int:
-        return len(self.lq)
-
-    def __getitem__(self, index: Any) -> Any:
-        return bicubic(self.lq[index], self.scale)
-
-
-def bicubic(frame: Frame, scale: int) -> Frame:
-    """Bicubic upscaling of a uint8 RGB frame."""
-    size = (frame.shape[1] * scale, frame.shape[0] * scale)
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+    return clip.gt if clip.gt is not None else upscaled(clip)
 
 
 def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Record]:
@@ -196,7 +179,7 @@ def _registration(job: Job) -> dict[str, Any]:
     if scores_outputs(job.card) and clip.outputs is not None:
         frame = clip.outputs[middle]
     elif job.card.name == "bicubic":
-        frame = bicubic(clip.lq[middle], clip.scale)
+        frame = upscaled(clip)[middle]
     else:
         return {}
     dy, dx, at_zero, at_best = best_shift(frame, clip.gt[middle])

@@ -258,6 +258,26 @@ class FrameWriter:
             shutil.rmtree(self._partial, ignore_errors=True)
 
 
+class Resized(Sequence["Frame"]):
+    """Frames brought to `size` (height, width) when indexed.
+
+    Pillow's bicubic: a = -0.5, pixel centres aligned, antialiased where it shrinks, 8-bit result.
+    """
+
+    def __init__(self, source: Sequence[Frame], size: Size) -> None:
+        self.source, self.size = source, size
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> Any:
+        import numpy as np
+        from PIL import Image
+
+        picture = Image.fromarray(self.source[index])
+        return np.asarray(picture.resize(self.size[::-1], Image.Resampling.BICUBIC))
+
+
 def is_image(path: Path) -> bool:
     """True for the name of an image that is read; hidden files are passed over."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from vsrbench.errors import UserError, unknown
-from vsrbench.types import DatasetSpec, MethodCard, Origin, Weights
+from vsrbench.types import DatasetSpec, Download, Expected, Layout, MethodCard, Origin, Weights
 from vsrbench.weights import SUFFIXES, as_found
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,9 @@ def _build(cls: type, table: Mapping[str, Any], path: Path, **given: Any) -> Any
         choices = [c for c in get_args(hints[name]) if isinstance(c, str)]
         if choices and value not in choices:
             raise UserError(f"{path}: {name} is '{value}'", f"one of: {', '.join(choices)}")
-        expected = {int: (int,), str: (str,), float: (int, float)}.get(hints[name], ())
+        expected = {int: (int,), str: (str,), float: (int, float), bool: (bool,)}.get(
+            hints[name], ()
+        )
         if expected and type(value) not in expected:
             raise UserError(f"{path}: {name} must be {hints[name].__name__}, got {value!r}")
         values[name] = tuple(value) if isinstance(value, list) else value
@@ -107,10 +109,46 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
     files = dataset_files(root)
     if name not in files:
         raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
-    spec: DatasetSpec = _build(DatasetSpec, {"name": name, **_read(files[name])}, files[name])
+    path = files[name]
+    table = _read(path)
+    base = table.get("base", "")
+    if base:
+        if base not in files or base == name:
+            raise UserError(f"{path}: {unknown('base', str(base), set(files) - {name})}")
+        table = {"folder": base, **_read(files[base]), **table}
+    layouts = [_build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
+    if "lq" in table or "gt" in table:
+        layouts.insert(0, Layout("own", table.get("lq", ""), table.get("gt", "")))
+    downloads = [_build(Download, entry, path) for entry in _tables(table, "downloads", path)]
+    expect = _build(Expected, table.pop("expect", {}), path)
+    spec: DatasetSpec = _build(
+        DatasetSpec,
+        {"name": name, **table},
+        path,
+        layouts=tuple(layouts),
+        downloads=tuple(downloads),
+        expect=expect,
+    )
     if spec.scale < 1 or spec.border_px < 0 or spec.border_px % spec.scale:
         raise UserError(
-            f"{files[name]}: scale {spec.scale} and border_px {spec.border_px} do not fit",
+            f"{path}: scale {spec.scale} and border_px {spec.border_px} do not fit",
             "border_px counts GT pixels and is a multiple of scale, which is at least 1",
         )
+    native = [spec.native_scale, *(layout.native_scale for layout in layouts)]
+    if any(n < 0 or (n and spec.scale % n) for n in native):
+        raise UserError(
+            f"{path}: native_scale {native} does not divide scale {spec.scale}",
+            "LQ is brought down by a whole factor",
+        )
+    for download in downloads:
+        if sum(map(bool, (download.drive, download.hub, download.url))) != 1:
+            raise UserError(f"{path}: a download has not exactly one of drive, hub and url")
     return spec
+
+
+def _tables(table: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
+    """Take an array of tables out of a TOML table. Raises UserError."""
+    entries = table.pop(name, [])
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise UserError(f"{path}: {name} must be an array of tables", f"write [[{name}]]")
+    return entries

@@ -114,6 +114,8 @@ class Row:
     """fp32 / fp16 / bf16, of the cost measurement where there is one."""
     measurement: Measurement | None = None
     """The cost behind the cost cells."""
+    published: str = ""
+    """Paper and table that print the row; empty for what was measured here."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,7 @@ def _block(
     return replace(
         empty,
         columns=columns,
-        rows=_ranked(rows, columns),
+        rows=ranked(rows, columns),
         scored_on={text: tuple(metrics) for text, metrics in scored_on.items()},
         flows={name: tuple(metrics) for name, metrics in flows.items()},
         setting=setting,
@@ -335,8 +337,15 @@ def _extent(r: Record, border_px: int | None) -> str:
     rule = protocol.get("frames", "all")
     named = {"all": "all frames", "first-mid-last": "the first, middle and last frame"}
     text = f"{named.get(rule, f'frames by the rule {rule}')} as 8-bit RGB"
-    if "crop" in protocol:
+    if "span" in protocol:
+        first, last, count = protocol["span"]
+        text = text.replace("all frames", f"frames {first} to {last} of {count}")
+    if protocol.get("crop") in ("center", "topleft"):
         text += f", sizes that differ cropped to what they share ({protocol['crop']})"
+    elif "crop" in protocol:
+        text += f", GT cropped to what the outputs show ({protocol['crop']})"
+    if "lq" in protocol:
+        text += f", LQ {protocol['lq']}"
     border = protocol.get("border_px", border_px)
     return text + {None: "", 0: ", no border cut"}.get(border, f", {border} px cut from each side")
 
@@ -415,7 +424,7 @@ def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> 
     return Cell(value=float(value), note="; ".join(apart), comparable=same)
 
 
-def _ranked(rows: Sequence[Row], columns: Iterable[Column]) -> tuple[Row, ...]:
+def ranked(rows: Sequence[Row], columns: Iterable[Column]) -> tuple[Row, ...]:
     """The rows with best, second and noise marked, column by column."""
     cells = [dict(row.cells) for row in rows]
     for column in columns:

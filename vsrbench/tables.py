@@ -43,7 +43,7 @@ def _markdown_block(block: Block, provenance: str) -> str:
 
     head = [_heading(block), "weights", *(f"{c.label} {c.arrow}".strip() for c in block.columns)]
     body = [
-        [_title(row), WEIGHTS[row.origin], *(value(row.cells[c.name], c) for c in block.columns)]
+        [_title(row), _weights(row), *(value(row.cells[c.name], c) for c in block.columns)]
         for row in block.rows
     ]
     body = [[cell.replace("|", r"\|") for cell in line] for line in body]
@@ -86,7 +86,7 @@ def _latex_block(block: Block, provenance: str) -> str:
     lines = []
     for row in block.rows:
         cells = [value(row.cells[c.name], c) for c in block.columns]
-        line = " & ".join([_tex(_title(row)), _tex(WEIGHTS[row.origin]), *cells]) + r" \\"
+        line = " & ".join([_tex(_title(row)), _tex(_weights(row)), *cells]) + r" \\"
         lines += [r"\midrule", line] if row.method == GT and len(block.rows) > 1 else [line]
     caption = " ".join([f"{_heading(block)}.", *_caption(block, provenance)])
     label = re.sub("[^A-Za-z0-9-]+", "-", block.dataset or f"cost-{size_text(block.size)}")
@@ -133,11 +133,13 @@ def csv(summary: Summary) -> str:
             for column in block.columns:
                 cell = row.cells[column.name]
                 coverage = [len(cell.clips), cell.of] if cell.of else ["", ""]
-                start = [block.dataset, row.method, row.origin, column.name, column.unit]
+                origin = "published" if row.published else row.origin
+                start = [block.dataset, row.method, origin, column.name, column.unit]
                 extent = [
                     text for text, titles in block.scored_on.items() if column.title in titles
                 ]
-                line = [*start, cell.value, cell.ci95, *coverage, cell.note, *block.size[::-1]]
+                size = block.size[::-1] if any(block.size) else ("", "")
+                line = [*start, cell.value, cell.ci95, *coverage, cell.note, *size]
                 writer.writerow([*line, "; ".join(extent)])
     return out.getvalue()
 
@@ -160,11 +162,16 @@ def _heading(block: Block) -> str:
     if not block.dataset:
         return f"{block.title}, LQ {size_text(block.size)}"
     scale = f", x{block.scale}" if block.scale else ""
-    return f"{block.title}{scale}, {_count(len(block.clips), 'clip')}"
+    clips = f", {_count(len(block.clips), 'clip')}" if block.clips else ""
+    return f"{block.title}{scale}{clips}"
 
 
 def _title(row: Row) -> str:
     return f"{row.title} (reference)" if row.method == GT else row.title
+
+
+def _weights(row: Row) -> str:
+    return "published" if row.published else WEIGHTS[row.origin]
 
 
 def _count(number: int, noun: str) -> str:
@@ -175,7 +182,7 @@ def _caption(block: Block, provenance: str) -> list[str]:
     """Everything a reader needs to read and repeat the table, as sentences."""
     cells = [cell for row in block.rows for cell in row.cells.values()]
     said: list[str] = []
-    if block.dataset:
+    if block.clips:
         lengths = sorted(set(block.clips.values()))
         each = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         said.append(f"Means over {_count(len(block.clips), 'clip')} of {each} frames.")
@@ -185,11 +192,16 @@ def _caption(block: Block, provenance: str) -> list[str]:
     if any(cell.ci95 is not None for cell in cells):
         said.append("±: 95 % Student-t interval over clips.")
     if any(cell.mark for cell in cells):
-        reference = ", GT apart" if any(row.method == GT for row in block.rows) else ""
+        apart = ["GT"] if any(row.method == GT for row in block.rows) else []
+        if block.clips and any(row.published for row in block.rows):
+            apart.append("published rows")
+        reference = f", {' and '.join(apart)} apart" if apart else ""
         said.append(f"Bold: best, underlined: second, at printed precision{reference}.")
     if any(cell.noise for cell in cells):
         said.append("~: paired difference to the next within noise (95 %).")
-    origins: list[Origin] = list(dict.fromkeys(row.origin for row in block.rows))
+    origins: list[Origin] = list(
+        dict.fromkeys(row.origin for row in block.rows if not row.published)
+    )
     if set(origins) - {"official", "none"}:
         legend = (f"{WEIGHTS[o]} = {LEGEND[o]}" for o in origins if o in LEGEND)
         said.append(f"Weights: {'; '.join(legend)}.")

@@ -42,6 +42,68 @@ class PairFlow:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """One way in which a test set lies on disk.
+
+    `{clip}` in a pattern is the name of a clip, a folder of frames or a video file; without it the
+    last part of the pattern is.
+    """
+
+    name: str
+    """Whose layout it is."""
+    lq: str = ""
+    """Pattern of LQ clips below the root; empty where only GT is there."""
+    gt: str = ""
+    """Pattern of GT clips below the root, joined to LQ by name; empty without GT."""
+    native_scale: int = 0
+    """GT size over LQ size in these files; 0 for that of the spec."""
+    subset: bool = False
+    """Other clips lie there too: those that `expect.names` lists are the set."""
+    uncertain: bool = False
+    """Nobody has seen the files yet: the layout is inferred or from memory."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a test set should hold. A field of 0 or () is not known and not checked."""
+
+    clips: int = 0
+    """Number of clips."""
+    names: tuple[str, ...] = ()
+    """Names of the clips."""
+    frames: tuple[int, ...] = ()
+    """Fewest and most frames of a clip; or, with as many entries as `names`, those of each."""
+    gt_size: tuple[int, ...] = ()
+    """Width and height of GT in px."""
+    lq_size: tuple[int, ...] = ()
+    """Width and height of LQ in px."""
+    uncertain: tuple[str, ...] = ()
+    """Fields that nobody has confirmed on the files: a difference is a warning, not an error."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file that `datasets fetch` gets; one of drive, hub and url says from where."""
+
+    pack: str
+    """Whose pack it belongs to; the first pack of a spec is the default."""
+    drive: str = ""
+    """Id of a file on Google Drive, or `folder id/name` of a file in a folder there."""
+    hub: str = ""
+    """`owner/repository:file` on the Hugging Face Hub; without a file all of the repository."""
+    url: str = ""
+    """Plain address."""
+    repo_type: Literal["dataset", "model"] = "dataset"
+    """Kind of the Hub's repository."""
+    file: str = ""
+    """File name to keep it under; empty for that of the source."""
+    sha256: str = ""
+    """Hash of the file; empty where nobody has published one."""
+    to: str = ""
+    """Folder below the root for content that no layout fits by itself."""
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """A test set, as declared in datasets/<name>.toml."""
 
@@ -56,11 +118,22 @@ class DatasetSpec:
     scale: int
     """Upscaling factor from LQ to GT."""
     lq: str = ""
-    """Glob of LQ clips (folders or video files) below the root; empty for the embedded set."""
+    """Pattern of LQ clips (see Layout): short for a single layout."""
     gt: str = ""
-    """Glob of GT clips below the root, joined to LQ by stem; empty without GT."""
+    """Pattern of GT clips, likewise."""
+    layouts: tuple[Layout, ...] = ()
+    """The layouts in which people have the set; the first that fits the disk is used."""
+    native_scale: int = 0
+    """GT size over LQ size in the files; 0 for `scale`. Where it is smaller, LQ is brought down
+    to 1/`scale` of GT before anything sees it, which is part of a result's identity."""
     root_env: str = ""
-    """Environment variable that names the local folder."""
+    """Environment variable that names the local folder; empty for VSRBENCH_<NAME>."""
+    root: str = ""
+    """The local folder itself, for sets of one's own; paths are no part of any identity."""
+    folder: str = ""
+    """Name of its folder in $VSRBENCH_DATA; empty for `name`."""
+    base: str = ""
+    """Spec whose fields stand where this one gives none: the same set under another policy."""
     fps: float = 0.0
     """Frames per second of folders of images; 0 when unknown."""
     metrics: tuple[str, ...] = ()
@@ -73,6 +146,12 @@ class DatasetSpec:
     """Where the data is published."""
     citation: str = ""
     """Paper to cite."""
+    pitfalls: tuple[str, ...] = ()
+    """What has misled people with this set; `datasets check` prints it."""
+    expect: Expected = Expected()
+    """What should be in it."""
+    downloads: tuple[Download, ...] = ()
+    """Where `datasets fetch` gets it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +188,8 @@ class Clip:
     """sha256 of what the outputs depend on."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
     """How scoring departs from all frames, whole and with the border of the data set: any of
-    `frames` (a rule), `crop` (a policy), `border_px`."""
+    `frames` (a rule), `span` (first and last frame, and of how many), `crop` (a policy or a box),
+    `border_px`, `lq` (how LQ was brought down, or why it is left out)."""
 
 
 @dataclass(frozen=True)

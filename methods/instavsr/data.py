@@ -1,6 +1,7 @@
 """Training clips: a pool of rendered, degraded clips on disk, and random batches from it.
 
-`python -m methods.instavsr.data POOL --clips 300 --seed 1` renders the pool. Scenes come from the
+`python -m methods.instavsr.data POOL --clips 300 --seed 1` renders the pool; `--own PATH` adds the
+user's own clips to it, `--teacher METHOD` the frames of a teacher. Scenes come from the
 procedural stream of vsrbench.synthetic, under seeds that the embedded test set never draws.
 """
 
@@ -9,24 +10,42 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from vsrbench.datasets import open_input
+from vsrbench.degrade import RECIPES, degrade
 from vsrbench.errors import DataError, MissingError, UserError
+from vsrbench.flow import best_estimator, occlusion_mask
+from vsrbench.keys import digest
+from vsrbench.method import at_scale, load_method, upscale
+from vsrbench.specs import method_card
+from vsrbench.synthetic import random_scene
+from vsrbench.types import Clip, PairFlow
 
+if TYPE_CHECKING:
+    from vsrbench.types import Frame
+
+ROOT = Path(__file__).resolve().parents[2]
 SCALE = 4
 MIX = {"real": 0.7, "mild": 0.2, "clean": 0.1}
 STREAM = 0x747261696E  # "train": first word of every seed here, so no test clip can share one
 MAX_SPREAD_PX = (
     4.0  # flow range in one LQ pixel, GT px, above which their mean describes neither side
 )
+
+OWN = "own-"
+"""How the files of the user's own clips begin."""
 
 Array = np.ndarray[Any, Any]
 
@@ -48,31 +67,110 @@ def lq_flow(flow: Array, occluded: Array | None, scale: int = SCALE) -> tuple[Ar
 
 def render_clip(path: Path, seed: int, index: int, size: tuple[int, int], frames: int) -> None:
     """Render clip `index` of stream `seed` to `path` (.npz); an existing file is kept."""
-    from vsrbench.degrade import RECIPES, degrade
-    from vsrbench.synthetic import random_scene
-
     if path.exists():
         return
     rng = np.random.default_rng([STREAM, seed, index])
-    recipe = str(rng.choice(list(MIX), p=list(MIX.values())))
-    lq_seed = int(rng.integers(2**31))
+    lq = _recipe(rng)
     scene = random_scene(rng, size=size, frames=frames)
-    gt = [scene.frame(t) for t in range(frames)]
-    pairs = [scene.flow(t) for t in range(frames - 1)]
+    _save(
+        path,
+        [scene.frame(t) for t in range(frames)],
+        [scene.flow(t) for t in range(frames - 1)],
+        *lq,
+    )
+
+
+def _recipe(rng: np.random.Generator) -> tuple[str, int]:
+    """Name of a random degradation of MIX, and its seed."""
+    return str(rng.choice(list(MIX), p=list(MIX.values()))), int(rng.integers(2**31))
+
+
+def _save(
+    path: Path, gt: Sequence[Frame], pairs: Sequence[PairFlow], recipe: str, seed: int
+) -> None:
+    """Degrade GT and write the clip, so that other processes see the whole file or none."""
     forward = [lq_flow(p.forward, p.occluded_forward) for p in pairs]
     backward = [lq_flow(p.backward, p.occluded_backward) for p in pairs]
-    partial_path = path.with_suffix(".partial")
-    with partial_path.open("wb") as file:
-        np.savez(
-            file,
-            gt=np.stack(gt),
-            lq=np.stack(degrade(gt, SCALE, RECIPES[recipe], lq_seed)),
-            forward=np.stack([f for f, _ in forward]),
-            backward=np.stack([f for f, _ in backward]),
-            valid_forward=np.stack([v for _, v in forward]),
-            valid_backward=np.stack([v for _, v in backward]),
+    arrays = {
+        "gt": np.stack(gt),
+        "lq": np.stack(degrade(gt, SCALE, RECIPES[recipe], seed)),
+        "forward": np.stack([f for f, _ in forward]),
+        "backward": np.stack([f for f, _ in backward]),
+        "valid_forward": np.stack([v for _, v in forward]),
+        "valid_backward": np.stack([v for _, v in backward]),
+    }
+    _write(path, arrays)
+
+
+def _write(path: Path, arrays: dict[str, Array]) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder, path.name)
+        np.savez(part, **arrays)  # type: ignore[arg-type]  # the stubs forget its keywords
+        part.replace(path)
+
+
+def add_own(folder: Path, source: Path) -> int:
+    """Cut the user's own clips (a video, a folder of frames, or of either) into a pool; how many.
+
+    Each run of as many frames as the pool's clips have gives one, cropped at random to their size.
+    Motion is estimated, by RAFT if it is here, and occlusion follows from it. Raises MissingError
+    without a pool, DataError where frames cannot be read or are too small.
+    """
+    about = _manifest(folder)
+    (h, w), count = about["size"], about["frames"]
+    estimator, made = best_estimator(), 0
+    for number, clip in enumerate(open_input(source, None, SCALE).clips):
+        room = clip.size[0] - h, clip.size[1] - w
+        if min(room) < 0:
+            raise DataError(
+                f"clip '{clip.name}' in {source} is {clip.size[1]}x{clip.size[0]}",
+                f"clips of this pool need at least {w}x{h}",
+            )
+        for start in range(0, clip.count - count + 1, count):
+            rng = np.random.default_rng([STREAM, about["seed"], number, start])
+            y, x = (int(rng.integers(r + 1)) for r in room)
+            gt = [np.array(clip.lq[t][y : y + h, x : x + w]) for t in range(start, start + count)]
+            pairs = []
+            for a, b in pairwise(gt):
+                there, back = estimator.estimate(a, b), estimator.estimate(b, a)
+                hidden = occlusion_mask(there, back), occlusion_mask(back, there)
+                pairs.append(PairFlow(there, back, *hidden))
+            name = f"{OWN}{source.stem}-{clip.name}-{start:06d}.npz"
+            _save(folder / name, gt, pairs, *_recipe(rng))
+            made += 1
+    return made
+
+
+def add_teacher(folder: Path, method: str, device: str) -> None:
+    """Add to every clip what a method of this project makes of its LQ frames.
+
+    Clips that have it already are done again. Raises UserError for an unknown method, what the
+    method raises, MissingError without a pool.
+    """
+    _manifest(folder)
+    card = method_card(ROOT, method)
+    teacher = load_method(at_scale(card, SCALE), device)
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        lq = list(arrays["lq"])
+        clip = Clip(
+            "pool", path.stem, len(lq), lq[0].shape[:2], SCALE, 24.0, digest(path.stem), lq=lq
         )
-    partial_path.replace(path)
+        made = list(upscale(teacher, at_scale(card, SCALE), clip, device))
+        _write(path, arrays | {"teacher": np.stack(made)})
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What the clips of a pool share. Raises MissingError when the folder holds none."""
+    try:
+        about: dict[str, Any] = json.loads((folder / "pool.json").read_text())
+    except FileNotFoundError as error:
+        raise MissingError(
+            f"no training clips in {folder}",
+            f"render some: python -m methods.instavsr.data {folder} --clips 300 --seed 1",
+        ) from error
+    return about
 
 
 def render_pool(
@@ -123,6 +221,15 @@ class Batch:
     """(b, n-1, 1, h, w): 1 where the target is visible and inside the patch."""
     valid_backward: torch.Tensor
     """(b, n-1, 1, h, w), likewise."""
+    teacher: torch.Tensor | None = None
+    """(b, n, 3, 4h, 4w) in 0..1: what a teacher made of `lq`; None unless all clips have it."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        moved: dict[str, Any] = {
+            k: None if v is None else v.to(device) for k, v in vars(self).items()
+        }
+        return Batch(**moved)
 
 
 def turn(images: Array, code: int) -> Array:
@@ -153,49 +260,68 @@ def _inside(flow: Array) -> Array:
 
 
 class Pool:
-    """The clips of a folder written by `render_pool`, held in memory as stored (about 2 MB each).
+    """The clips of a folder written by `render_pool`; files are read when they are drawn.
 
-    Raises MissingError when the folder holds too few clips, DataError when one is unreadable.
+    start, count: the numbered clips that are drawn from; those that are not there yet are rendered
+    when drawn. count 0: all that are there from `start` on. own: with the user's own clips.
+    Raises MissingError when there is none, DataError when one is unreadable.
     """
 
-    def __init__(self, folder: Path, start: int | None = None, stop: int | None = None) -> None:
-        """Take clips start:stop (as in a slice) in order of name."""
-        paths = sorted(folder.glob("*.npz"))[start:stop]
-        if not paths or not (folder / "pool.json").exists():
-            raise MissingError(
-                f"no training clips in {folder}",
-                f"render some: python -m methods.instavsr.data {folder} --clips 300 --seed 1",
-            )
-        self.about: dict[str, Any] = json.loads((folder / "pool.json").read_text())
-        self.clips: list[dict[str, Array]] = []
-        for path in paths:
-            try:
-                with np.load(path) as file:
-                    self.clips.append({name: file[name] for name in file.files})
-            except (OSError, ValueError, BadZipFile) as error:
-                raise DataError(f"cannot read {path}: {error}", "delete it and rerun") from error
+    def __init__(self, folder: Path, start: int = 0, count: int = 0, own: bool = True) -> None:
+        self.about = _manifest(folder)
+        there = sorted(folder.glob("[0-9]*.npz"))
+        self.folder, self.start = folder, start
+        self.count = count or max(0, len(there) - start)
+        self.own = sorted(folder.glob(f"{OWN}*.npz")) if own else []
+        if not len(self):
+            raise MissingError(f"{folder} holds too few clips", "render more, or set clips")
+
+    def __len__(self) -> int:
+        return self.count + len(self.own)
+
+    def _read(self, index: int, offset: int = 0) -> dict[str, Array]:
+        """Clip `index` of those that are drawn from when the first `offset` are gone."""
+        path = self.folder / f"{self.start + offset + index:05d}.npz"
+        if index >= self.count:
+            path = self.own[index - self.count]
+        elif not path.exists():
+            about = self.about
+            render_clip(path, about["seed"], int(path.stem), about["size"], about["frames"])
+        try:
+            with np.load(path) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, BadZipFile) as error:
+            raise DataError(f"cannot read {path}: {error}", "delete it and rerun") from error
 
     def batch(
-        self, rng: np.random.Generator, size: int, frames: int, patch: int, pan: int = 0
+        self,
+        rng: np.random.Generator,
+        size: int,
+        frames: int,
+        patch: int,
+        pan: int = 0,
+        offset: int = 0,
     ) -> Batch:
         """`size` random windows of `frames` frames, `patch` x `patch` LQ px, randomly turned.
 
         Half of them run backwards in time. In half of them the patch pans over the clip by up to
         `pan` LQ px a frame along each axis, which adds motion that is exactly known too. Equal
-        states of `rng` give equal batches. Raises UserError when such windows do not fit the clips.
+        states of `rng` give equal batches. offset: numbered clips at the start that are no longer
+        drawn, as many further on taking their place. Raises UserError when such windows do not fit
+        the clips.
         """
-        return _collate([self._window(rng, frames, patch, pan) for _ in range(size)])
+        return _collate([self._window(rng, frames, patch, pan, offset) for _ in range(size)])
 
     def clip(self, index: int, frames: int) -> Batch:
         """The first `frames` frames of one clip, whole, as a batch of one."""
-        clip = self.clips[index]
+        clip = self._read(index)
         corners = np.zeros((min(frames, len(clip["lq"])), 2), int)
         return _collate([_cut(clip, 0, corners, clip["lq"].shape[1:3], 0, False)])
 
     def _window(
-        self, rng: np.random.Generator, frames: int, patch: int, pan: int
+        self, rng: np.random.Generator, frames: int, patch: int, pan: int, offset: int
     ) -> dict[str, Array]:
-        clip = self.clips[rng.integers(len(self.clips))]
+        clip = self._read(int(rng.integers(len(self))), offset)
         count, h, w = clip["lq"].shape[:3]
         if frames > count or patch > min(h, w):
             raise UserError(
@@ -225,8 +351,11 @@ def _cut(
 
     def crop(name: str, where: Array, scale: int = 1) -> Array:
         h, w = scale * size[0], scale * size[1]
-        boxes = zip(clip[name][start : start + len(where)], scale * where, strict=True)
-        return np.stack([image[y : y + h, x : x + w] for image, (y, x) in boxes])
+        images = clip[name][start : start + len(where)]
+        out = np.empty((len(where), h, w, *images.shape[3:]), images.dtype)
+        for target, image, (y, x) in zip(out, images, scale * where, strict=True):
+            target[...] = image[y : y + h, x : x + w]
+        return out
 
     pan = np.diff(corners, axis=0)[:, None, None, ::-1].astype(np.float32)
     steps = {
@@ -238,6 +367,8 @@ def _cut(
         "lq": turn(crop("lq", corners), code)[order],
         "gt": turn(crop("gt", corners, SCALE), code)[order],
     }
+    if "teacher" in clip:
+        out["teacher"] = turn(crop("teacher", corners, SCALE), code)[order]
     names = ("forward", "backward")
     for name, source in zip(names, names[::-1] if reverse else names, strict=True):
         where, added = steps[source]
@@ -252,9 +383,10 @@ def _collate(windows: list[dict[str, Array]]) -> Batch:
     def tensor(name: str) -> torch.Tensor:
         stacked = np.stack([w[name] for w in windows]).astype(np.float32)
         values = torch.from_numpy(stacked).permute(0, 1, 4, 2, 3).contiguous()
-        return values / 255 if name in ("lq", "gt") else values
+        return values / 255 if name in ("lq", "gt", "teacher") else values
 
-    return Batch(**{name: tensor(name) for name in windows[0]})
+    shared = set.intersection(*(set(w) for w in windows))
+    return Batch(**{name: tensor(name) for name in windows[0] if name in shared})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -264,9 +396,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--own", type=Path, help="add clips cut from your own videos or frames")
+    parser.add_argument("--teacher", help="add what this method makes of every clip's LQ")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
-        render_pool(args.pool, args.clips, args.seed, jobs=args.jobs)
+        if args.own:
+            print(f"{add_own(args.pool, args.own)} clips added", file=sys.stderr)
+        if args.teacher:
+            add_teacher(args.pool, args.teacher, args.device)
+        if not args.own and not args.teacher:
+            render_pool(args.pool, args.clips, args.seed, jobs=args.jobs)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error

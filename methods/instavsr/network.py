@@ -31,6 +31,7 @@ from vsrbench.errors import DataError
 SCALE = 4
 REACH = 2  # neighbours on each side of the centre frame
 OVERLAP = 64  # LQ px that neighbouring tiles share
+CLOSED = -4.0  # logit of a gate that lets 2 % through, and can still be learnt
 
 
 def group_count(channels: int) -> int:
@@ -249,10 +250,11 @@ class UNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The thin VAE decoder. (b, channels[0], h, w) -> (b, 3, sh, sw).
+    """The thin VAE decoder. (b, channels[0], h, w) -> (b, out_channels, sh, sw).
 
-    channels: width of each up block in the order of use; all but the last double the size, so that
-    s is 8 for four widths and 4 for three.
+    channels: width of each up block in the order of use; all but the last double the size. shuffle:
+    the last convolution works at the output's size over this and fills it in from channels
+    (Shi et al., CVPR 2016). So s is 2^(widths - 1) times shuffle.
     """
 
     def __init__(
@@ -262,6 +264,8 @@ class Decoder(nn.Module):
         mid_attention: bool,
         window: int,
         norm_out: bool,
+        out_channels: int = 3,
+        shuffle: int = 1,
     ) -> None:
         super().__init__()
         width, last = channels[0], len(channels) - 1
@@ -273,14 +277,15 @@ class Decoder(nn.Module):
             self.up_blocks.append(UpBlock(cins, c, 1e-6, i < last, heads=0, window=0))
             width = c
         self.conv_norm_out = group_norm(width, 1e-6) if norm_out else nn.Identity()
-        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, out_channels * shuffle**2, 3, padding=1)
+        self.shuffle = shuffle
 
     def forward(self, x: Tensor) -> Tensor:
-        """RGB around -1..1."""
+        """RGB around -1..1, and what other channels there are."""
         x = self.mid_block(x)
         for up in self.up_blocks:
             x = up(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.conv_norm_out(x))), self.shuffle)
 
 
 def colour_map(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -393,12 +398,13 @@ class Backbone(nn.Module):
     to coarse, and resnets per level; mid_heads: heads at the bottom. decoder_channels: widths from
     coarse to fine, `decoder_layers` + 1 resnets each. window: largest side of an attention window
     in tokens (0 = global). unshuffle: the UNet's finest level works at LQ size over this; at 1 a
-    thin decoder need not find positions in channels, and has one width less. residual: add the
-    result to the bicubic image, which is where training then starts from, and leave out the two
-    output norms, since they take away how much contrast there is to add; otherwise match the
-    colours of the input, which puts it back. extra_channels: see `forward`. tile: largest side in
-    LQ px that UNet and decoder see at once (0 = any); larger pictures go through in tiles that
-    overlap by `OVERLAP`, and memory then grows by the picture itself alone.
+    thin decoder need not find positions in channels. shuffle: see `Decoder`; widths and shuffle
+    must make up SCALE * unshuffle. residual: add the result to the bicubic image, which is where
+    training then starts from, and leave out the two output norms, since they take away how much
+    contrast there is to add; otherwise match the colours of the input, which puts it back.
+    extra_channels, gate: see `forward`. tile: largest side in LQ px that UNet and decoder see at
+    once (0 = any); larger pictures go through in tiles that overlap by `OVERLAP`, and memory then
+    grows by the picture itself alone.
 
     The defaults are the full network: 443,695,696 + 2,626,048 + 9,751,939 parameters.
     LQ sides must be multiples of `multiple_of`.
@@ -415,16 +421,21 @@ class Backbone(nn.Module):
         decoder_mid_attention: bool = True,
         window: int = 0,
         unshuffle: int = 2,
+        shuffle: int = 1,
         residual: bool = False,
         extra_channels: int = 0,
+        gate: bool = False,
         tile: int = 0,
     ) -> None:
         super().__init__()
         if tile and tile < 2 * OVERLAP:
             raise ValueError(f"tiles of {tile} px are too small: at least {2 * OVERLAP}")
         self.tile = tile
-        if 2 ** (len(decoder_channels) - 1) != SCALE * unshuffle:
-            raise ValueError(f"{len(decoder_channels)} decoder widths do not undo x{unshuffle}")
+        if 2 ** (len(decoder_channels) - 1) * shuffle != SCALE * unshuffle:
+            raise ValueError(
+                f"{len(decoder_channels)} decoder widths and shuffle {shuffle} do not make up "
+                f"x{SCALE * unshuffle}"
+            )
         self.residual, self.unshuffle = residual, unshuffle
         self.multiple_of = unshuffle * 2 ** (len(channels) - 1)
         self.image_channels = 3 * unshuffle**2
@@ -444,6 +455,8 @@ class Backbone(nn.Module):
             decoder_mid_attention,
             window,
             norm_out=not residual,
+            out_channels=4 if gate else 3,
+            shuffle=shuffle,
         )
         nn.init.zeros_(self.unet.conv_in.weight[:, self.image_channels :].detach())
         if residual:
@@ -460,18 +473,27 @@ class Backbone(nn.Module):
 
         extra: (b, extra_channels, h/u, w/u) with u = unshuffle, joined to the unshuffled image.
         match: gives the result the colours of the image, unless `residual`.
+        With `gate` there is a fourth channel, of logits.
         """
-        x = 2 * lq - 1
-        features = F.pixel_unshuffle(x, self.unshuffle)
+        features = F.pixel_unshuffle(2 * lq - 1, self.unshuffle)
         if extra is not None:
             features = torch.cat((features, extra), 1)
+        return self.decoded(self._tiled(self.unet, features), lq, match)
+
+    def decoded(
+        self,
+        latents: Tensor,
+        lq: Tensor,
+        match: Callable[[Tensor, Tensor], Tensor] = match_colour,
+    ) -> Tensor:
+        """What `forward` makes of the latents (b, c, h/u, w/u) of an image."""
+        y, gate = self._tiled(self.decoder, latents).tensor_split([3], 1)
+        y = upscaled(lq) + y / 2 if self.residual else match(y, 2 * lq - 1) / 2 + 0.5
+        return torch.cat((y, gate), 1) if gate.shape[1] else y
+
+    def _tiled(self, layer: nn.Module, x: Tensor) -> Tensor:
         u = self.unshuffle
-        tile, overlap, unit = self.tile // u, OVERLAP // u, self.multiple_of // u
-        y = tiled(self.unet, features, tile, overlap, unit)
-        y = tiled(self.decoder, y, tile, overlap, unit)
-        if self.residual:
-            return upscaled(lq) + y / 2
-        return match(y, x) / 2 + 0.5
+        return tiled(layer, x, self.tile // u, OVERLAP // u, self.multiple_of // u)
 
 
 def pruned(unet: Mapping[str, Any], vae: Mapping[str, Any], net: Backbone) -> dict[str, Tensor]:
@@ -521,6 +543,14 @@ def from_official(net: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> d
     return state
 
 
+def inside(flow: Tensor) -> Tensor:
+    """Where a flow (b, 2, h, w) in px ends inside its own grid: bool (b, 1, h, w)."""
+    h, w = flow.shape[2:]
+    x = torch.arange(w, device=flow.device) + flow[:, :1]
+    y = torch.arange(h, device=flow.device)[:, None] + flow[:, 1:]
+    return (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+
+
 class Neighbour(NamedTuple):
     """A frame beside the centre, as seen from the frame one step nearer to the centre."""
 
@@ -530,8 +560,8 @@ class Neighbour(NamedTuple):
     """Flow (b, 2, h, w) from the nearer frame to this one, on the grid of the nearer one."""
     same: Tensor
     """(b, 1, 1, 1) bool: no scene cut between the two."""
-    detail: Tensor | None = None
-    """(b, 3, 4h, 4w): what its SR adds to bicubic upscaling; None where not fed back."""
+    sr: Tensor | None = None
+    """(b, 3, 4h, 4w): its SR; None where it is not fed back at full detail."""
 
 
 class InstaVSR(nn.Module):
@@ -545,7 +575,9 @@ class InstaVSR(nn.Module):
     feedback: what super-resolved frames give to the next ones.
       none: nothing, neighbours are LQ frames;
       lq: the two past neighbours are SR frames brought down to LQ size;
-      detail: that, and what the previous SR frame adds to bicubic upscaling, aligned at full size.
+      detail: that, and the previous SR frame at full size, aligned. The backbone sees it
+        PixelUnshuffled, as the difference to the bicubic image, and says by a gate for each pixel
+        how much of it to keep, so that what is seen again and again is averaged over time.
     flow_widths, flow_levels: size of the flow network. backbone: configuration of `Backbone`.
 
     The weights of all inputs but the centre frame start at zero. The flow network gets no gradient
@@ -574,15 +606,24 @@ class InstaVSR(nn.Module):
         if feedback == "detail":
             extra += 3 * cells * SCALE**2
         self.spynet = SpyNet(tuple(flow_widths), flow_levels)
-        self.backbone = Backbone(**backbone, extra_channels=extra)
+        gate = feedback == "detail"
+        self.backbone = Backbone(**backbone, extra_channels=extra, gate=gate)
 
     def load_image_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state of an image `Backbone`; the weights of all further inputs become zero."""
+        """Load the state of an image `Backbone`.
+
+        The weights of all further inputs become zero; the gate starts almost closed everywhere.
+        """
         own, image = self.backbone.unet.conv_in.weight, state["unet.conv_in.weight"]
         weight = image.new_zeros(own.shape)
         weight[:, : self.backbone.image_channels] = image
-        state = {**state, "unet.conv_in.weight": weight}
-        self.backbone.load_state_dict(state, assign=own.is_meta)
+        padded = {"unet.conv_in.weight": weight}
+        if self.feedback == "detail":
+            out, bias = state["decoder.conv_out.weight"], state["decoder.conv_out.bias"]
+            gates = len(self.backbone.decoder.conv_out.weight) - len(out)
+            padded["decoder.conv_out.weight"] = F.pad(out, (0, 0, 0, 0, 0, 0, 0, gates))
+            padded["decoder.conv_out.bias"] = F.pad(bias, (0, gates), value=CLOSED)
+        self.backbone.load_state_dict({**state, **padded}, assign=own.is_meta)
 
     def forward(self, lqs: Tensor) -> Tensor:
         """Super-resolve clips (b, n, 3, h, w) in 0..1 to (b, n, 3, 4h, 4w), differentiably."""
@@ -628,8 +669,7 @@ class InstaVSR(nn.Module):
     def _fed_back(self, lq: Tensor, sr: Tensor, hop: Tensor, same: Tensor) -> Neighbour:
         """What the next frames see of a finished frame."""
         frame = lq if self.feedback == "none" else F.avg_pool2d(sr, SCALE)
-        detail = sr - upscaled(lq) if self.feedback == "detail" else None
-        return Neighbour(frame, hop, same, detail)
+        return Neighbour(frame, hop, same, sr if self.feedback == "detail" else None)
 
     def _step(
         self,
@@ -642,10 +682,14 @@ class InstaVSR(nn.Module):
         aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
         unshuffle = self.backbone.unshuffle
         extra = F.pixel_unshuffle(2 * aligned - 1, unshuffle)
-        if self.feedback == "detail":
-            detail = self._align_detail(centre, past)
-            extra = torch.cat((extra, F.pixel_unshuffle(2 * detail, unshuffle * SCALE)), 1)
-        return self.backbone(centre, extra, partial(colour, same=past[0].same if past else None))
+        match = partial(colour, same=past[0].same if past else None)
+        if self.feedback != "detail":
+            return self.backbone(centre, extra, match)
+        kept, known = self._align_sr(centre, past)
+        detail = F.pixel_unshuffle(2 * (kept - upscaled(centre)), unshuffle * SCALE)
+        extra = torch.cat((extra, detail), 1)
+        sr, gate = self.backbone(centre, extra, match).tensor_split([3], 1)
+        return sr + (gate.sigmoid() * known) * (kept - sr)
 
     @staticmethod
     def _align(centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:
@@ -659,13 +703,17 @@ class InstaVSR(nn.Module):
         return aligned + [nearest] * (REACH - len(aligned))
 
     @staticmethod
-    def _align_detail(centre: Tensor, past: Sequence[Neighbour]) -> Tensor:
-        """The previous frame's detail (b, 3, 4h, 4w) aligned to the centre; zero without one."""
+    def _align_sr(centre: Tensor, past: Sequence[Neighbour]) -> tuple[Tensor, Tensor]:
+        """The previous SR aligned to the centre, (b, 3, 4h, 4w), and where there is one,
+        (b, 1, 4h, 4w) of 0 and 1; elsewhere the bicubic image.
+        """
+        base = upscaled(centre)
         if not past:
-            return torch.zeros_like(centre).repeat(1, 1, SCALE, SCALE)
+            return base, torch.zeros_like(base[:, :1])
         previous = past[0]
+        assert previous.sr is not None, "fed back with feedback 'detail'"
         flow = SCALE * F.interpolate(
             previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
-        assert previous.detail is not None, "fed back with feedback 'detail'"
-        return warp(previous.detail, flow, "border") * previous.same
+        known = inside(flow) & previous.same
+        return torch.where(known, warp(previous.sr, flow, "border"), base), known.to(base.dtype)

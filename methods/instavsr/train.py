@@ -3,7 +3,8 @@
 `python -m methods.instavsr.train CONFIG.toml --pool POOL [--minutes M]` trains a network as its
 config says, in stages, on the clips of methods.instavsr.data. All randomness follows from the
 config's seed and the step number, so that a run which was stopped and resumed ends, under a budget
-of steps, in the same weights as one that was not.
+of steps, in the same weights as one that was not. Under `torchrun` every process takes a share of
+its own of each step, and gradients are averaged.
 """
 
 from __future__ import annotations
@@ -11,30 +12,68 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import functools
 import math
+import os
 import platform
 import signal
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
 
+from methods.instavsr.adversaries import (
+    Critic,
+    Encoder,
+    PixelCritic,
+    fooled,
+    gradient_penalty,
+    told_apart,
+)
 from methods.instavsr.data import SCALE, Batch, Pool
-from methods.spynet import warp
+from methods.instavsr.losses import (
+    Latents,
+    charbonnier,
+    end_point_error,
+    perceptual_distance,
+    psnr,
+    scores,
+    warping_loss,
+)
+from methods.instavsr.network import Backbone
 from vsrbench.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
 from vsrbench.weights import load_strictly, read_checkpoint, save_checkpoint
 
-CHARBONNIER_EPS = 1e-3
 LOG_SECONDS = 20.0
+TERMS = (
+    "flow",
+    "pixel",
+    "perceptual",
+    "distill",
+    "autoencode",
+    "latent",
+    "latent_gan",
+    "pixel_gan",
+    "temporal",
+    "cyclic",
+)
+"""Loss terms; a stage gives each a weight. Critics' own losses are logged beside them."""
+LOGGED = (*TERMS, "latent_critic", "pixel_critic", "latent_r1", "pixel_r1")
+SCORES = ("psnr", "bicubic", "warping", "flicker", "gradients", "epe", "zero_epe", "autoencoder")
 
 
 @dataclass(frozen=True)
@@ -60,15 +99,50 @@ class Stage:
     warmup: int = 50
     """Steps of linear rise of the learning rate."""
     pixel: float = 0.0
-    """Weight of the Charbonnier loss against GT. 0 and temporal 0: only the flow network trains."""
+    """Weight of the Charbonnier loss against GT."""
+    perceptual: float = 0.0
+    """Weight of the perceptual distance to GT: LPIPS where its backbone is here, else slopes."""
+    distill: float = 0.0
+    """Weight of both distances to the frames of a teacher, which the pool must hold."""
+    autoencode: float = 0.0
+    """Weight of the Charbonnier loss of GT through the encoder and the decoder."""
+    latent: float = 0.0
+    """Weight of the mean absolute distance to the latents that the encoder makes of GT."""
+    latent_gan: float = 0.0
+    """Weight of what the critic of latents says; they are those after the decoder's mid block."""
+    pixel_gan: float = 0.0
+    """Weight of what the critic of frames says."""
+    r1: float = 1.0
+    """Weight of half the gradient penalty of the critics."""
     temporal: float = 0.0
     """Weight of |SR_i - warp(SR_{i+1})| along exact flow, where visible."""
+    cyclic: float = 0.0
+    """Weight of the same on second-order results: SR brought down to LQ size and put in again."""
+    lazy: int = 4
+    """The cyclic term and the penalties are taken every so many steps, so many times as heavy."""
     flow: float = 0.0
     """Weight of the end-point error of the flow network, LQ px, on one random pair a window."""
     flow_lr: float = 1.0
     """Learning rate of the flow network relative to `lr`; 0 freezes it."""
+    decoder_lr: float = 1.0
+    """Likewise of the decoder."""
+    critic_lr: float = 1.0
+    """Likewise of the critics."""
     validate_minutes: float = 3.0
     """Time between validations."""
+    validate_steps: int = 0
+    """Likewise in steps, which a resumed run repeats exactly; 0 = by time."""
+
+    @property
+    def runs_network(self) -> bool:
+        """Some term looks at SR frames."""
+        own = {"flow", "autoencode"}
+        return any(getattr(self, name) for name in TERMS if name not in own)
+
+    @property
+    def adversarial(self) -> bool:
+        """Some critic takes part."""
+        return bool(self.latent_gan or self.pixel_gan)
 
 
 @dataclass(frozen=True)
@@ -85,6 +159,13 @@ class Config:
     """Of the initial weights and of every batch."""
     threads: int = 1
     """CPU threads."""
+    workers: int = 0
+    """Processes that prepare batches beside the training; 0 = none."""
+    clips: int = 0
+    """Clips that batches are drawn from at a time; 0 = all that the pool holds."""
+    renew: int = 0
+    """Every so many steps a new clip is rendered and takes the place of the oldest, without end;
+    0 = never. Needs `clips`."""
     holdout: int = 8
     """Clips at the end of the pool kept for validation."""
     validation_frames: int = 6
@@ -95,10 +176,18 @@ class Config:
     """Largest norm of the gradient."""
     bf16: bool = False
     """Run the video network in bfloat16 where autocast does so; weights and losses stay float32."""
+    checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass instead of keeping them."""
+    encoder_depth: int = 2
+    """Resnets of the encoder."""
+    critic_widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of the critics' layers."""
     channels_last: bool = False
     """Memory layout; faster for some networks."""
     flow_init: str = ""
     """Checkpoint of a SpyNet to start from; relative to the config file."""
+    init: str = ""
+    """Checkpoint of the whole network to start from; likewise."""
 
 
 def _build(kind: type, table: Mapping[str, Any], where: Path) -> Any:
@@ -125,8 +214,9 @@ def read_config(path: Path) -> Config:
     stages = tuple(_build(Stage, stage, path) for stage in table.pop("stages", ()))
     if not stages:
         raise UserError(f"{path} declares no stages", "add a table [[stages]]")
-    if table.get("flow_init"):
-        table["flow_init"] = str(path.parent / table["flow_init"])
+    for name in ("init", "flow_init"):
+        if table.get(name):
+            table[name] = str(path.parent / table[name])
     return _build(Config, {**table, "stages": stages}, path)
 
 
@@ -136,9 +226,9 @@ def build_network(config: Config) -> nn.Module:
     module, _, name = config.network.partition(":")
     net: nn.Module = getattr(import_module(module), name)(**config.config)
     motion_detectors_(flow_network(net))
-    if config.flow_init:
-        state, _ = read_checkpoint(Path(config.flow_init))
-        load_strictly(flow_network(net), state, config.flow_init)
+    for file, part in ((config.flow_init, flow_network(net)), (config.init, net)):
+        if file:
+            load_strictly(part, read_checkpoint(Path(file))[0], file)
     if config.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net
@@ -191,36 +281,7 @@ def motion_detectors_(flow_net: nn.Module) -> None:
             weight[range(4), range(4), 3, 3] = 1
 
 
-def charbonnier(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Mean of sqrt((x - y)^2 + eps^2): a smooth L1."""
-    return ((x - y).square() + CHARBONNIER_EPS**2).sqrt().mean()
-
-
-def masked_mean(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean of x (n, c, h, w) over channels and the pixels where valid (n, 1, h, w) is 1."""
-    return (x * valid).sum() / (valid.sum() * x.shape[1]).clamp(min=1)
-
-
-def end_point_error(flow: torch.Tensor, true: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean distance of flow vectors (n, 2, h, w) in px, over valid pixels (n, 1, h, w)."""
-    distance = ((flow - true).square().sum(1, keepdim=True) + 1e-6).sqrt()
-    return masked_mean(distance, valid)
-
-
-def warping_error(sr: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Mean |SR_i - warp(SR_{i+1}, F_{i->i+1})| where frame i's content is visible in frame i+1.
-
-    sr: (b, n, 3, 4h, 4w).
-    """
-    flow = F.interpolate(
-        batch.forward.flatten(0, 1), scale_factor=SCALE, mode="bilinear", align_corners=False
-    )
-    valid = F.interpolate(batch.valid_forward.flatten(0, 1), scale_factor=SCALE, mode="nearest")
-    later = warp(sr[:, 1:].flatten(0, 1), SCALE * flow)
-    return masked_mean((sr[:, :-1].flatten(0, 1) - later).abs(), valid)
-
-
-def flow_error(net: nn.Module, batch: Batch, rng: np.random.Generator) -> torch.Tensor:
+def flow_error(net: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
     """End-point error of the flow network on one random pair of each window, either direction."""
     i = int(rng.integers(batch.lq.shape[1] - 1))
     a, b, true, valid = batch.lq[:, i], batch.lq[:, i + 1], batch.forward, batch.valid_forward
@@ -229,51 +290,19 @@ def flow_error(net: nn.Module, batch: Batch, rng: np.random.Generator) -> torch.
     return end_point_error(flow_network(net)(a, b), true[:, i], valid[:, i])
 
 
-def losses(
-    net: nn.Module, batch: Batch, stage: Stage, rng: np.random.Generator, bf16: bool
-) -> dict[str, torch.Tensor]:
-    """The unweighted loss terms that the stage gives a weight."""
-    terms = {}
-    if stage.flow:
-        terms["flow"] = flow_error(net, batch, rng)
-    if stage.pixel or stage.temporal:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            sr = net(batch.lq)
-        if stage.pixel:
-            terms["pixel"] = charbonnier(sr, batch.gt)
-        if stage.temporal:
-            terms["temporal"] = warping_error(sr, batch)
-    return terms
+class Windows(Dataset[Batch]):
+    """The batch of every step of a stage, by the number of the step."""
 
+    def __init__(self, pool: Pool, config: Config, stage: int, rank: int) -> None:
+        self.pool, self.config, self.rank = pool, config, rank
+        self.index, self.stage = stage, config.stages[stage]
 
-@torch.no_grad()
-def validate(net: nn.Module, pool: Pool, frames: int, flow_only: bool) -> dict[str, float]:
-    """Scores on whole held-out clips, mean over frames; `score` is the one to maximise.
-
-    With flow_only: end-point error and that of zero flow, LQ px. Else PSNR and that of bicubic, dB.
-    """
-    rows = []
-    for index in range(len(pool.clips)):
-        batch = pool.clip(index, frames)
-        if flow_only:
-            a, b = batch.lq[:, :-1].flatten(0, 1), batch.lq[:, 1:].flatten(0, 1)
-            true, valid = batch.forward.flatten(0, 1), batch.valid_forward.flatten(0, 1)
-            flow = flow_network(net)(a, b)
-            rows.append([end_point_error(f, true, valid).item() for f in (flow, 0 * flow)])
-        else:
-            lq, gt = batch.lq.flatten(0, 1), batch.gt.flatten(0, 1)
-            bicubic = F.interpolate(lq, scale_factor=SCALE, mode="bicubic", align_corners=False)
-            rows.append([_psnr(x, gt) for x in (net(batch.lq).flatten(0, 1), bicubic)])
-    ours, baseline = np.mean(rows, axis=0).tolist()
-    if flow_only:
-        return {"score": -ours, "epe": ours, "zero_epe": baseline}
-    return {"score": ours, "psnr": ours, "bicubic": baseline}
-
-
-def _psnr(x: torch.Tensor, gt: torch.Tensor) -> float:
-    """Mean over frames of the RGB PSNR in dB of 8-bit frames; x, gt: (n, 3, h, w) in 0..1."""
-    error = (x.clamp(0, 1).mul(255).round() / 255 - gt).square().flatten(1).mean(1)
-    return float((-10 * error.clamp(min=1e-10).log10()).mean())
+    def __getitem__(self, step: int) -> Batch:
+        stage, renew = self.stage, self.config.renew
+        rng = np.random.default_rng([self.config.seed, self.index, step, self.rank])
+        patch = int(rng.choice(stage.patch))
+        offset = step // renew if renew else 0
+        return self.pool.batch(rng, stage.batch, stage.frames, patch, stage.pan, offset)
 
 
 @dataclass
@@ -299,21 +328,56 @@ class Progress:
 
 
 class Trainer:
-    """A training in progress: network, averaged network, optimiser, progress."""
+    """A training in progress: network, averaged network, helpers, optimisers, progress.
 
-    def __init__(self, config: Config, pool_folder: Path, out: Path) -> None:
+    device: of the torch kind. rank, world: this process among those of torchrun.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        pool_folder: Path,
+        out: Path,
+        device: str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         if not all(s.steps or s.minutes for s in config.stages):
             raise UserError("a stage has no budget", "set steps or minutes, or give --steps")
+        if config.renew and not config.clips:
+            raise UserError("renew needs clips", "say how many clips there are at a time")
         torch.set_num_threads(config.threads)
-        self.config, self.out = config, out
-        self.pool = Pool(pool_folder, stop=-config.holdout)
-        self.held_out = Pool(pool_folder, start=-config.holdout)
-        self.net = build_network(config)
+        self.config, self.out, self.device = config, out, torch.device(device)
+        self.rank, self.world = rank, world
+        self.pool = Pool(pool_folder, config.holdout, config.clips)
+        self.held_out = Pool(pool_folder, 0, config.holdout, own=False)
+        self.net = build_network(config).to(self.device)
         self.averaged = copy.deepcopy(self.net).requires_grad_(False)
+        backbone = getattr(self.net, "backbone", None)
+        needs_latents = any(s.autoencode or s.latent or s.latent_gan for s in config.stages)
+        if needs_latents and not isinstance(backbone, Backbone):
+            raise UserError(f"{config.network} has no latents", "leave their terms out")
+        self.helpers = nn.ModuleDict()
+        """Encoder and critics, as far as some stage needs them."""
+        if isinstance(backbone, Backbone) and needs_latents:
+            self.helpers["encoder"] = Encoder(backbone, config.encoder_depth)
+            width = backbone.unet.conv_out.out_channels
+            if any(s.latent_gan for s in config.stages):
+                self.helpers["latent_critic"] = Critic(width, config.critic_widths)
+        if any(s.pixel_gan for s in config.stages):
+            self.helpers["pixel_critic"] = PixelCritic(config.critic_widths)
+        self.helpers.to(self.device)
+        if config.checkpointing:
+            if backbone is None:
+                raise UserError(f"{config.network} has no backbone", "leave checkpointing out")
+            backbone.forward = functools.partial(checkpoint, backbone.forward, use_reentrant=False)
+        self.perceptual, self.distance = perceptual_distance(self.device)
         self.progress = Progress()
-        self.optimiser = self._optimiser()
+        self.optimisers = self._optimisers()
         self.stop = False
         self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.waited = 0.0
         self.logged = (time.monotonic(), 0)
 
     @property
@@ -331,103 +395,284 @@ class Trainer:
             self._run_stage()
             self.progress = Progress(self.progress.stage + 1, done=self._done())
             if self.progress.stage < len(self.config.stages):
-                self.optimiser = self._optimiser()
+                self.optimisers = self._optimisers()
             self.save()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of the current stage from the current step on."""
+        windows = Windows(self.pool, self.config, self.progress.stage, self.rank)
+        loader = DataLoader(
+            windows,
+            batch_size=None,
+            sampler=count(self.progress.step),
+            num_workers=self.config.workers,
+            worker_init_fn=_quiet_worker if self.config.workers else None,
+        )
+        return iter(loader)
 
     def _run_stage(self) -> None:
         stage, progress = self.stage, self.progress
-        self.sums, self.logged = {}, (time.monotonic(), progress.step)
+        self.sums, self.counts = {}, {}
+        self.waited, self.logged = 0.0, (time.monotonic(), progress.step)
+        batches = self._batches()
         validated, clock = progress.minutes, time.monotonic()
         while progress.share(stage) < 1:
             if self.stop:
                 self.save()
                 raise KeyboardInterrupt
-            self._step()
+            asked = time.monotonic()
+            batch = next(batches).to(self.device)
+            self.waited += time.monotonic() - asked
+            self._step(batch)
             progress.step += 1
             now = time.monotonic()
             progress.minutes, clock = progress.minutes + (now - clock) / 60, now
-            over = progress.share(stage) >= 1
-            if over or progress.minutes - validated >= stage.validate_minutes:
+            if self.world > 1:
+                progress.minutes = self._agreed(progress.minutes)
+            by_time = progress.minutes - validated >= stage.validate_minutes
+            by_step = progress.step % (stage.validate_steps or math.inf) == 0
+            if progress.share(stage) >= 1 or (by_step if stage.validate_steps else by_time):
                 validated = progress.minutes
-                self._validate()
-                self.save()
+                if self.rank == 0:
+                    self._validate()
+                    self.save()
             elif now - self.logged[0] >= LOG_SECONDS:
                 self._log({})
 
-    def _step(self) -> None:
+    def _agreed(self, minutes: float) -> float:
+        """The clock of process 0, so that all stop at the same step."""
+        shared = torch.tensor(minutes, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
+    def _step(self, batch: Batch) -> None:
         stage, step = self.stage, self.progress.step
-        rng = np.random.default_rng([self.config.seed, self.progress.stage, step])
+        rng = np.random.default_rng([self.config.seed, self.progress.stage, step, self.rank, 1])
         share = self.progress.share(stage)
         rate = min(1, (step + 1) / stage.warmup) * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
-        for group in self.optimiser.param_groups:
-            group["lr"] = stage.lr * group["relative"] * rate
-        patch = int(rng.choice(stage.patch))
-        batch = self.pool.batch(rng, stage.batch, stage.frames, patch, stage.pan)
-        terms = losses(self.net, batch, stage, rng, self.config.bf16)
-        total = sum(getattr(stage, name) * term for name, term in terms.items())
-        assert isinstance(total, torch.Tensor)
-        if not total.isfinite():
-            raise DataError(f"the loss is not finite at step {step}", "lower the learning rate")
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = stage.lr * group["relative"] * rate
+        for critic in self._critics():
+            critic.requires_grad_(False)
+        terms, pairs = self._terms(batch, rng)
+        self._descend(0, {name: getattr(stage, name) * term for name, term in terms.items()})
+        for critic in self._critics():
+            critic.requires_grad_(True)
+        judged = self._critic_terms(pairs)
+        if judged:
+            weights = dict.fromkeys(judged, 1.0)
+            weights |= {name: stage.r1 / 2 * stage.lazy for name in judged if name.endswith("_r1")}
+            self._descend(1, {name: weights[name] * term for name, term in judged.items()})
         self._average(min(self.config.ema, (1 + step) / (10 + step)))
-        for name, term in terms.items():
+        for name, term in {**terms, **judged}.items():
             self.sums[name] = self.sums.get(name, 0.0) + term.item()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def _critics(self) -> list[nn.Module]:
+        return [self.helpers[name] for name in self.helpers if name.endswith("_critic")]
+
+    def _terms(
+        self, batch: Batch, rng: np.random.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+        """(loss terms that the stage weighs, what each critic is to tell apart: real and made)."""
+        stage, lazy = self.stage, self.progress.step % self.stage.lazy == 0
+        terms: dict[str, Tensor] = {}
+        pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        if stage.flow:
+            terms["flow"] = flow_error(self.net, batch, rng)
+        gt, lq = batch.gt.flatten(0, 1), batch.lq.flatten(0, 1)
+        true = None
+        if stage.autoencode or stage.latent or stage.latent_gan:
+            with self._autocast():
+                image, true = self._through_encoder(gt, lq)
+            if stage.autoencode:
+                terms["autoencode"] = charbonnier(image, gt)
+        if not stage.runs_network:
+            return terms, pairs
+        if true is None:
+            with self._autocast():
+                sr = self.net(batch.lq)
+        else:
+            with self._autocast(), Latents(self.net) as latents:
+                sr = self.net(batch.lq)
+            made = latents.stacked().flatten(0, 1).float()
+            real = true.detach().float()
+            if stage.latent:
+                terms["latent"] = (made - real).abs().mean()
+            if stage.latent_gan:
+                terms["latent_gan"] = fooled(self.helpers["latent_critic"], made)
+                pairs["latent_critic"] = real, made.detach()
+        sr = sr.float()
+        frames = sr.flatten(0, 1)
+        if stage.pixel:
+            terms["pixel"] = charbonnier(frames, gt)
+        if stage.perceptual:
+            terms["perceptual"] = self.distance(frames, gt)
+        if stage.distill:
+            if batch.teacher is None:
+                raise MissingError(
+                    "the pool holds no frames of a teacher",
+                    "make them: python -m methods.instavsr.data POOL --teacher METHOD",
+                )
+            teacher = batch.teacher.flatten(0, 1)
+            terms["distill"] = charbonnier(frames, teacher) + self.distance(frames, teacher)
+        if stage.pixel_gan:
+            terms["pixel_gan"] = fooled(self.helpers["pixel_critic"], frames)
+            pairs["pixel_critic"] = gt, frames.detach()
+        if stage.temporal:
+            terms["temporal"] = warping_loss(sr, batch)
+        if stage.cyclic and lazy:
+            with self._autocast():
+                again = self.net(F.avg_pool2d(frames, SCALE).unflatten(0, sr.shape[:2]))
+            # Its weight is that of a term taken at every step.
+            terms["cyclic"] = stage.lazy * warping_loss(again.float(), batch)
+        return terms, pairs
+
+    def _through_encoder(self, gt: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
+        """GT (n, 3, 4h, 4w) through encoder and decoder: (the image in 0..1, its latents)."""
+        backbone = self.net.get_submodule("backbone")
+        assert isinstance(backbone, Backbone)
+        with Latents(self.net) as latents:
+            image = backbone.decoded(self.helpers["encoder"](gt, lq), lq)
+        return image[:, :3].float(), latents.stacked()[:, 0]
+
+    def _critic_terms(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """The critics' own losses; their gradient penalties at every `lazy`-th step."""
+        terms = {}
+        for name, (real, made) in pairs.items():
+            terms[name] = told_apart(self.helpers[name], real, made)
+            if self.stage.r1 and self.progress.step % self.stage.lazy == 0:
+                penalty = gradient_penalty(self.helpers[name], real)
+                terms[name.replace("_critic", "_r1")] = penalty
+        return terms
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+
+    def _descend(self, which: int, terms: Mapping[str, Tensor]) -> None:
+        """One step of an optimiser along the sum of weighted terms."""
+        total = torch.stack(list(terms.values())).sum()
+        if not total.isfinite():
+            worst = [name for name, term in terms.items() if not term.isfinite()]
+            raise DataError(
+                f"the loss is not finite at step {self.progress.step}: {', '.join(worst)}",
+                "lower the learning rate",
+            )
+        optimiser = self.optimisers[which]
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        if self.world > 1:
+            for p in parameters:
+                if p.grad is not None:
+                    dist.all_reduce(p.grad)
+                    p.grad /= self.world
+        nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
+        optimiser.step()
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
         for mine, theirs in zip(self.averaged.parameters(), self.net.parameters(), strict=True):
             mine.lerp_(theirs, 1 - decay)
 
-    def _optimiser(self) -> torch.optim.Adam:
-        """Adam over what the stage trains; parameters that it freezes need no gradient."""
+    def _optimisers(self) -> list[torch.optim.Adam]:
+        """Adam over what the stage trains, and over the critics if it has any.
+
+        Parameters that it freezes need no gradient.
+        """
         stage = self.stage
-        flow = list(flow_network(self.net).parameters())
-        inside = {id(p) for p in flow}
-        rest = [p for p in self.net.parameters() if id(p) not in inside]
+        decoder = getattr(getattr(self.net, "backbone", None), "decoder", None)
+        parts = [(list(flow_network(self.net).parameters()), stage.flow_lr)]
+        if decoder is not None:
+            parts.append((list(decoder.parameters()), stage.decoder_lr))
+        taken = {id(p) for parameters, _ in parts for p in parameters}
+        rest = [p for p in self.net.parameters() if id(p) not in taken]
+        parts.insert(0, (rest, 1.0 if stage.runs_network else 0.0))
+        if "encoder" in self.helpers:
+            encoder = list(self.helpers["encoder"].parameters())
+            parts.append((encoder, 1.0 if stage.autoencode else 0.0))
         groups = []
-        for parameters, relative in (
-            (rest, 1.0 if stage.pixel or stage.temporal else 0.0),
-            (flow, stage.flow_lr),
-        ):
+        for parameters, relative in parts:
             for p in parameters:
                 p.requires_grad_(relative > 0)
             if parameters and relative:
                 groups.append({"params": parameters, "relative": relative})
-        return torch.optim.Adam(groups, lr=stage.lr, betas=(0.9, 0.99))
+        optimisers = [torch.optim.Adam(groups, lr=stage.lr, betas=(0.9, 0.99))]
+        if stage.adversarial:
+            critics = [p for critic in self._critics() for p in critic.parameters()]
+            group = {"params": critics, "relative": stage.critic_lr}
+            optimisers.append(torch.optim.Adam([group], lr=stage.lr, betas=(0.0, 0.99)))
+        return optimisers
 
     def _validate(self) -> None:
+        """Score on the held-out clips, draw a strip, keep the weights.
+
+        They are those with the best PSNR or end-point error so far; once critics take part, which
+        trade PSNR for likeness, the newest.
+        """
         stage, progress = self.stage, self.progress
-        flow_only = not (stage.pixel or stage.temporal)
-        scores = validate(
-            self.averaged, self.held_out, self.config.validation_frames, flow_only=flow_only
-        )
-        score = scores.pop("score")
-        if progress.best is None or score > progress.best:
+        found, strip = self._scores()
+        score = found["psnr"] if "psnr" in found else -found.get("epe", 0.0)
+        if progress.best is None or score > progress.best or stage.adversarial:
             progress.best = score
             save_checkpoint(
-                self.out, self.averaged.state_dict(), self.config.config, self.note(scores)
+                self.out, self.averaged.state_dict(), self.config.config, self.note(found)
             )
-        self._log(scores)
+        if strip is not None:
+            folder = self.out.with_suffix(".strips")
+            folder.mkdir(exist_ok=True)
+            picture = strip.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+            Image.fromarray(picture).save(folder / f"{stage.name}-{progress.step:07d}.png")
+        self._log(found)
 
-    def _log(self, scores: Mapping[str, float]) -> None:
+    @torch.no_grad()
+    def _scores(self) -> tuple[dict[str, float], Tensor | None]:
+        """(mean scores over whole held-out clips, strip): LQ, SR and GT of the last frames."""
+        rows: list[dict[str, float]] = []
+        strips: list[Tensor] = []
+        for index in range(len(self.held_out)):
+            batch = self.held_out.clip(index, self.config.validation_frames).to(self.device)
+            lq, gt = batch.lq.flatten(0, 1), batch.gt.flatten(0, 1)
+            row: dict[str, float] = {}
+            if self.stage.flow:
+                a, b = batch.lq[:, :-1].flatten(0, 1), batch.lq[:, 1:].flatten(0, 1)
+                true, valid = batch.forward.flatten(0, 1), batch.valid_forward.flatten(0, 1)
+                flow = flow_network(self.averaged)(a, b)
+                row["epe"] = float(end_point_error(flow, true, valid))
+                row["zero_epe"] = float(end_point_error(0 * flow, true, valid))
+            if self.stage.autoencode:
+                row["autoencoder"] = psnr(self._through_encoder(gt, lq)[0], gt)
+            if self.stage.runs_network:
+                bicubic = F.interpolate(lq, scale_factor=SCALE, mode="bicubic", align_corners=False)
+                sr = self.averaged(batch.lq)
+                row |= {"bicubic": psnr(bicubic, gt), **scores(sr, batch)}
+                if len(strips) < 3:
+                    nearest = lq[-1:].repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
+                    strips.append(torch.cat((nearest, sr[0, -1:], gt[-1:]), 3)[0])
+            rows.append(row)
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        return means, torch.cat(strips, 1).clamp(0, 1) if strips else None
+
+    def _log(self, found: Mapping[str, float]) -> None:
         """One line to stderr, one row to the CSV beside the checkpoint."""
+        if self.rank:
+            return
         stage, progress = self.stage, self.progress
         since, before = self.logged
-        count = max(progress.step - before, 1)
-        rate = count / max(time.monotonic() - since, 1e-9)
-        terms = {name: value / count for name, value in self.sums.items()}
-        self.sums, self.logged = {}, (time.monotonic(), progress.step)
+        steps = max(progress.step - before, 1)
+        seconds = max(time.monotonic() - since, 1e-9)
+        terms = {name: value / self.counts[name] for name, value in self.sums.items()}
+        waiting = self.waited / seconds
+        self.sums, self.counts = {}, {}
+        self.waited, self.logged = 0.0, (time.monotonic(), progress.step)
         share = progress.share(stage)
         eta = progress.minutes * (1 - share) / share if share else math.inf
         shown = [f"{k} {v:.4f}" for k, v in terms.items()]
-        shown += [f"val {k} {v:.3f}" for k, v in scores.items()]
+        shown += [f"val {k} {v:.3f}" for k, v in found.items()]
         print(
-            f"{stage.name} step {progress.step}: {', '.join(shown)}, {rate:.2f} steps/s, "
-            f"{progress.minutes:.1f} min, {eta:.1f} min to go",
+            f"{stage.name} step {progress.step}: {', '.join(shown)}, {steps / seconds:.2f} steps/s "
+            f"({waiting:.0%} waiting for data), {progress.minutes:.1f} min, {eta:.1f} min to go",
             file=sys.stderr,
             flush=True,
         )
@@ -435,11 +680,11 @@ class Trainer:
             "stage": stage.name,
             "step": progress.step,
             "minutes": round(progress.minutes, 3),
-            "lr": self.optimiser.param_groups[0]["lr"],
-            **dict.fromkeys(("pixel", "temporal", "flow"), ""),
-            **dict.fromkeys(("psnr", "bicubic", "epe", "zero_epe"), ""),
+            "lr": self.optimisers[0].param_groups[0]["lr"],
+            "waiting": round(waiting, 4),
+            **dict.fromkeys((*LOGGED, *SCORES), ""),
         }
-        row |= {k: f"{v:.6f}" for k, v in {**terms, **scores}.items()}
+        row |= {k: f"{v:.6f}" for k, v in {**terms, **found}.items()}
         path = self.out.with_suffix(".csv")
         new = not path.exists()
         with path.open("a", newline="") as file:
@@ -453,7 +698,7 @@ class Trainer:
         p = self.progress
         return [*p.done, {"name": self.stage.name, "steps": p.step, "minutes": p.minutes}]
 
-    def note(self, scores: Mapping[str, float]) -> str:
+    def note(self, found: Mapping[str, float]) -> str:
         """What was done so far, in words, for the checkpoint."""
         about = self.pool.about
         h, w = about["size"]
@@ -461,23 +706,29 @@ class Trainer:
             f"{s['name']} {s['steps']} steps, {s['minutes']:.1f} min" for s in self._done()
         )
         mix = ", ".join(f"{share:.0%} {name}" for name, share in about["mix"].items())
-        reached = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        reached = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        start = f"; from {self.config.init}" if self.config.init else ""
+        renewed = f", one new every {self.config.renew} steps" if self.config.renew else ""
+        where = _cpu() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         return (
-            f"{len(self.pool.clips)} procedural clips of {about['frames']} frames, "
-            f"{w}x{h} px (stream {about['seed']}; LQ {mix}); {spent}; "
-            f"{self.config.threads} thread(s) of {_cpu()}, torch {torch.__version__}; "
-            f"held-out {reached}"
+            f"{len(self.pool)} clips of {about['frames']} frames, {w}x{h} px{renewed} "
+            f"(stream {about['seed']}; LQ {mix}); {spent}{start}; perceptual distance "
+            f"{self.perceptual}; {self.world} process(es), {self.config.threads} thread(s), "
+            f"{where}, torch {torch.__version__}; held-out {reached}"
         )
 
     def save(self) -> None:
-        """Write the full state beside the checkpoint, atomically."""
+        """Write the full state beside the checkpoint, atomically; process 0 alone."""
+        if self.rank:
+            return
         path = self.out.with_suffix(".train.pt")
         partial = path.with_name(path.name + ".partial")
         torch.save(
             {
                 "net": self.net.state_dict(),
                 "averaged": self.averaged.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "helpers": self.helpers.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
                 "progress": asdict(self.progress),
             },
             partial,
@@ -489,13 +740,21 @@ class Trainer:
         path = self.out.with_suffix(".train.pt")
         if not path.exists():
             raise MissingError(f"no training state {path}", "start without --resume")
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.device)
         self.net.load_state_dict(state["net"])
         self.averaged.load_state_dict(state["averaged"])
+        self.helpers.load_state_dict(state["helpers"])
         self.progress = Progress(**state["progress"])
         if self.progress.stage < len(self.config.stages):
-            self.optimiser = self._optimiser()
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimisers = self._optimisers()
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+
+
+def _quiet_worker(_: int) -> None:
+    """Workers leave the processor to the training, and stopping to the main process."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cpu() -> str:
@@ -506,6 +765,18 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
+def _join(device: str) -> tuple[str, int, int]:
+    """(device, rank, number of processes); joins the others where torchrun started this one."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return device, 0, 1
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return device, dist.get_rank(), world
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train from the command line; exits 130 when interrupted, with everything saved."""
     parser = argparse.ArgumentParser("methods.instavsr.train", description="Train a network.")
@@ -513,19 +784,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pool", type=Path, default=Path("build/pool"), help="training clips")
     parser.add_argument("--steps", type=int, help="budget of the last stage, instead of its own")
     parser.add_argument("--minutes", type=float, help="likewise, in minutes")
+    parser.add_argument("--init", type=Path, help="checkpoint of the network to start from")
     parser.add_argument("--flow-init", type=Path, help="checkpoint of a SpyNet to start from")
     parser.add_argument("--out", type=Path, help="checkpoint to write (.safetensors)")
     parser.add_argument("--resume", action="store_true", help="continue a stopped training")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
         config = read_config(args.config)
+        if args.init:
+            config = replace(config, init=str(args.init))
         if args.flow_init:
             config = replace(config, flow_init=str(args.flow_init))
         if args.steps or args.minutes:
             last = replace(config.stages[-1], steps=args.steps or 0, minutes=args.minutes or 0.0)
             config = replace(config, stages=(*config.stages[:-1], last))
         out = args.out or Path("build") / f"{args.config.stem}.safetensors"
-        trainer = Trainer(config, args.pool, out)
+        trainer = Trainer(config, args.pool, out, *_join(args.device))
         if args.resume:
             trainer.resume()
         # Between steps only, so that what is saved is whole.
@@ -538,6 +813,9 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         print("interrupted; go on with --resume", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

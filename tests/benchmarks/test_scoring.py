@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from vsrbench.datasets import open_outputs
 from vsrbench.evaluate import Context, evaluate
 from vsrbench.flow import Estimator, Farneback, best_estimator
 from vsrbench.frames import FrameWriter, read_image
 from vsrbench.metrics.temporal import warping_errors
+from vsrbench.outputs import open_outputs
 from vsrbench.plan import plan, scores_outputs
 from vsrbench.types import MethodCard, PairFlow, Weights
 

@@ -61,7 +61,8 @@ def _build(make: Callable[[], Any], backbone: str, path: Path) -> Any:
 
 
 @functools.cache
-def _lpips(path: Path, device: str) -> Any:
+def lpips_network(path: Path, device: str) -> Any:
+    """LPIPS with the backbone of a file: (n, 3, h, w) twice and normalize=True for 0..1 -> (n,)."""
     import lpips
 
     net, backbone = ("vgg", "vgg16") if path.name.startswith("vgg") else ("alex", "alexnet")
@@ -194,7 +195,7 @@ class LPIPS(MeanMetric):
 
     def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
         super().__init__(info, device)
-        self._net = _lpips(find_weights(info.name), device)
+        self._net = lpips_network(find_weights(info.name), device)
 
     def score(self, sample: Sample) -> float:
         """LPIPS of this frame."""
