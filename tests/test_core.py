@@ -195,7 +195,7 @@ LAYERS = [
     "synthetic",
     "metrics",
     "flow",
-    "degrade",
+    "degrade raft",
     "frames specs",
     "weights",
     "store keys env",
