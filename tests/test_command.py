@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from vsrbench import command, cost
+from vsrbench import command, cost, specs
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
 from vsrbench.metrics import load_metric, unavailable
@@ -287,3 +287,22 @@ def test_dover_through_its_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert 0.5 < scores[0].value < 0.53
     assert extra["spread"] > 0
     assert extra["samplings"] == 5
+
+
+CARDS = "seedvr2-3b seedvr2-7b dove star upscale-a-video mgld-vsr flashvsr dloral"
+
+
+@pytest.mark.parametrize("name", CARDS.split())
+def test_cards_of_others(name: str, root: Path) -> None:
+    card = specs.method_card(root, name)
+    assert card.kind == "command"
+    assert card.weights.origin == "official"
+    user = ("python", "repo", "ckpt", "vqgan_ckpt", "model", "wrapper")
+    given = dict.fromkeys((*user, "input", "input_dir", "output_dir", "height", "width"), "x")
+    argv = command.fill(card.settings["argv"], given)
+    assert argv[0] == "x"
+    assert not any("{" in part for part in argv)
+    if name == "flashvsr":
+        assert card.multiple_of * card.scale == 128
+    if name.startswith("seedvr2"):
+        assert card.multiple_of * card.scale == 16

@@ -559,7 +559,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
     """(name, what it is, yes or no, why not) of everything of one kind. Imports no torch."""
-    from vsrbench import command, datasets, metrics, specs, weights
+    from vsrbench import command, datasets, metrics, specs
 
     rows = []
 
@@ -578,10 +578,7 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
             try:
                 card = specs.read_card(path)
                 what = f"{card.title}, x{card.scale or 'any'}, weights: {card.weights.origin}"
-                if card.kind == "command":
-                    command.places(name)
-                else:
-                    weights.identify(card)
+                command.identify(card)
             except UserError as error:
                 why = error
             row(name, what, why)

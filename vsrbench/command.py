@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vsrbench import frames
+from vsrbench import frames, weights
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.nvml import tree_mib
 
@@ -78,7 +78,15 @@ def places(name: str) -> dict[str, str]:
     return found
 
 
-def identify(name: str) -> str:
+def identify(card: MethodCard) -> str:
+    """What a method's outputs come from: hash of its weights, or commit of its checkout.
+
+    Raises as `weights.identify` or `places`.
+    """
+    return commit(card.name) if card.kind == "command" else weights.identify(card)
+
+
+def commit(name: str) -> str:
     """Commit of the program's checkout; empty outside git. Raises as `places`."""
     repo = places(name)["repo"]
     try:
@@ -234,8 +242,8 @@ class CommandMethod:
                     "correct frames_multiple and frames_offset in its card",
                 )
             for index in range(count):
-                frame = torch.from_numpy(outputs[index]).to(like.device)
-                yield (frame.permute(2, 0, 1).float() / 255).to(like.dtype)
+                image = torch.from_numpy(outputs[index]).to(like.device)
+                yield (image.permute(2, 0, 1).float() / 255).to(like.dtype)
 
     def _surplus(self, count: int) -> int:
         """How many copies of the last frame make a count that the program gives back whole."""

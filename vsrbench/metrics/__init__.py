@@ -662,7 +662,7 @@ def own_flow(name: str) -> str:
     in; empty for others.
     """
     if metric_info(name).target == "video:VideoMetric" and unavailable(name) is None:
-        return command.identify(name)
+        return command.commit(name)
     from vsrbench import flow
 
     if name == "ewarp_self":
