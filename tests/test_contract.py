@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from vsrbench import cost, nvml, specs, weights
+from vsrbench import command, cost, nvml, specs
 from vsrbench.errors import ContractError, MissingError
 from vsrbench.method import at_scale, load_method, padding, upscale
 from vsrbench.specs import ROOT
@@ -42,7 +42,7 @@ def ready() -> list[MethodCard]:
     for path in specs.method_files(ROOT).values():
         card = specs.read_card(path)
         try:
-            weights.identify(card)
+            command.identify(card)
         except MissingError:
             continue
         if path.stem != "spandrel" and path.stem != "instavsr-full":

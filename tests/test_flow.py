@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -13,8 +14,10 @@ import torch
 from torch import nn
 
 from vsrbench import flow
+from vsrbench import raft as raft_network
 from vsrbench.errors import DataError
 from vsrbench.types import PairFlow
+from vsrbench.weights import read_checkpoint
 
 
 def constant(dx: float, dy: float, h: int = 24, w: int = 30) -> np.ndarray:
@@ -136,9 +139,45 @@ def test_raft_finds_a_roll(shared: Path, city: np.ndarray, monkeypatch: pytest.M
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real/weights"))
     raft = flow.best_estimator()
     assert raft.name == "raft_small"
-    assert raft.identity == "raft_small-12-c7d41b9cc88442bb"
+    assert raft.identity == "raft_small-v2-12-c7d41b9cc88442bb"
     # The whole frame: on crops of a third of it the error grows to about 0.12 px.
     assert_finds_roll(raft, city, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["raft_small", "raft_large"])
+def test_raft_equals_the_forward_of_torchvision(
+    kind: str, shared: Path, tmp_path: Path, city: np.ndarray
+) -> None:
+    from torchvision.models import optical_flow
+
+    torch.manual_seed(0)
+    theirs = getattr(optical_flow, kind)(weights=None).eval()
+    path = tmp_path / "raft.pth"
+    if kind == "raft_small":
+        path = shared / "real/weights/raft-small.pth"
+        theirs.load_state_dict(raft_network._torchvision_names(read_checkpoint(path)[0]))
+    else:
+        torch.save(theirs.state_dict(), path)
+    ours = raft_network.RaftNetwork(kind, path, "cpu")
+    tensors = [
+        torch.from_numpy(city[i : i + 136, 2 * i : 2 * i + 184]).permute(2, 0, 1) / 127.5 - 1
+        for i in (100, 102, 103)
+    ]
+    for a, b in pairwise(tensors):
+        for found, (x, y) in zip(ours.between(a, b, 8), ((a, b), (b, a)), strict=True):
+            with torch.no_grad():
+                expected = theirs(x[None], y[None], num_flow_updates=8)[-1][0].permute(1, 2, 0)
+            np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_raft_encodes_each_frame_of_a_clip_once(shared: Path, city: np.ndarray) -> None:
+    network = flow.Raft("raft_small", shared / "real/weights/raft-small.pth").net
+    seen = []
+    network._net.feature_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(1))
+    frames = [torch.from_numpy(city[i : i + 128, :128]).permute(2, 0, 1) / 255 for i in range(4)]
+    for a, b in pairwise(frames):
+        network.between(a, b, 1)
+    assert len(seen) == 4
 
 
 def test_raft_takes_any_size(shared: Path, city: np.ndarray) -> None:
@@ -268,7 +307,7 @@ def test_raft_reads_the_checkpoints_of_its_authors(tmp_path: Path) -> None:
     torch.save({f"module.{k}": v for k, v in theirs.state_dict().items()}, path)
     theirs.eval()
     raft = flow.raft(path)
-    ours = raft._net
+    ours = raft.net._net
     assert raft.name == "raft_things"
     with torch.no_grad():
         picture = torch.rand(1, 3, 64, 72) * 2 - 1
@@ -312,7 +351,7 @@ def test_best_estimator_without_weights(tmp_path: Path, monkeypatch: pytest.Monk
     assert flow.best_estimator().name == "dis"
 
 
-class Counting:
+class Counting(flow.Estimator):
     """Flow that tells which frames it saw, and how often it was asked."""
 
     name = "counting"

@@ -26,6 +26,7 @@ from vsrbench.errors import DataError, MissingError, UserError
 from vsrbench.frames import open_frames
 from vsrbench.keys import sha256_file
 from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable
+from vsrbench.raft import RaftNetwork
 from vsrbench.types import PairFlow, Record, Sample, Score
 
 H, W = 48, 64
@@ -94,7 +95,8 @@ def test_table_is_consistent() -> None:
         assert info.range[0] < info.range[1]
         assert info.needs <= {"gt", "lq", "reference", "flow", "weights"}
         need = metrics._REQUIREMENTS.get(name)
-        assert ("weights" in info.needs) == bool(need and need.url)
+        in_a_command = info.target == "video:VideoMetric"
+        assert ("weights" in info.needs) == (bool(need and need.url) or in_a_command)
     assert [m for m, info in metrics.METRICS.items() if info.default] == [
         *("psnr", "ssim", "lr_psnr", "lpips", "dists", "niqe", "ewarp", "flicker"),
     ]
@@ -526,7 +528,7 @@ def test_own_flow_belongs_into_the_identity(
     assert metrics.own_flow("ewarp_self").startswith("dis-medium-opencv-")
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real/weights"))
     for name in ("ewarp_self", "ewarp_evalcrafter"):
-        assert metrics.own_flow(name) == "raft_small-12-c7d41b9cc88442bb"
+        assert metrics.own_flow(name) == "raft_small-v2-12-c7d41b9cc88442bb"
 
 
 def evalcrafter(before: np.ndarray, after: np.ndarray, raft: Callable[..., np.ndarray]) -> float:
@@ -571,19 +573,19 @@ def evalcrafter(before: np.ndarray, after: np.ndarray, raft: Callable[..., np.nd
 def test_ewarp_evalcrafter_equals_a_transcription(
     shared: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vsrbench import flow
-
     noise = np.random.default_rng(8).normal(size=(128, 128, 2))
     found = cv2.GaussianBlur(noise, (0, 0), 6).astype(np.float32) * 15
     found[40:60, 50:90] += 3
     given = []
 
-    def between(self: object, a: torch.Tensor, b: torch.Tensor, updates: int) -> np.ndarray:
+    def between(
+        self: object, a: torch.Tensor, b: torch.Tensor, updates: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         assert updates == 20
-        given.append((a, b))
-        return found if len(given) == 1 else -found
+        given.extend(((a, b), (b, a)))
+        return found, -found
 
-    monkeypatch.setattr(flow.Raft, "between", between)
+    monkeypatch.setattr(RaftNetwork, "between", between)
     real = shared / "real/clips-gt/vid4-calendar"
     frames = [read(real / f"00{i}.png")[100:347, 200:455] for i in (1, 2)]
     score = run("ewarp_evalcrafter", frames)
@@ -605,9 +607,8 @@ def test_ewarp_evalcrafter_equals_a_transcription(
 def test_ewarp_evalcrafter_sums_over_channels(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vsrbench import flow
-
-    monkeypatch.setattr(flow.Raft, "between", lambda self, a, b, n: np.zeros((128, 128, 2)))
+    still = np.zeros((128, 128, 2))
+    monkeypatch.setattr(RaftNetwork, "between", lambda self, a, b, n: (still, still))
     frames = [texture(256, 256)] * 2
     assert run("ewarp_evalcrafter", frames).value == 0
     frames = [frames[0], frames[0] + np.uint8(6)]

@@ -778,7 +778,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
     """(name, what it is, yes or no, why not) of everything of one kind. Imports no torch."""
-    from vsrbench import datasets, metrics, specs, weights
+    from vsrbench import command, datasets, metrics, specs
 
     rows = []
 
@@ -797,7 +797,7 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
             try:
                 card = specs.read_card(path)
                 what = f"{card.title}, x{card.scale or 'any'}, weights: {card.weights.origin}"
-                weights.identify(card)
+                command.identify(card)
             except UserError as error:
                 why = error
             row(name, what, why)

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vsrbench.command import Usage
 from vsrbench.env import device_name
 from vsrbench.errors import ContractError, UserError
 from vsrbench.keys import cost_key
@@ -123,6 +124,8 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
     import torch
 
     check_size(card, size)
+    if card.kind == "command":
+        return _measure_process(card, size, frames, device)
     on_gpu = device != "cpu"
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if on_gpu else None
     memory = MemoryMeter(uuid)
@@ -171,6 +174,41 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
         params_m=None if parameters is None else parameters / 1e6,
         macs_g=macs / 1e9,
         gpu_shared=memory.shared,
+        why=why,
+    )
+
+
+def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
+    """A program from start to exit, loading included (region `process`), over its process tree."""
+    import torch
+
+    method = load_method(card, "cpu")
+    for _ in method.upscale(iter(_clip(card, size, frames, "cpu"))):
+        pass
+    usage: Usage = method.usage  # type: ignore[attr-defined]
+    ms = usage.seconds * 1000
+    apart = "a program in an environment of its own"
+    why = dict.fromkeys(("rss_idle_mib", "vram_allocator_mib", "params_m", "macs_g"), apart)
+    if usage.vram_peak_mib is None:
+        why["vram_peak_mib"] = "NVML shows no device"
+    return Measurement(
+        region="process",
+        device=device_name(device),
+        size=size,
+        frames=frames,
+        warmup_frames=0,
+        threads=torch.get_num_threads(),
+        samples_ms=(ms / frames,),
+        median_ms=ms / frames,
+        p90_ms=ms / frames,
+        first_output_ms=ms,
+        fps=frames / usage.seconds,
+        rss_peak_mib=usage.rss_peak_mib,
+        rss_idle_mib=None,
+        vram_peak_mib=usage.vram_peak_mib,
+        vram_allocator_mib=None,
+        params_m=None,
+        macs_g=None,
         why=why,
     )
 

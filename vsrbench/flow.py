@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import cv2
 import numpy as np
@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from vsrbench.keys import sha256_file
+from vsrbench.raft import RaftNetwork
 from vsrbench.types import PairFlow
-from vsrbench.weights import load_strictly, read_checkpoint, search
+from vsrbench.weights import search
 
 if TYPE_CHECKING:
     from vsrbench.types import FlowField, Frame, Mask
@@ -110,22 +111,24 @@ def visible_mask(pair: PairFlow) -> Mask:
     return mask
 
 
-class Estimator(Protocol):
+class Estimator(ABC):
     """An optical-flow estimator."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables and records."""
+    name: str
+    """Short name for tables and records."""
+    identity: str
+    """Everything that can change its flow: model, settings, hash of the weights."""
 
-    @property
-    def identity(self) -> str:
-        """Everything that can change its flow: model, settings, hash of the weights."""
-
+    @abstractmethod
     def estimate(self, a: Frame, b: Frame) -> FlowField:
         """F_{a->b} of two frames of one size."""
 
+    def both(self, a: Frame, b: Frame) -> PairFlow:
+        """F_{a->b} and F_{b->a}."""
+        return PairFlow(self.estimate(a, b), self.estimate(b, a))
 
-class Dis:
+
+class Dis(Estimator):
     """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV on luma, preset medium."""
 
     name = "dis"
@@ -144,7 +147,7 @@ class Dis:
         return flow
 
 
-class Farneback:
+class Farneback(Estimator):
     """Polynomial expansion (Farneback, SCIA 2003) of OpenCV on luma, with TecoGAN's constants."""
 
     name = "farneback"
@@ -177,75 +180,32 @@ RAFT_FILES = {
 """Files that are looked for, best first, and the name of their estimator."""
 _RAFT_UPDATES = 12
 _RAFT_SIDE = 128
-_RAFT_NAMES = {
-    r"^module\.": "",
-    r"^fnet\.": "feature_encoder.",
-    r"^cnet\.": "context_encoder.",
-    r"_encoder\.conv1\.": "_encoder.convnormrelu.0.",
-    r"_encoder\.norm1\.": "_encoder.convnormrelu.1.",
-    r"_encoder\.conv2\.": "_encoder.conv.",
-    r"(layer\d\.\d)\.conv(\d)\.": r"\1.convnormrelu\2.0.",
-    r"(layer\d\.\d)\.norm([12])\.": r"\1.convnormrelu\2.1.",
-    r"_block\.encoder\.convc": "_block.motion_encoder.convcorr",
-    r"_block\.encoder\.convf": "_block.motion_encoder.convflow",
-    r"_block\.encoder\.conv\.": "_block.motion_encoder.conv.",
-    r"(motion_encoder\.conv\w*)\.(?=weight|bias)": r"\1.0.",
-    r"\.gru\.(conv[zrq])1?\.": r".recurrent_block.convgru1.\1.",
-    r"\.gru\.(conv[zrq])2\.": r".recurrent_block.convgru2.\1.",
-    r"^update_block\.mask\.0\.": "mask_predictor.convrelu.0.",
-    r"^update_block\.mask\.2\.": "mask_predictor.conv.",
-}
 
 
-def _torchvision_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A RAFT state dict with the authors' names under torchvision's; one of its own stays as it is.
-
-    The authors list the normalisation of a shortcut twice: as norm3 and inside `downsample`.
-    """
-    out: dict[str, torch.Tensor] = {}
-    for name, value in state.items():
-        if not re.search(r"layer\d\.\d\.norm3\.", name):
-            for theirs, ours in _RAFT_NAMES.items():
-                name = re.sub(theirs, ours, name)
-            out[name] = value
-    return out
-
-
-class Raft:
-    """RAFT (Teed and Deng, ECCV 2020) as built by torchvision; in `estimate` with 12 updates.
+class Raft(Estimator):
+    """RAFT (Teed and Deng, ECCV 2020); frames get 12 updates.
 
     name: raft_small for the small network, else the large one. path: a checkpoint of the authors
     or of torchvision. Raises DataError if the file does not hold that network.
     """
 
     def __init__(self, name: str, path: Path, device: str = "cpu") -> None:
-        from torchvision.models import optical_flow
-
         self.name = name
-        self.identity = f"{name}-{_RAFT_UPDATES}-{sha256_file(path)[:16]}"
-        self._device = device
-        model = "raft_small" if name == "raft_small" else "raft_large"
-        with torch.device("meta"):
-            self._net = getattr(optical_flow, model)(weights=None)
-        self._net.to_empty(device="cpu")
-        state, _ = read_checkpoint(path)
-        load_strictly(self._net, _torchvision_names(state), f"{model} from {path.name}")
-        self._net.eval().requires_grad_(False).to(device)
+        self.identity = f"{name}-v2-{_RAFT_UPDATES}-{sha256_file(path)[:16]}"
+        self.net = RaftNetwork("raft_small" if name == "raft_small" else "raft_large", path, device)
 
-    @torch.inference_mode()
-    def between(self, a: torch.Tensor, b: torch.Tensor, updates: int) -> FlowField:
-        """F_{a->b} of two 3 x H x W tensors in -1..1; sides are multiples of 8, at least 128."""
-        flow = self._net(*(x[None].to(self._device) for x in (a, b)), num_flow_updates=updates)[-1]
-        out: FlowField = flow[0].permute(1, 2, 0).contiguous().cpu().numpy()
-        return out
-
-    def estimate(self, a: Frame, b: Frame) -> FlowField:
-        """F_{a->b} of two frames of one size."""
+    def both(self, a: Frame, b: Frame) -> PairFlow:
+        """F_{a->b} and F_{b->a} of two frames of one size."""
         h, w = a.shape[:2]
         pair = torch.from_numpy(np.stack((a, b))).permute(0, 3, 1, 2)
         pad = (0, max(_RAFT_SIDE, -(-w // 8) * 8) - w, 0, max(_RAFT_SIDE, -(-h // 8) * 8) - h)
         pair = F.pad(pair.float() / 127.5 - 1, pad, mode="replicate")
-        return self.between(pair[0], pair[1], _RAFT_UPDATES)[:h, :w]
+        forward, backward = self.net.between(pair[0], pair[1], _RAFT_UPDATES)
+        return PairFlow(forward[:h, :w], backward[:h, :w])
+
+    def estimate(self, a: Frame, b: Frame) -> FlowField:
+        """F_{a->b} of two frames of one size."""
+        return self.both(a, b).forward
 
 
 @functools.cache
@@ -297,8 +257,8 @@ class ReferenceFlow(Sequence[PairFlow]):
             both = np.load(path)
         else:
             a, b = self._frames[numbers], self._frames[numbers + 1]
-            both = np.stack((self.estimator.estimate(a, b), self.estimator.estimate(b, a)))
-            both = both.astype(np.float16)
+            motion = self.estimator.both(a, b)
+            both = np.stack((motion.forward, motion.backward)).astype(np.float16)
             _save(path, both)
         forward, backward = both.astype(np.float32)
         return PairFlow(forward, backward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -71,3 +72,39 @@ class MemoryMeter:
         self.peak_mib = (self._peak - self._idle) / 2**20
         running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         self.shared = any(process.pid != os.getpid() for process in running)
+
+
+def tree_mib(root: int) -> tuple[float | None, float | None]:
+    """(resident memory, device memory) in MiB of a process and all that descend from it now.
+
+    None where /proc, or NVML, is not there.
+    """
+    parents, rss = {}, {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(x.split(":", 1) for x in status.read_text().splitlines() if ":" in x)
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(status.parent.name)
+        parents[pid] = int(lines["PPid"])
+        rss[pid] = int(lines.get("VmRSS", "0").split()[0]) / 1024
+    tree = {root}
+    while grown := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= grown
+    used = sum(rss.get(pid, 0) for pid in tree)
+    return used if root in rss else None, _device_mib(tree)
+
+
+def _device_mib(pids: set[int]) -> float | None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        total = 0
+        for i in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(i)
+            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                total += (process.usedGpuMemory or 0) if process.pid in pids else 0
+    except Exception:  # no library, no driver
+        return None
+    return total / 2**20

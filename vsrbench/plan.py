@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vsrbench import keys, weights
+from vsrbench import command, keys
 from vsrbench.datasets import Dataset
 from vsrbench.errors import UserError
 from vsrbench.method import at_scale, check_size
@@ -117,7 +117,7 @@ def _broken_clip(dataset: Dataset, name: str) -> Clip:
 
 def _identity(card: MethodCard) -> str | UserError:
     try:
-        return weights.identify(card)
+        return command.identify(card)
     except UserError as error:
         return error
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vsrbench import __version__, cost, env, keys, weights
+from vsrbench import __version__, command, cost, env, keys
 from vsrbench.datasets import Dataset, cache_folder
 from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
 from vsrbench.evaluate import Context, error_json, evaluate, timestamp
@@ -186,7 +186,7 @@ class Run:
             sha, error, measurement = "", None, None
             try:
                 card = at_scale(card, scale)
-                sha = weights.identify(card)
+                sha = command.identify(card)
                 old = done.get(keys.cost_key(card, sha, size, frames, machine))
                 if old is not None and old.status == "ok":
                     self.counts["reused"] += 1

@@ -222,8 +222,9 @@ class MethodCard:
     """Name in tables."""
     weights: Weights
     """Provenance of the weights."""
-    kind: Literal["python", "frames"] = "python"
-    """python: an adapter here; frames: pictures that exist already (GT, outputs of others)."""
+    kind: Literal["python", "command", "frames"] = "python"
+    """python: an adapter here; command: a program in an environment of its own; frames: pictures
+    that exist already (GT, outputs of others)."""
     entry: str = ""
     """`module:function` of the adapter's load(card, device, dtype)."""
     paper: str = ""

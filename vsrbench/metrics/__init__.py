@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vsrbench.errors import MissingError, unknown
+from vsrbench import command
+from vsrbench.errors import MissingError, UserError, unknown
 from vsrbench.types import Metric, MetricInfo, Record
 from vsrbench.weights import ENV, search
 
@@ -390,6 +391,37 @@ METRICS: dict[str, MetricInfo] = {
             "traces of temporal profiles are, over all rows",
         ),
         MetricInfo(
+            name="dover",
+            title="DOVER",
+            version=1,
+            better="higher",
+            target="video:VideoMetric",
+            range=(0.0, 1.0),
+            needs=_WEIGHTS,
+            span="clip",
+            decimals=4,
+            tolerance=0.01,
+            default=False,
+            source="Wu et al. 2023, the authors' code in its own environment, fused scale 0..1 of "
+            "the official script since August 2023, mean of five seeded samplings; raw branches "
+            "and the other printed scales beside it",
+        ),
+        MetricInfo(
+            name="fastervqa",
+            title="FasterVQA",
+            version=1,
+            better="higher",
+            target="video:VideoMetric",
+            range=(0.0, 1.0),
+            needs=_WEIGHTS,
+            span="clip",
+            decimals=4,
+            tolerance=0.01,
+            default=False,
+            source="Wu et al. 2023 (FasterVQA, f3dvqa-b), the authors' code in its own "
+            "environment, sigmoid((raw - 0.1476) / 0.0361), mean of five seeded samplings",
+        ),
+        MetricInfo(
             name="flicker",
             title="Flicker",
             version=1,
@@ -509,7 +541,12 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
     With `fetch` weights that are not here are downloaded, one try per process, and its package is
     imported. Without, nothing is imported or downloaded: quick enough for a listing.
     """
-    metric_info(name)
+    if metric_info(name).target == "video:VideoMetric":
+        try:
+            command.places(name)
+        except UserError as error:
+            return MissingError(error.message, error.hint)
+        return None
     need = _REQUIREMENTS.get(name)
     if need is None:
         return None
@@ -619,10 +656,13 @@ def _answer(url: str) -> Any:
 
 
 def own_flow(name: str) -> str:
-    """Identity of the flow estimator that a metric runs on the output itself; empty for others.
+    """What a metric depends on besides this package; part of the identity of a score.
 
-    What depends on files of the user, and therefore belongs into the identity of a score.
+    The flow estimator that it runs on the output itself, or the commit of the checkout that it runs
+    in; empty for others.
     """
+    if metric_info(name).target == "video:VideoMetric" and unavailable(name) is None:
+        return command.commit(name)
     from vsrbench import flow
 
     if name == "ewarp_self":

@@ -18,6 +18,8 @@ from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 from vsrbench.types import MetricInfo, PairFlow, Sample, Score
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vsrbench.types import Frame
 
     Float64 = np.ndarray[Any, np.dtype[np.float64]]
@@ -52,46 +54,50 @@ def excess_change(
     return float(np.maximum(own - theirs, 0).mean())
 
 
-class _Warped(MeanMetric):
-    """Base of the warping errors: a pair without a visible pixel, as at a scene cut of exact
-    motion, is 0 in `per_frame` and left out of the mean.
+class _Coverage:
+    """How much of each pair a warping error covers, and what follows for the mean.
 
-    Beside the value: `valid_ratio`, the mean share of visible pixels over all pairs, and
-    `pairs_left_out`.
+    A pair without a visible pixel, as at a scene cut of exact motion, is 0 in `per_frame` and left
+    out of the mean. Beside the value stand `valid_ratio`, the mean share of visible pixels over all
+    pairs, and `pairs_left_out`.
+    """
+
+    def __init__(self) -> None:
+        self._shares: list[float] = []
+
+    def add(self, share: float) -> None:
+        """Take the share of visible pixels of the next pair."""
+        self._shares.append(share)
+
+    def mean(self, values: Sequence[float]) -> float:
+        """Mean of one value a pair. Raises DataError when no pair could be compared."""
+        kept = [v for v, share in zip(values, self._shares, strict=True) if share]
+        if not kept:
+            raise DataError("no pixel is visible in two successive frames")
+        return fmean(kept)
+
+    def apply(self, score: Score, **extra: float | str) -> Score:
+        """The score with its mean over the pairs that count. Raises DataError as `mean`."""
+        about = {
+            "valid_ratio": fmean(self._shares),
+            "pairs_left_out": float(self._shares.count(0)),
+        }
+        return replace(score, value=self.mean(score.per_frame), extra=about | extra)
+
+
+class EWarp(MeanMetric):
+    """`warping_errors` of each pair by the motion of the reference, times 1000.
+
+    Beside the value `excess`: how much it lies above that of the reference itself, over the same
+    pixels; what is smoother than the reference has less than 0. Also what `_Coverage` tells.
     """
 
     fewest = "two frames"
 
     def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
         super().__init__(info, device)
-        self._previous: tuple[Frame, ...] | None = None
-        self._covered: list[float] = []
-
-    def result(self) -> Score:
-        """Mean over the pairs. Raises DataError when no pair could be compared."""
-        score = super().result()
-        extra = {
-            "valid_ratio": fmean(self._covered),
-            "pairs_left_out": float(self._covered.count(0)),
-        }
-        return replace(score, value=self._mean(self._values), extra=extra)
-
-    def _mean(self, values: list[float]) -> float:
-        kept = [v for v, covered in zip(values, self._covered, strict=True) if covered]
-        if not kept:
-            raise DataError("no pixel is visible in two successive frames")
-        return fmean(kept)
-
-
-class EWarp(_Warped):
-    """`warping_errors` of each pair by the motion of the reference, times 1000.
-
-    Beside the value also `excess`: how much it lies above that of the reference itself, over the
-    same pixels; what is smoother than the reference has less than 0.
-    """
-
-    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
-        super().__init__(info, device)
+        self._previous: tuple[Frame, Frame] | None = None
+        self._coverage = _Coverage()
         self._excess: list[float] = []
 
     def score(self, sample: Sample) -> float | None:
@@ -107,44 +113,45 @@ class EWarp(_Warped):
                 f"flow {sample.flow.forward.shape[:2]}"
             )
         (own, real), covered = warping_errors(previous, self._previous, sample.flow)
-        self._covered.append(covered)
+        self._coverage.add(covered)
         self._excess.append(1000 * (own - real))
         return 1000 * own
 
     def result(self) -> Score:
         """Mean over the pairs. Raises DataError when no pair could be compared."""
-        score = super().result()
-        return replace(score, extra={**score.extra, "excess": self._mean(self._excess)})
+        return self._coverage.apply(super().result(), excess=self._coverage.mean(self._excess))
 
 
-class EWarpSelf(_Warped):
+class EWarpSelf(MeanMetric):
     """`warping_errors` of each pair by motion that is estimated on the output, times 1000.
 
-    Beside the value also `flow`, the name of the estimator.
+    Beside the value `flow`, the name of the estimator, and what `_Coverage` tells.
     """
+
+    fewest = "two frames"
 
     def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
         super().__init__(info, device)
         self._estimator = best_estimator(device)
+        self._previous: Frame | None = None
+        self._coverage = _Coverage()
 
     def score(self, sample: Sample) -> float | None:
         """Error of the pair that this frame ends."""
-        previous, self._previous = self._previous, (sample.sr,)
+        previous, self._previous = self._previous, sample.sr
         if previous is None:
             return None
-        (a,), b = previous, sample.sr
-        motion = PairFlow(self._estimator.estimate(a, b), self._estimator.estimate(b, a))
-        (error,), covered = warping_errors(previous, self._previous, motion)
-        self._covered.append(covered)
+        motion = self._estimator.both(previous, sample.sr)
+        (error,), covered = warping_errors((previous,), (sample.sr,), motion)
+        self._coverage.add(covered)
         return 1000 * error
 
     def result(self) -> Score:
         """Mean over the pairs. Raises DataError when no pair could be compared."""
-        score = super().result()
-        return replace(score, extra={**score.extra, "flow": self._estimator.name})
+        return self._coverage.apply(super().result(), flow=self._estimator.name)
 
 
-class EWarpEvalCrafter(_Warped):
+class EWarpEvalCrafter(MeanMetric):
     """E*_warp as EvalCrafter's code computes it, times 1000; only to compare with printed numbers.
 
     Frames in 0..1 are halved (bilinear, pixel centres), padded to multiples of 8 by repeating the
@@ -153,10 +160,13 @@ class EWarpEvalCrafter(_Warped):
     number of pixels that the masks of Lai et al. leave.
     """
 
+    fewest = "two frames"
+
     def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
         super().__init__(info, device)
         self._raft = raft(find_weights(info.name), device)
         self._halved: torch.Tensor | None = None
+        self._coverage = _Coverage()
 
     def score(self, sample: Sample) -> float | None:
         """Error of the pair that this frame ends."""
@@ -166,17 +176,16 @@ class EWarpEvalCrafter(_Warped):
             return None
         # RAFT expects 0..255 and maps it to -1..1; what it gets here lies in 0..1.
         a, b = 2 * before / 255 - 1, 2 * self._halved / 255 - 1
-        forward, backward = self._raft.between(a, b, 20), self._raft.between(b, a, 20)
+        forward, backward = self._raft.net.between(a, b, 20)
         shown = ~occlusion_mask(forward, backward)
-        self._covered.append(float(shown.mean()))
+        self._coverage.add(float(shown.mean()))
         previous, current = (x.permute(1, 2, 0).numpy() for x in (before, self._halved))
         squares = np.square(warp(current, forward) - previous)[shown]
         return 1000 * float(squares.sum()) / max(1, len(squares))
 
     def result(self) -> Score:
         """Mean over the pairs. Raises DataError when no pair could be compared."""
-        score = super().result()
-        return replace(score, extra={**score.extra, "flow": self._raft.name})
+        return self._coverage.apply(super().result(), flow=self._raft.name)
 
 
 def _halved(frame: Frame) -> torch.Tensor:

@@ -1,0 +1,308 @@
+"""Programs of others, against toy programs: frames in and out, failures, interruption, cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from vsrbench import command, cost, specs
+from vsrbench.errors import ContractError, DataError, MissingError, UserError
+from vsrbench.frames import open_frames
+from vsrbench.metrics import load_metric, unavailable
+from vsrbench.types import MethodCard, Sample, Weights
+
+TOY = """
+import sys, time
+from pathlib import Path
+import cv2
+given, out, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+video = cv2.VideoCapture(str(given)) if given.is_file() else None
+pictures = []
+if video:
+    while (answer := video.read())[0]:
+        pictures.append(answer[1])
+else:
+    pictures = [cv2.imread(str(p)) for p in sorted(given.iterdir())]
+if what == "fail":
+    print("first\\nRuntimeError: no such layer", file=sys.stderr)
+    sys.exit(3)
+if what == "hang":
+    import subprocess
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(__file__).with_name("pids").write_text(str(child.pid))
+    time.sleep(60)
+if what == "short":
+    pictures = pictures[:-1]
+if what == "memory":
+    hold = bytearray(200 << 20)
+    time.sleep(0.5)
+if what == "crop8n-3":
+    pictures = pictures[: (len(pictures) + 3) // 8 * 8 - 3]
+    h, w = (side * 2 // 16 * 16 // 2 for side in pictures[0].shape[:2])
+    pictures = [p[:h, :w] for p in pictures]
+(out / "result").mkdir()
+for i, p in enumerate(pictures):
+    big = cv2.resize(p, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(out / "result" / f"{i:04d}.png"), big)
+if what == "two":
+    (out / "more").mkdir()
+    cv2.imwrite(str(out / "more" / "0.png"), big)
+"""
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with the toy program, named in the user's TOML."""
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo/toy.py").write_text(TOY)
+    table = f'[toy]\npython = "{sys.executable}"\nrepo = "{tmp_path / "repo"}"\n'
+    (tmp_path / "commands.toml").write_text(table)
+    monkeypatch.setenv(command.ENV, str(tmp_path / "commands.toml"))
+    return tmp_path / "repo"
+
+
+def card(what: str = "", **more: object) -> MethodCard:
+    settings = {"argv": ["{python}", "toy.py", "{input}", "{output_dir}", what], **more}
+    return MethodCard(
+        "toy",
+        1,
+        "Toy",
+        Weights("none"),
+        kind="command",
+        entry="vsrbench.command:load",
+        scale=2,
+        settings=settings,
+        folder=str(Path(__file__).parents[1] / "methods" / "toy"),
+    )
+
+
+def clip(count: int = 5, h: int = 16, w: int = 24) -> list[torch.Tensor]:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (count, 3, h, w)).astype(np.float32)
+    return [torch.from_numpy(f) / 255 for f in frames]
+
+
+def doubled(frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [f.repeat_interleave(2, 1).repeat_interleave(2, 2) for f in frames]
+
+
+def upscale(made: MethodCard, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    return list(command.load(made, "cpu", torch.float32).upscale(iter(frames)))
+
+
+@pytest.mark.parametrize("given", ["frames", "video"])
+def test_frames_arrive_and_return_without_loss(repo: Path, given: str) -> None:
+    frames = clip()
+    for out, expected in zip(upscale(card(input=given), frames), doubled(frames), strict=True):
+        torch.testing.assert_close(out, expected, atol=1e-6, rtol=0)
+
+
+def test_frame_count_rule_is_undone(repo: Path) -> None:
+    made = card("crop8n-3", frames_multiple=8, frames_offset=-3)
+    for count in (1, 5, 6, 13):
+        frames = clip(count)
+        out = upscale(made, frames)
+        assert len(out) == count
+        torch.testing.assert_close(out[-1], doubled(frames)[-1], atol=1e-6, rtol=0)
+    with pytest.raises(ContractError, match="gave 5 frames for 6"):
+        upscale(card("crop8n-3"), clip(6))
+
+
+@pytest.mark.parametrize("size", [(16, 24), (17, 26)])
+def test_centre_crop_is_undone_by_padding(
+    repo: Path, tmp_path: Path, size: tuple[int, int], root: Path
+) -> None:
+    """Through the command line: a program that crops to multiples of 16 gives whole frames."""
+    (tmp_path / "tree/methods/toy").mkdir(parents=True)
+    (tmp_path / "tree/methods/interpolation").symlink_to(root / "methods/interpolation")
+    (tmp_path / "tree/methods/toy/toy.toml").write_text(
+        'version = 1\ntitle = "Toy"\nkind = "command"\nentry = "vsrbench.command:load"\nscale = 2\n'
+        "multiple_of = 8\n"
+        '[settings]\nargv = ["{python}", "toy.py", "{input}", "{output_dir}", "crop8n-3"]\n'
+        "frames_multiple = 8\nframes_offset = -3\n"
+        '[weights]\norigin = "official"\n'
+    )
+    (tmp_path / "lq").mkdir()
+    for i, frame in enumerate(clip(3, *size)):
+        pixels = (frame * 255).round().byte().permute(1, 2, 0).numpy()
+        cv2.imwrite(str(tmp_path / f"lq/{i}.png"), pixels[..., ::-1])
+    done = subprocess.run(
+        [
+            *(sys.executable, "run_bench.py", "--methods", "toy", "--input", str(tmp_path / "lq")),
+            *("--scale", "2", "--metrics", "lr_psnr", "--keep-frames", "--quiet"),
+            *("--root", str(tmp_path / "tree"), "--results", str(tmp_path / "results")),
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (kept,) = (tmp_path / "results/frames/toy").glob("*/*/")
+    out, lq = open_frames(kept), open_frames(tmp_path / "lq")
+    assert out.size == (2 * size[0], 2 * size[1])
+    for i in range(3):
+        np.testing.assert_array_equal(out[i][::2, ::2], lq[i])
+    lines = (tmp_path / "results/records.jsonl").read_text().splitlines()
+    (measured,) = (
+        r for r in map(json.loads, lines) if r["kind"] == "cost" and r["method"] == "toy"
+    )
+    assert measured["measurement"]["region"] == "process"
+    assert "not ranked" in done.stdout
+
+
+def test_failure_is_one_line(repo: Path) -> None:
+    with pytest.raises(ContractError) as caught:
+        upscale(card("fail"), clip())
+    assert caught.value.message == "'toy' failed with exit code 3: RuntimeError: no such layer"
+    with pytest.raises(ContractError, match="gave 4 frames for 5"):
+        upscale(card("short"), clip())
+    with pytest.raises(DataError, match="left more, result"):
+        upscale(card("two"), clip())
+    with pytest.raises(UserError, match="which nothing gives"):
+        upscale(card(argv=["{python}", "{ckpt}"]), clip())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_timeout_ends_the_whole_tree(repo: Path) -> None:
+    with pytest.raises(ContractError, match="did not end within 2 s"):
+        upscale(card("hang", timeout_s=2), clip())
+    assert not alive(int((repo / "pids").read_text()))
+
+
+def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
+    code = (
+        "from pathlib import Path; from vsrbench import command; import sys; "
+        "Path('in').mkdir(exist_ok=True); Path('out').mkdir(exist_ok=True); "
+        "command.execute('toy', [sys.executable, 'toy.py', 'in', 'out', 'hang'], Path('.'), 60)"
+    )
+    tree = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": tree}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repo, env=environment, stderr=subprocess.PIPE
+    )
+    for _ in range(300):
+        if (repo / "pids").is_file() and (repo / "pids").read_text():
+            break
+        time.sleep(0.1)
+    child = int((repo / "pids").read_text())
+    assert alive(child)
+    process.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    assert not alive(child)
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(command.ENV, raising=False)
+    with pytest.raises(MissingError, match="is not set"):
+        command.places("toy")
+    file = tmp_path / "c.toml"
+    monkeypatch.setenv(command.ENV, str(file))
+    for text, message in (
+        ("[other]\n", "lacks it"),
+        ('[toy]\npython = "/nowhere"\n', "python of .toy. is '/nowhere'"),
+        (f'[toy]\npython = "{sys.executable}"\n', "repo of .toy. is ''"),
+    ):
+        file.write_text(text)
+        with pytest.raises(MissingError, match=message):
+            command.places("toy")
+    file.write_text("[toy")
+    with pytest.raises(UserError, match="not valid TOML"):
+        command.places("toy")
+
+
+def test_cost_covers_the_process_tree(repo: Path) -> None:
+    measured = cost.measure(card("memory"), (16, 24), 4, "cpu")
+    assert measured.region == "process"
+    assert measured.rss_peak_mib is not None
+    assert measured.rss_peak_mib > 200
+    assert measured.fps == pytest.approx(4000 / measured.first_output_ms)
+
+
+DOVER = {
+    "dover.yml": "",
+    "yaml.py": "def safe_load(text):\n"
+    "    t = dict(clip_len=4, num_clips=1, frame_interval=1)\n"
+    "    types = dict(technical=t, aesthetic=dict(t, t_frag=2))\n"
+    "    data = {'val-l1080p': dict(args=dict(sample_types=types))}\n"
+    "    return dict(test_load_path='w.pth', model=dict(args={}), data=data)\n",
+    "dover/__init__.py": "",
+    "dover/models.py": "import torch\n"
+    "class DOVER(torch.nn.Module):\n"
+    "    def forward(self, views):\n"
+    "        return [torch.tensor([[0.1107], [0.1107]]) if n == 'technical' else\n"
+    "                -0.08285 + 0.01 * torch.rand(1) for n, v in views.items() if v.ndim == 5]\n",
+    "dover/datasets.py": "import cv2, torch\n"
+    "class UnifiedFrameSampler:\n"
+    "    def __init__(self, *shape): assert len(shape) in (3, 4)\n"
+    "def spatial_temporal_view_decomposition(path, types, samplers):\n"
+    "    video, frames = cv2.VideoCapture(path), []\n"
+    "    while (answer := video.read())[0]: frames.append(torch.from_numpy(answer[1]))\n"
+    "    assert len(frames) == 4\n"
+    "    view = torch.stack(frames).permute(3, 0, 1, 2)\n"
+    "    return {name: view for name in types}, None\n",
+}
+
+
+def test_dover_through_its_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in of the authors' package: what goes in, what comes out, seeds and scales."""
+    for name, text in DOVER.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    torch.save({}, tmp_path / "w.pth")
+    monkeypatch.delenv(command.ENV, raising=False)
+    missing = unavailable("dover")
+    assert missing is not None
+    assert "[dover]" in missing.hint
+    (tmp_path / "c.toml").write_text(f'[dover]\npython = "{sys.executable}"\nrepo = "{tmp_path}"\n')
+    monkeypatch.setenv(command.ENV, str(tmp_path / "c.toml"))
+    assert unavailable("dover") is None
+    scores = []
+    for _ in range(2):
+        metric = load_metric("dover")
+        for i, frame in enumerate(clip(4, 32, 32)):
+            pixels = (frame * 255).round().byte().permute(1, 2, 0).numpy()
+            metric.update(Sample(i, pixels, None, None, pixels, None))
+        scores.append(metric.result())
+    assert scores[0] == scores[1]
+    extra = scores[0].extra
+    assert extra["raw_technical"] == pytest.approx(0.1107)
+    assert extra["technical_x100"] == pytest.approx(50, abs=1e-3)
+    assert -0.08285 < extra["raw_aesthetic"] < -0.07285
+    assert 0.5 < scores[0].value < 0.53
+    assert extra["spread"] > 0
+    assert extra["samplings"] == 5
+
+
+CARDS = "seedvr2-3b seedvr2-7b dove star upscale-a-video mgld-vsr flashvsr dloral"
+
+
+@pytest.mark.parametrize("name", CARDS.split())
+def test_cards_of_others(name: str, root: Path) -> None:
+    card = specs.method_card(root, name)
+    assert card.kind == "command"
+    assert card.weights.origin == "official"
+    user = ("python", "repo", "ckpt", "vqgan_ckpt", "model", "wrapper")
+    given = dict.fromkeys((*user, "input", "input_dir", "output_dir", "height", "width"), "x")
+    argv = command.fill(card.settings["argv"], given)
+    assert argv[0] == "x"
+    assert not any("{" in part for part in argv)
+    if name == "flashvsr":
+        assert card.multiple_of * card.scale == 128
+    if name.startswith("seedvr2"):
+        assert card.multiple_of * card.scale == 16

@@ -1,0 +1,271 @@
+"""Programs that live in an environment of their own: methods and video metrics of others.
+
+A program gets an argument list, never a shell line, and frames as lossless files; what it wrote is
+read back and checked like the output of any other method. Which interpreter and which checkout to
+use says a TOML file of the user, named in $VSRBENCH_COMMANDS:
+
+    [seedvr2-3b]
+    python = "/envs/seedvr/bin/python"
+    repo = "/src/SeedVR"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsrbench import frames, weights
+from vsrbench.errors import ContractError, DataError, MissingError, UserError
+from vsrbench.nvml import tree_mib
+
+if TYPE_CHECKING:
+    import torch
+
+    from vsrbench.types import Frame, MethodCard
+
+ENV = "VSRBENCH_COMMANDS"
+TIMEOUT_S = 3600.0
+_POLL_S = 0.05
+_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a program used, over its whole process tree."""
+
+    seconds: float
+    """Wall time from start to exit."""
+    rss_peak_mib: float | None
+    """Peak of the summed resident memory; None where /proc is not there."""
+    vram_peak_mib: float | None
+    """Peak of the summed device memory by NVML; None without."""
+
+
+def places(name: str) -> dict[str, str]:
+    """The user's table for a program: `python`, `repo` and whatever else its arguments name.
+
+    Raises MissingError when there is none or what it names is not there, UserError for bad TOML.
+    """
+    file = os.environ.get(ENV, "")
+    hint = (
+        f'set ${ENV} to a TOML file with a table [{name}] of python = "its interpreter" and '
+        'repo = "its checkout"'
+    )
+    if not file or not Path(file).is_file():
+        where = f"${ENV} names {file}, which is no file" if file else f"${ENV} is not set"
+        raise MissingError(f"'{name}' runs in an environment of its own, and {where}", hint)
+    try:
+        table = tomllib.loads(Path(file).read_text(encoding="utf-8")).get(name)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid TOML: {error}") from error
+    if not isinstance(table, dict):
+        raise MissingError(f"'{name}' runs in an environment of its own; {file} lacks it", hint)
+    found = {key: str(value) for key, value in table.items()}
+    for key, there in (("python", Path.is_file), ("repo", Path.is_dir)):
+        if not found.get(key) or not there(Path(found[key])):
+            raise MissingError(
+                f"{file}: {key} of [{name}] is '{found.get(key, '')}', not there", hint
+            )
+    return found
+
+
+def identify(card: MethodCard) -> str:
+    """What a method's outputs come from: hash of its weights, or commit of its checkout.
+
+    Raises as `weights.identify` or `places`.
+    """
+    return commit(card.name) if card.kind == "command" else weights.identify(card)
+
+
+def commit(name: str) -> str:
+    """Commit of the program's checkout; empty outside git. Raises as `places`."""
+    repo = places(name)["repo"]
+    try:
+        done = subprocess.run(
+            ["git", "-C", repo, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """The arguments with their {names} replaced. Raises UserError for an unknown one."""
+    try:
+        return [part.format_map(values) for part in argv]
+    except KeyError as error:
+        raise UserError(
+            f"the command names {{{error.args[0]}}}, which nothing gives",
+            f"add it to the table in ${ENV}; known: {', '.join(sorted(values))}",
+        ) from error
+
+
+def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float) -> Usage:
+    """Run a program in `cwd`, its checkout, in a process group that never outlives this call.
+
+    Raises MissingError if it cannot be started, ContractError with the last line of its stderr if
+    it fails, or if it takes longer than `timeout_s`.
+    """
+    started, rss, vram = time.perf_counter(), None, None
+    with tempfile.TemporaryFile() as log:
+        try:
+            process = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=os.environ | {"PYTHONPATH": str(cwd)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise MissingError(
+                f"'{name}' cannot be started: {argv[0]}: {error.strerror}", f"correct ${ENV}"
+            ) from error
+        try:
+            while process.poll() is None:
+                now = tree_mib(process.pid)
+                rss, vram = _larger(rss, now[0]), _larger(vram, now[1])
+                if time.perf_counter() - started > timeout_s:
+                    raise ContractError(
+                        f"'{name}' did not end within {timeout_s:.0f} s",
+                        "raise timeout_s in its card",
+                    )
+                time.sleep(_POLL_S)
+        finally:
+            _end(process)
+        if process.returncode:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            how = (
+                f"exit code {process.returncode}"
+                if process.returncode > 0
+                else f"signal {signal.Signals(-process.returncode).name}"
+            )
+            last = f": {lines[-1].strip()[:200]}" if lines else ""
+            raise ContractError(
+                f"'{name}' failed with {how}{last}", f"run it by hand: {' '.join(argv)[:300]}"
+            )
+    return Usage(time.perf_counter() - started, rss, vram)
+
+
+def _larger(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the process group: politely, and after a while by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+
+
+def write_video(path: Path, clip: Sequence[Frame], fps: int = 25) -> Path:
+    """Write frames as lossless H.264 in RGB, which decord, OpenCV and FFmpeg read; gives `path`."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264rgb", fps, options={"crf": "0", "preset": "fast"})
+        stream.height, stream.width = clip[0].shape[:2]
+        stream.pix_fmt = "rgb24"
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    return path
+
+
+class CommandMethod:
+    """A program as a method: all frames in, all frames out.
+
+    Settings of the card: `argv`, the arguments with {python}, {repo}, {input}, {input_dir},
+    {output_dir}, {width}, {height} (of the output) and whatever the user's table adds; `input`,
+    `frames` (a folder of PNG) or `video` (`write_video`); `frames_multiple` and `frames_offset`:
+    the program gives back only counts n with (n - offset) divisible by multiple, so the last frame
+    is repeated up to the next such count and the surplus dropped; `frames_min`; `timeout_s`.
+    What it crops, `multiple_of` of the card keeps whole: the harness pads before and crops after.
+    """
+
+    def __init__(self, card: MethodCard) -> None:
+        self.card, self.places = card, places(card.name)
+        self.usage: Usage | None = None
+        """Of the last call."""
+
+    def upscale(self, inputs: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Super-resolve one clip. Raises as `execute`; DataError for outputs that do not fit."""
+        import torch
+
+        settings = self.card.settings
+        with tempfile.TemporaryDirectory(prefix="vsrbench-") as scratch:
+            given, out = Path(scratch, "frames", "clip"), Path(scratch, "out")
+            out.mkdir()
+            count, size, like = 0, (0, 0), None
+            with frames.FrameWriter(given) as writer:
+                for like in inputs:
+                    pixels = (like.float().clamp(0, 1) * 255).round().to(torch.uint8)
+                    frame = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+                    writer.write(frame)
+                    count, size = count + 1, frame.shape[:2]
+                if like is None:
+                    return
+                for _ in range(self._surplus(count)):
+                    writer.write(frame)
+            if settings.get("input", "frames") == "video":
+                given = write_video(Path(scratch, "video", "clip.mp4"), frames.open_frames(given))
+            values: dict[str, Any] = self.places | {
+                "input": str(given),
+                "input_dir": str(given.parent),
+                "output_dir": str(out),
+                "height": size[0] * self.card.scale,
+                "width": size[1] * self.card.scale,
+            }
+            argv = fill(settings.get("argv", ()), values)
+            repo = Path(self.places["repo"])
+            timeout_s = float(settings.get("timeout_s", TIMEOUT_S))
+            self.usage = execute(self.card.name, argv, repo, timeout_s)
+            outputs = _outputs(self.card.name, out)
+            expected = count + self._surplus(count)
+            if len(outputs) != expected:
+                raise ContractError(
+                    f"'{self.card.name}' gave {len(outputs)} frames for {expected}",
+                    "correct frames_multiple and frames_offset in its card",
+                )
+            for index in range(count):
+                image = torch.from_numpy(outputs[index]).to(like.device)
+                yield (image.permute(2, 0, 1).float() / 255).to(like.dtype)
+
+    def _surplus(self, count: int) -> int:
+        """How many copies of the last frame make a count that the program gives back whole."""
+        multiple = int(self.card.settings.get("frames_multiple", 1))
+        offset = int(self.card.settings.get("frames_offset", 0))
+        wanted = max(count, int(self.card.settings.get("frames_min", 1)))
+        return wanted + (offset - wanted) % multiple - count
+
+
+def _outputs(name: str, folder: Path) -> frames.FrameSource:
+    """The one folder of images, or else the one video, below `folder`. Raises DataError."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    found = list(dict.fromkeys(p.parent for p in files if frames.is_image(p))) or files
+    if len(found) != 1:
+        what = ", ".join(str(p.relative_to(folder)) for p in found[:5]) or "nothing"
+        raise DataError(
+            f"'{name}' left {what} where one folder of images or one video was expected",
+            "correct the arguments in its card",
+        )
+    return frames.open_frames(found[0])
+
+
+def load(card: MethodCard, device: str, dtype: torch.dtype) -> CommandMethod:
+    """The adapter of cards of kind `command`. Raises MissingError."""
+    return CommandMethod(card)
