@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -380,7 +381,11 @@ def test_interrupted_work_is_kept(bench: Path, root: Path, tmp_path: Path) -> No
         str(bench),
         "--keep-frames",
     ]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background of a shell, interrupts are ignored by inheritance.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, cwd=root, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     log = tmp_path / "results" / "records.jsonl"
     deadline = time.monotonic() + 60
     while not (log.is_file() and '"slow"' in log.read_text()) and time.monotonic() < deadline:

@@ -1,6 +1,6 @@
 """Scoring in one pass against a script that goes metric by metric. Not part of the default run:
 
-pytest tests/benchmarks --benchmark-enable --benchmark-only
+OMP_NUM_THREADS=2 pytest tests/benchmarks -n 0 --benchmark-enable --benchmark-only
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def test_one_pass_against_metric_by_metric(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if benchmark.disabled:
-        pytest.skip("benchmarks are off: --benchmark-enable --benchmark-only")
+        pytest.skip("benchmarks are off: -n 0 --benchmark-enable --benchmark-only")
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real" / "weights"))
     pytest.importorskip("pyiqa")  # its import is not to be timed
     estimator = best_estimator()
