@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from vsrbench import command, cost, specs
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
 from vsrbench.metrics import load_metric, unavailable
-from vsrbench.types import MethodCard, Sample, Weights
+from vsrbench.types import MethodCard, Sample, Score, Weights
 
 TOY = """
 import sys, time
@@ -259,34 +260,90 @@ DOVER = {
 }
 
 
-def test_dover_through_its_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in of the authors' package: what goes in, what comes out, seeds and scales."""
-    for name, text in DOVER.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    torch.save({}, tmp_path / "w.pth")
+def bridged(
+    name: str, package: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Score:
+    """The score of a clip by a stand-in of the authors' package, twice the same."""
+    for path, text in package.items():
+        (folder / path).parent.mkdir(exist_ok=True, parents=True)
+        (folder / path).write_text(text)
+    torch.save({}, folder / "w.pth")
     monkeypatch.delenv(command.ENV, raising=False)
-    missing = unavailable("dover")
+    missing = unavailable(name)
     assert missing is not None
-    assert "[dover]" in missing.hint
-    (tmp_path / "c.toml").write_text(f'[dover]\npython = "{sys.executable}"\nrepo = "{tmp_path}"\n')
-    monkeypatch.setenv(command.ENV, str(tmp_path / "c.toml"))
-    assert unavailable("dover") is None
+    assert f"[{name}]" in missing.hint
+    (folder / "c.toml").write_text(f'[{name}]\npython = "{sys.executable}"\nrepo = "{folder}"\n')
+    monkeypatch.setenv(command.ENV, str(folder / "c.toml"))
+    assert unavailable(name) is None
     scores = []
     for _ in range(2):
-        metric = load_metric("dover")
+        metric = load_metric(name)
         for i, frame in enumerate(clip(4, 32, 32)):
             pixels = (frame * 255).round().byte().permute(1, 2, 0).numpy()
             metric.update(Sample(i, pixels, None, None, pixels, None))
         scores.append(metric.result())
     assert scores[0] == scores[1]
-    extra = scores[0].extra
+    return scores[0]
+
+
+def test_dover_through_its_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes in, what comes out, seeds and scales."""
+    score = bridged("dover", DOVER, tmp_path, monkeypatch)
+    extra = score.extra
     assert extra["raw_technical"] == pytest.approx(0.1107)
     assert extra["technical_x100"] == pytest.approx(50, abs=1e-3)
     assert -0.08285 < extra["raw_aesthetic"] < -0.07285
-    assert 0.5 < scores[0].value < 0.53
+    assert 0.5 < score.value < 0.53
     assert extra["spread"] > 0
     assert extra["samplings"] == 5
+
+
+TEMPORAL = "clip_len=4, t_frag=2, num_clips=1"
+FASTERVQA = {
+    "options/fast/f3dvqa-b.yml": "",
+    "fastvqa/__init__.py": "",
+    "fastvqa/models.py": "import torch\n"
+    "class DiViDeAddEvaluator(torch.nn.Module):\n"
+    "    def forward(self, views):\n"
+    "        (view,) = views.values()\n"
+    "        assert view.shape == (1, 3, 4, 8, 8) and 1 < view.std() < 5, view.shape\n"
+    "        return torch.tensor([[0.14759505]]) + 0.01 * torch.rand(1)\n",
+    "fastvqa/datasets.py": "class FragmentSampleFrames:\n"
+    "    def __init__(self, fsize_t, fragments_t, num_clips):\n"
+    "        assert (fsize_t, fragments_t, num_clips) == (2, 2, 1)\n"
+    "    def __call__(self, count): return range(count)\n"
+    "SampleFrames = None\n"
+    "def get_spatial_fragments(video, side, **_): return video[:, :, :side, :side]\n",
+    "decord/__init__.py": "import cv2, torch\nfrom decord import bridge\n"
+    "class VideoReader(list):\n"
+    "    def __init__(self, path):\n"
+    "        video = cv2.VideoCapture(path)\n"
+    "        while (answer := video.read())[0]: self.append(torch.from_numpy(answer[1] * 1))\n",
+    "decord/bridge.py": "def set_bridge(name): assert name == 'torch'\n",
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_fastervqa_through_its_bridge(
+    inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its options name the frames of a view beside the views, or in another version inside."""
+    within, beside = (TEMPORAL, "") if inside else ("", TEMPORAL)
+    options = (
+        "def safe_load(text):\n"
+        f"    types = dict(fragments=dict(side=8, {within}))\n"
+        f"    data = {{'val-kv1k': dict(args=dict(sample_types=types, {beside}))}}\n"
+        "    return dict(test_load_path='w.pth', model=dict(args={}), data=data)\n"
+    )
+    score = bridged("fastervqa", FASTERVQA | {"yaml.py": options}, tmp_path, monkeypatch)
+    raw = score.extra["raw_raw"]
+    assert 0.14759505 < raw < 0.15759505
+    # The mean of five sigmoids is all but that of the mean.
+    assert score.value == pytest.approx(
+        1 / (1 + math.exp(-(raw - 0.14759505) / 0.03613452)), abs=1e-3
+    )
+    assert score.extra["spread"] > 0
+    assert score.extra["samplings"] == 5
 
 
 CARDS = "seedvr2-3b seedvr2-7b dove star upscale-a-video mgld-vsr flashvsr dloral"

@@ -74,14 +74,15 @@ def fastervqa(net, data, video, device):
     decord.bridge.set_bridge("torch")
     reader, views = decord.VideoReader(video), {}
     for name, given in data["sample_types"].items():
-        pieces, clips = data.get("t_frag", 1), data.get("num_clips", 1)
+        # Versions of the options file keep these beside the sample types or inside of them.
+        where = {**data, **given}
+        pieces, clips = where.get("t_frag", 1), where.get("num_clips", 1)
         if pieces > 1:
-            length = given["clip_len"] // given.get("t_frag", 1)
             sampler = FragmentSampleFrames(
-                fsize_t=length, fragments_t=given.get("t_frag", 1), num_clips=given["num_clips"]
+                fsize_t=where["clip_len"] // pieces, fragments_t=pieces, num_clips=clips
             )
         else:
-            sampler = SampleFrames(clip_len=given["clip_len"], num_clips=given["num_clips"])
+            sampler = SampleFrames(clip_len=where["clip_len"], num_clips=clips)
         stack = torch.stack([reader[int(i)] for i in sampler(len(reader))]).permute(3, 0, 1, 2)
         views[name] = normalised(get_spatial_fragments(stack, **given), clips, device)
     return {"raw": net(views).mean().item()}
