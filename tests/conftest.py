@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Two test processes run at a time; threads that wait for each other would only be in their way.
@@ -14,6 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("VSRBENCH_OFFLINE", "1")
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: children of tests that run in the background of a shell ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

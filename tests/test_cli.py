@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import resource
@@ -21,6 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.conftest import heed_interrupts
 from vsrbench import frames
 from vsrbench.cli import main
 
@@ -381,10 +381,8 @@ def test_interrupted_work_is_kept(bench: Path, root: Path, tmp_path: Path) -> No
         str(bench),
         "--keep-frames",
     ]
-    # Where the tests run in the background of a shell, interrupts are ignored by inheritance.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
-        command, cwd=root, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+        command, cwd=root, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     )
     log = tmp_path / "results" / "records.jsonl"
     deadline = time.monotonic() + 60

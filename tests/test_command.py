@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import heed_interrupts
 from vsrbench import command, cost, specs
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
@@ -195,7 +196,11 @@ def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
     tree = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": tree}
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=repo, env=environment, stderr=subprocess.PIPE
+        [sys.executable, "-c", code],
+        cwd=repo,
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
     for _ in range(300):
         if (repo / "pids").is_file() and (repo / "pids").read_text():

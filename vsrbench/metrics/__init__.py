@@ -590,8 +590,14 @@ def _weights(need: _Requirement, fetch: bool) -> Path:
         return folder / need.file
     raise MissingError(
         f"weights {need.file}: {reason}",
-        f"get {need.url} and put it into a folder named in ${ENV} or into {folder}",
+        f"get {need.url} and put it into a folder named in ${ENV} or into {_from_home(folder)}",
     )
+
+
+def _from_home(folder: Path) -> str:
+    """A path as its user writes it, so that records of different machines read alike."""
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
 
 
 @functools.cache
