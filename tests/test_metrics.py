@@ -93,10 +93,10 @@ def test_table_is_consistent() -> None:
         assert name == info.name
         assert info.source
         assert info.range[0] < info.range[1]
-        assert info.needs <= {"gt", "lq", "reference", "flow", "weights"}
+        assert info.needs <= {"gt", "lq", "reference", "flow", "weights", "command"}
         need = metrics._REQUIREMENTS.get(name)
-        in_a_command = info.target == "video:VideoMetric"
-        assert ("weights" in info.needs) == (bool(need and need.url) or in_a_command)
+        assert ("weights" in info.needs) == bool(need and need.url)
+        assert ("command" in info.needs) == (info.target == "video:VideoMetric")
     assert [m for m, info in metrics.METRICS.items() if info.default] == [
         *("psnr", "ssim", "lr_psnr", "lpips", "dists", "niqe", "ewarp", "flicker"),
     ]
@@ -520,15 +520,15 @@ def test_ewarp_self_finds_the_motion_by_itself(monkeypatch: pytest.MonkeyPatch) 
     assert run("ewarp_self", flickering).value == pytest.approx(error, rel=0.15)
 
 
-def test_own_flow_belongs_into_the_identity(
+def test_what_a_metric_depends_on_belongs_into_the_identity(
     shared: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert metrics.own_flow("ewarp") == ""
-    assert metrics.own_flow("ewarp_evalcrafter") == ""
-    assert metrics.own_flow("ewarp_self").startswith("dis-medium-opencv-")
+    assert metrics.depends_on("ewarp") == ""
+    assert metrics.depends_on("ewarp_evalcrafter") == ""
+    assert metrics.depends_on("ewarp_self").startswith("dis-medium-opencv-")
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real/weights"))
     for name in ("ewarp_self", "ewarp_evalcrafter"):
-        assert metrics.own_flow(name) == "raft_small-v2-12-c7d41b9cc88442bb"
+        assert metrics.depends_on(name) == "raft_small-v2-12-c7d41b9cc88442bb"
 
 
 def evalcrafter(before: np.ndarray, after: np.ndarray, raft: Callable[..., np.ndarray]) -> float:

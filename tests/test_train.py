@@ -452,7 +452,9 @@ def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:
         Trainer(config("instavsr", video(1), renew=5), pool, tmp_path / "x.safetensors")
 
 
-def test_own_clips_and_a_teacher(pool: Path, tmp_path: Path, shared: Path) -> None:
+def test_own_clips_and_a_teacher(
+    pool: Path, tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "pool"
     shutil.copytree(pool, folder)
     data.main([str(folder), "--own", str(shared / "real/clips-gt/vid4-city")])
@@ -485,6 +487,13 @@ def test_own_clips_and_a_teacher(pool: Path, tmp_path: Path, shared: Path) -> No
         writer.write(np.zeros((64, 128, 3), np.uint8))
     with pytest.raises(UserError, match="need at least 128x96"):
         data.add_own(folder, small)
+    short = tmp_path / "short"
+    with FrameWriter(short / "still") as writer:
+        writer.write(np.zeros((96, 128, 3), np.uint8))
+    (short / "torn.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"no clip in .* has 4 frames"):
+        data.add_own(folder, short)
+    assert "torn" in capsys.readouterr().err  # named, and the rest went on
 
 
 def test_a_short_training_beats_bicubic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

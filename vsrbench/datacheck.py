@@ -22,7 +22,7 @@ from vsrbench.datasets import (
 )
 from vsrbench.errors import DataError, UserError
 from vsrbench.metrics.fidelity import best_shift
-from vsrbench.types import DatasetSpec
+from vsrbench.types import DatasetSpec, size_text
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame, Size
@@ -207,7 +207,7 @@ def _check_sizes(spec: DatasetSpec, here: OnDisk, clips: Sequence[_Clip], found:
             if source is not None:
                 sizes[side].add(source.size)
                 if want and source.size != want[::-1]:
-                    text = f"{_wxh(source.size)}, expected {want[0]}x{want[1]}"
+                    text = f"{size_text(source.size)}, expected {want[0]}x{want[1]}"
                     _differs(
                         f"{side.lower()}_size", f"clip '{clip.name}': {side} is {text}", spec, found
                     )
@@ -220,14 +220,15 @@ def _check_sizes(spec: DatasetSpec, here: OnDisk, clips: Sequence[_Clip], found:
             continue
         if scale == 1 != native:
             found.errors.append(
-                f"clip '{clip.name}': LQ is as large as GT, {_wxh(clip.lq.size)}; this is a "
+                f"clip '{clip.name}': LQ is as large as GT, {size_text(clip.lq.size)}; this is a "
                 f"x{native} set"
             )
         elif scale not in (native, spec.scale):
             found.errors.append(f"clip '{clip.name}': GT is {scale} times LQ, expected {native}")
     for side, values in sizes.items():
         if values:
-            shown = ", ".join(_wxh(s) for s in sorted(values)[:4]) + (" ..." * (len(values) > 4))
+            shown = ", ".join(size_text(s) for s in sorted(values)[:4])
+            shown += " ..." * (len(values) > 4)
             found.facts.append(f"{side}: {shown}")
     if native != spec.scale:
         found.facts.append(f"policy: LQ is brought down to 1/{spec.scale // native} before use")
@@ -336,7 +337,3 @@ def _compare(
     manifest.parent.mkdir(parents=True, exist_ok=True)
     manifest.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
     found.facts.append(f"hashes of {len(hashes)} clips written to {manifest}")
-
-
-def _wxh(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"

@@ -34,9 +34,8 @@ from vsrbench.summary import (
     metric_column,
     newest,
     setting_text,
-    size_text,
 )
-from vsrbench.types import Origin, Record
+from vsrbench.types import Origin, Record, size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from vsrbench import frames
 from vsrbench.datasets import Dataset, adhoc, clips_below, open_source
 from vsrbench.errors import DataError, UserError, unknown
 from vsrbench.keys import digest
-from vsrbench.types import Clip, DatasetSpec
+from vsrbench.types import Clip, DatasetSpec, size_text
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame, Size
@@ -257,8 +257,8 @@ def _attach(clip: Clip, path: Path, fit: Fit) -> Clip:
         if not inside or outputs.size != common or len(outputs) != len(numbers):
             raise DataError(
                 f"clip '{clip.name}': the alignment puts {len(numbers)} frames of {how} into "
-                f"{clip.count} frames of {_wxh(want)} px, and outputs {path} are {len(outputs)} "
-                f"frames of {_wxh(outputs.size)} px",
+                f"{clip.count} frames of {size_text(want)} px, and outputs {path} are "
+                f"{len(outputs)} frames of {size_text(outputs.size)} px",
                 "is it the alignment of these outputs?",
             )
     else:
@@ -273,15 +273,15 @@ def _attach(clip: Clip, path: Path, fit: Fit) -> Clip:
     if lq and any(side % scale for side in (*at, *common)):
         if fit.need_lq:
             raise DataError(
-                f"clip '{clip.name}': the crop to {_wxh(common)} px at ({at[1]}, {at[0]}) does not "
-                f"fall on whole LQ pixels at x{scale}",
+                f"clip '{clip.name}': the crop to {size_text(common)} px at ({at[1]}, {at[0]}) "
+                f"does not fall on whole LQ pixels at x{scale}",
                 "score against GT alone: --gt without --lq",
             )
         lq, scale = (), 1
     border = clip.border_px if fit.border_px is None else fit.border_px
     if 2 * border >= min(common) or (lq and border % scale):
         raise UserError(
-            f"a border of {border} px does not fit frames of {_wxh(common)} px at x{scale}",
+            f"a border of {border} px does not fit frames of {size_text(common)} px at x{scale}",
             "with LQ it is a multiple of the scale, and something must be left to score",
         )
     chosen = frame_numbers(fit.rule, len(numbers))
@@ -336,7 +336,7 @@ def _mismatch(clip: Clip, outputs: frames.FrameSource, path: Path, want: Size) -
             text += f" ({clip.count - count} short{first})"
         says.append(text)
     if outputs.size != want:
-        text = f"are {_wxh(outputs.size)} px, {there}{times} is {_wxh(want)} px"
+        text = f"are {size_text(outputs.size)} px, {there}{times} is {size_text(want)} px"
         about = []
         for multiple in (*(c.multiple_of for c in CONVENTIONS.values()), 8, 32, 64):
             if outputs.size == (want[0] - want[0] % multiple, want[1] - want[1] % multiple):
@@ -413,10 +413,6 @@ def _corner(size: Size, common: Size, policy: Policy) -> Size:
     if policy != "center":
         return 0, 0
     return (size[0] - common[0]) // 2, (size[1] - common[1]) // 2
-
-
-def _wxh(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"
 
 
 def _bare_clip(spec: DatasetSpec, name: str, path: Path, what: str) -> Clip:

@@ -10,7 +10,7 @@ from vsrbench import command, keys
 from vsrbench.datasets import Dataset
 from vsrbench.errors import UserError
 from vsrbench.method import at_scale, check_size
-from vsrbench.metrics import METRICS, own_flow
+from vsrbench.metrics import METRICS, depends_on
 from vsrbench.specs import GT_CARD
 from vsrbench.types import Clip, MethodCard, MetricInfo, Record
 
@@ -47,7 +47,7 @@ class Job:
 
     def quality_key(self, metric: MetricInfo) -> str:
         """Identity of one score."""
-        flow = self.flow if "flow" in metric.needs else own_flow(metric.name)
+        flow = self.flow if "flow" in metric.needs else depends_on(metric.name)
         return keys.quality_key(self.output_key, metric, self.clip.border_px, flow)
 
 

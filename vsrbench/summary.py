@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from vsrbench.errors import unknown
 from vsrbench.metrics import METRICS, identical_scores
-from vsrbench.types import DatasetSpec, Measurement, MetricInfo, Origin, Record, Size
+from vsrbench.types import DatasetSpec, Measurement, MetricInfo, Origin, Record, Size, size_text
 
 Mark = Literal["", "best", "second"]
 
@@ -169,11 +169,6 @@ def metric_column(name: str) -> Column:
     """The column of a metric of the table."""
     info: MetricInfo = METRICS[name]
     return Column(info.name, info.title, info.unit, info.better, info.decimals)
-
-
-def size_text(size: Size) -> str:
-    """(height, width) as `width x height`."""
-    return f"{size[1]}x{size[0]}"
 
 
 def setting_text(m: Measurement) -> str:

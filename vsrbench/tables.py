@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 
 from tabulate import tabulate
 
-from vsrbench.summary import GT, WEIGHTS, Block, Cell, Column, Row, Summary, size_text
-from vsrbench.types import Origin
+from vsrbench.summary import GT, WEIGHTS, Block, Cell, Column, Row, Summary
+from vsrbench.types import Origin, size_text
 
 LEGEND: Mapping[Origin, str] = {
     "official": "the file the authors published",

@@ -24,6 +24,11 @@ Status = Literal["ok", "failed", "skipped"]
 RECORD_SCHEMA = 1
 
 
+def size_text(size: Size) -> str:
+    """(height, width) as `width x height`."""
+    return f"{size[1]}x{size[0]}"
+
+
 @dataclass(frozen=True)
 class PairFlow:
     """Motion between frame t and frame t+1 of one clip, on the GT grid.
@@ -282,7 +287,8 @@ class MetricInfo:
     range: tuple[float, float] = (float("-inf"), float("inf"))
     """Values outside are failures."""
     needs: frozenset[str] = frozenset()
-    """Any of: gt, lq, reference (GT or LQ), flow (of the reference), weights."""
+    """Any of: gt, lq, reference (GT or LQ), flow (of the reference), weights, command (a program
+    in an environment of its own)."""
     span: Literal["frame", "pair", "clip"] = "frame"
     """What one entry of `per_frame` covers."""
     decimals: int = 3

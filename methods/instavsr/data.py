@@ -29,14 +29,14 @@ from vsrbench.errors import DataError, MissingError, UserError
 from vsrbench.flow import best_estimator, occlusion_mask
 from vsrbench.keys import digest
 from vsrbench.method import at_scale, load_method, upscale
-from vsrbench.specs import method_card
+from vsrbench.progress import say_error
+from vsrbench.specs import ROOT, method_card
 from vsrbench.synthetic import random_scene
 from vsrbench.types import Clip, PairFlow
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame
 
-ROOT = Path(__file__).resolve().parents[2]
 SCALE = 4
 MIX = {"real": 0.7, "mild": 0.2, "clean": 0.1}
 STREAM = 0x747261696E  # "train": first word of every seed here, so no test clip can share one
@@ -113,13 +113,17 @@ def add_own(folder: Path, source: Path) -> int:
     """Cut the user's own clips (a video, a folder of frames, or of either) into a pool; how many.
 
     Each run of as many frames as the pool's clips have gives one, cropped at random to their size.
-    Motion is estimated, by RAFT if it is here, and occlusion follows from it. Raises MissingError
-    without a pool, DataError where frames cannot be read or are too small.
+    Motion is estimated, by RAFT if it is here, and occlusion follows from it. A clip that cannot be
+    read is named and left out. Raises MissingError without a pool, DataError where frames are too
+    small or no clip is long enough.
     """
     about = _manifest(folder)
     (h, w), count = about["size"], about["frames"]
     estimator, made = best_estimator(), 0
-    for number, clip in enumerate(open_input(source, None, SCALE).clips):
+    found = open_input(source, None, SCALE)
+    for error in found.broken.values():
+        say_error(error)
+    for number, clip in enumerate(found.clips):
         room = clip.size[0] - h, clip.size[1] - w
         if min(room) < 0:
             raise DataError(
@@ -132,12 +136,15 @@ def add_own(folder: Path, source: Path) -> int:
             gt = [np.array(clip.lq[t][y : y + h, x : x + w]) for t in range(start, start + count)]
             pairs = []
             for a, b in pairwise(gt):
-                there, back = estimator.estimate(a, b), estimator.estimate(b, a)
-                hidden = occlusion_mask(there, back), occlusion_mask(back, there)
-                pairs.append(PairFlow(there, back, *hidden))
+                motion = estimator.both(a, b)
+                ways = motion.forward, motion.backward
+                hidden = occlusion_mask(*ways), occlusion_mask(*ways[::-1])
+                pairs.append(PairFlow(*ways, *hidden))
             name = f"{OWN}{source.stem}-{clip.name}-{start:06d}.npz"
             _save(folder / name, gt, pairs, *_recipe(rng))
             made += 1
+    if not made:
+        raise DataError(f"no clip in {source} has {count} frames", "give longer ones")
     return made
 
 

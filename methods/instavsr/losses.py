@@ -26,7 +26,7 @@ def slopes(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.diff(dim=-1), x.diff(dim=-2)
 
 
-def edge_distance(x: Tensor, y: Tensor) -> Tensor:
+def slope_distance(x: Tensor, y: Tensor) -> Tensor:
     """Mean absolute difference of slopes at full, half and quarter size, (n, 3, h, w) in 0..1.
 
     The perceptual distance that needs no weights: it asks for edges of the right height in the
@@ -46,7 +46,7 @@ def perceptual_distance(device: torch.device) -> tuple[str, Distance]:
     from vsrbench.metrics import find_weights, unavailable
 
     if unavailable("lpips", fetch=False) is not None:
-        return "slopes", edge_distance
+        return "slopes", slope_distance
     from vsrbench.metrics.perceptual import lpips_network
 
     net = lpips_network(find_weights("lpips"), str(device))

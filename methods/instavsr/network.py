@@ -685,8 +685,9 @@ class InstaVSR(nn.Module):
         match = partial(colour, same=past[0].same if past else None)
         if self.feedback != "detail":
             return self.backbone(centre, extra, match)
-        kept, known = self._align_sr(centre, past)
-        detail = F.pixel_unshuffle(2 * (kept - upscaled(centre)), unshuffle * SCALE)
+        bicubic = upscaled(centre)
+        kept, known = self._align_sr(bicubic, past)
+        detail = F.pixel_unshuffle(2 * (kept - bicubic), unshuffle * SCALE)
         extra = torch.cat((extra, detail), 1)
         sr, gate = self.backbone(centre, extra, match).tensor_split([3], 1)
         return sr + (gate.sigmoid() * known) * (kept - sr)
@@ -703,17 +704,18 @@ class InstaVSR(nn.Module):
         return aligned + [nearest] * (REACH - len(aligned))
 
     @staticmethod
-    def _align_sr(centre: Tensor, past: Sequence[Neighbour]) -> tuple[Tensor, Tensor]:
-        """The previous SR aligned to the centre, (b, 3, 4h, 4w), and where there is one,
-        (b, 1, 4h, 4w) of 0 and 1; elsewhere the bicubic image.
+    def _align_sr(bicubic: Tensor, past: Sequence[Neighbour]) -> tuple[Tensor, Tensor]:
+        """The previous SR aligned to the centre, and where there is one, (b, 1, 4h, 4w) of 0 and 1.
+
+        Elsewhere it is the centre's bicubic image (b, 3, 4h, 4w).
         """
-        base = upscaled(centre)
         if not past:
-            return base, torch.zeros_like(base[:, :1])
+            return bicubic, torch.zeros_like(bicubic[:, :1])
         previous = past[0]
         assert previous.sr is not None, "fed back with feedback 'detail'"
         flow = SCALE * F.interpolate(
             previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
         known = inside(flow) & previous.same
-        return torch.where(known, warp(previous.sr, flow, "border"), base), known.to(base.dtype)
+        aligned = warp(previous.sr, flow, "border")
+        return torch.where(known, aligned, bicubic), known.to(bicubic.dtype)

@@ -54,7 +54,7 @@ from methods.instavsr.losses import (
     scores,
     warping_loss,
 )
-from methods.instavsr.network import Backbone
+from methods.instavsr.network import Backbone, upscaled
 from vsrbench.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
 from vsrbench.weights import load_strictly, read_checkpoint, save_checkpoint
 
@@ -644,9 +644,8 @@ class Trainer:
             if self.stage.autoencode:
                 row["autoencoder"] = psnr(self._through_encoder(gt, lq)[0], gt)
             if self.stage.runs_network:
-                bicubic = F.interpolate(lq, scale_factor=SCALE, mode="bicubic", align_corners=False)
                 sr = self.averaged(batch.lq)
-                row |= {"bicubic": psnr(bicubic, gt), **scores(sr, batch)}
+                row |= {"bicubic": psnr(upscaled(lq), gt), **scores(sr, batch)}
                 if len(strips) < 3:
                     nearest = lq[-1:].repeat_interleave(SCALE, 2).repeat_interleave(SCALE, 3)
                     strips.append(torch.cat((nearest, sr[0, -1:], gt[-1:]), 3)[0])

@@ -25,6 +25,7 @@ from vsrbench.weights import ENV, search
 _GT, _LQ = frozenset({"gt"}), frozenset({"lq"})
 _REFERENCE, _FLOW = frozenset({"reference"}), frozenset({"flow"})
 _WEIGHTS, _GT_WEIGHTS = frozenset({"weights"}), frozenset({"gt", "weights"})
+_COMMAND = frozenset({"command"})
 
 METRICS: dict[str, MetricInfo] = {
     info.name: info
@@ -397,7 +398,7 @@ METRICS: dict[str, MetricInfo] = {
             better="higher",
             target="video:VideoMetric",
             range=(0.0, 1.0),
-            needs=_WEIGHTS,
+            needs=_COMMAND,
             span="clip",
             decimals=4,
             tolerance=0.01,
@@ -413,7 +414,7 @@ METRICS: dict[str, MetricInfo] = {
             better="higher",
             target="video:VideoMetric",
             range=(0.0, 1.0),
-            needs=_WEIGHTS,
+            needs=_COMMAND,
             span="clip",
             decimals=4,
             tolerance=0.01,
@@ -541,7 +542,7 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
     With `fetch` weights that are not here are downloaded, one try per process, and its package is
     imported. Without, nothing is imported or downloaded: quick enough for a listing.
     """
-    if metric_info(name).target == "video:VideoMetric":
+    if "command" in metric_info(name).needs:
         try:
             command.places(name)
         except UserError as error:
@@ -661,13 +662,13 @@ def _answer(url: str) -> Any:
     return outcome[0]
 
 
-def own_flow(name: str) -> str:
+def depends_on(name: str) -> str:
     """What a metric depends on besides this package; part of the identity of a score.
 
     The flow estimator that it runs on the output itself, or the commit of the checkout that it runs
     in; empty for others.
     """
-    if metric_info(name).target == "video:VideoMetric" and unavailable(name) is None:
+    if "command" in metric_info(name).needs and unavailable(name) is None:
         return command.commit(name)
     from vsrbench import flow
 

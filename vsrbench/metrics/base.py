@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from vsrbench.errors import DataError
-from vsrbench.types import MetricInfo, Sample, Score
+from vsrbench.types import MetricInfo, Sample, Score, size_text
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame
@@ -53,7 +53,8 @@ def gt_of(sample: Sample) -> Frame:
         raise DataError("needs ground truth", "use a data set with GT or give --gt")
     if sample.gt.shape != sample.sr.shape:
         raise DataError(
-            f"frame {sample.index}: output is {_size(sample.sr)}, ground truth {_size(sample.gt)}",
+            f"frame {sample.index}: output is {size_text(sample.sr.shape[:2])}, "
+            f"ground truth {size_text(sample.gt.shape[:2])}",
             "they are never cropped or resized silently",
         )
     return sample.gt
@@ -62,8 +63,4 @@ def gt_of(sample: Sample) -> Frame:
 def at_least(side: int, frame: Frame) -> None:
     """Raise DataError if a side of the frame is shorter than `side` px."""
     if min(frame.shape[:2]) < side:
-        raise DataError(f"needs frames of {side} px a side, got {_size(frame)}")
-
-
-def _size(frame: Frame) -> str:
-    return f"{frame.shape[1]}x{frame.shape[0]}"
+        raise DataError(f"needs frames of {side} px a side, got {size_text(frame.shape[:2])}")
