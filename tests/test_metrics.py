@@ -21,6 +21,7 @@ import torch
 import torchvision
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from methods.instavsr.losses import gradient_energy
 from vsrbench import metrics
 from vsrbench.errors import DataError, MissingError, UserError
 from vsrbench.frames import open_frames
@@ -33,6 +34,7 @@ H, W = 48, 64
 WITHOUT_WEIGHTS = [
     *("psnr", "psnr_y", "ssim", "ssim_y", "ssim_rgb", "lr_psnr", "piqe", "ewarp", "ewarp_self"),
     *("tof", "flicker", "flicker_vbench", "luma_flicker", "profile_roughness"),
+    *("temporal_std", "gradient_energy"),
 ]
 THREE_FRAMES = ("luma_flicker", "profile_roughness")
 
@@ -166,7 +168,7 @@ def test_metrics_without_weights_are_available(name: str) -> None:
 @pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
 def test_spans(name: str) -> None:
     score = run(name, pan(4), flow=motion(3, -2))
-    count = {"frame": 4, "pair": 3}[metric_info(name).span] - (name in THREE_FRAMES)
+    count = {"frame": 4, "pair": 3, "clip": 1}[metric_info(name).span] - (name in THREE_FRAMES)
     assert len(score.per_frame) == count
     assert score.value == pytest.approx(np.mean(score.per_frame), abs=1e-12)
 
@@ -184,7 +186,7 @@ def test_memory_does_not_grow(name: str) -> None:
 
 
 def test_too_few_frames() -> None:
-    for name in ("ewarp", "ewarp_self", "tof", "flicker", "flicker_vbench"):
+    for name in ("ewarp", "ewarp_self", "tof", "flicker", "flicker_vbench", "temporal_std"):
         with pytest.raises(DataError, match="at least two frames"):
             run(name, pan(1))
     for name in THREE_FRAMES:
@@ -473,6 +475,32 @@ def test_noise_of_a_still_picture() -> None:
     bend = np.sqrt(6) * of_luma * np.sqrt(2 / np.pi)
     assert run("profile_roughness", sr, still).value == pytest.approx(bend, rel=0.02)
     assert run("luma_flicker", sr, still).value < 0.03 * bend
+    deviation = run("temporal_std", sr, still)
+    assert deviation.value == pytest.approx(np.std(sr, axis=0, ddof=1).mean(), abs=1e-9)
+    assert deviation.extra == {"reference": 0}
+    back = run("temporal_std", still, sr)
+    assert (back.value, back.extra["reference"]) == (-deviation.value, deviation.value)
+
+
+def test_temporal_std_of_two_levels() -> None:
+    dark, bright = (np.full((H, W, 3), v, np.uint8) for v in (100, 104))
+    assert run("temporal_std", [dark, bright] * 4, [dark] * 8).value == pytest.approx(
+        2 * np.sqrt(8 / 7), abs=1e-9
+    )
+
+
+def test_gradient_energy() -> None:
+    ramp = np.tile(np.arange(0, 2 * W, 2, dtype=np.uint8)[None, :, None], (H, 1, 3))
+    assert fidelity.gradient_energy(ramp) == pytest.approx((2 / 255) ** 2, rel=1e-12)
+    a, b = texture(), texture(seed=1) // 2
+    in_training = [
+        gradient_energy(torch.from_numpy(x).permute(2, 0, 1)[None].double() / 255) for x in (a, b)
+    ]
+    score = run("gradient_energy", [a], [b])
+    assert score.value == pytest.approx(in_training[0] / in_training[1], rel=1e-9)
+    assert run("gradient_energy", [a] * 2).per_frame == (1, 1)
+    with pytest.raises(DataError, match="frame 0 is flat"):
+        run("gradient_energy", [a], [np.zeros_like(a)])
 
 
 def test_a_steady_fade_is_no_flicker() -> None:

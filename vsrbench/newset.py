@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vsrbench import frames, second_order
 from vsrbench.datasets import clips_below, find_layouts, missing, open_source, root_of, safe_name
-from vsrbench.degrade import RECIPES, degrade
+from vsrbench.degrade import RECIPES
 from vsrbench.errors import DataError, MissingError, UserError, unknown
 from vsrbench.keys import digest
 from vsrbench.specs import dataset_files, dataset_spec
 from vsrbench.types import DatasetSpec
 
-if TYPE_CHECKING:
-    from vsrbench.types import Frame
-
-REALBASICVSR = "realbasicvsr"
 SIDES = {"lq": ("LQ", "lq", "lr", "LR", "input", "Input"), "gt": ("GT", "gt", "hr", "HR", "target")}
 """Folder names that say which side of a set they hold."""
 
 
 def recipe_versions() -> dict[str, int]:
     """Recipe -> version."""
-    return {REALBASICVSR: second_order.VERSION} | {r.name: r.version for r in RECIPES.values()}
+    return {second_order.NAME: second_order.VERSION} | {r.name: r.version for r in RECIPES.values()}
 
 
 def add(
@@ -128,7 +123,9 @@ def degrade_set(
             source = open_source(path)
             count = 0
             with frames.FrameWriter(out / clip) as writer:
-                for frame in _degraded(source, clip, spec.scale, recipe, seed):
+                # A seed for each clip, whatever the order and number of the others.
+                own = int(digest([seed, clip]), 16)
+                for frame in second_order.by_recipe(source, spec.scale, recipe, own):
                     writer.write(frame)
                     count += 1
                 if count != len(source):
@@ -157,13 +154,3 @@ def degrade_set(
         text = "\n".join(lines) + "\n"
         (root / "datasets" / f"{name}.toml").write_text(text, encoding="utf-8")
     return name, out
-
-
-def _degraded(
-    source: Iterable[Frame], clip: str, scale: int, recipe: str, seed: int
-) -> Iterator[Frame]:
-    # A seed for each clip, whatever the order and number of the others.
-    own = int(digest([seed, clip]), 16)
-    if recipe == REALBASICVSR:
-        return second_order.degrade(source, scale, [own])
-    return iter(degrade(source, scale, RECIPES[recipe], own))

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from scipy.special import j1
 
+from vsrbench import degrade as camera
 from vsrbench.degrade import coded
 from vsrbench.errors import DataError
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     Stage = Callable[[Iterable[Image]], Iterator[Image]]
 
+NAME = "realbasicvsr"
+"""As a recipe, beside those of vsrbench.degrade."""
 VERSION = 1
 """Bumped when any pixel can change."""
 PATCH = 256 * 256  # px of GT that the bit rates are meant for
@@ -104,6 +107,13 @@ def degrade(frames: Iterable[Frame], scale: int, seed: Sequence[int]) -> Iterato
     for stage in stages:
         x = stage(x)
     return (_to_uint8(f) for f in x)
+
+
+def by_recipe(frames: Iterable[Frame], scale: int, recipe: str, seed: int) -> Iterator[Frame]:
+    """LQ frames of GT frames by any recipe: `NAME`, or one of vsrbench.degrade.RECIPES."""
+    if recipe == NAME:
+        return degrade(frames, scale, [seed])
+    return iter(camera.degrade(frames, scale, camera.RECIPES[recipe], seed))
 
 
 def _checked(frame: Frame, size: Size) -> Image:

@@ -392,6 +392,38 @@ METRICS: dict[str, MetricInfo] = {
             "traces of temporal profiles are, over all rows",
         ),
         MetricInfo(
+            name="temporal_std",
+            title="Temporal std",
+            version=1,
+            better="lower",
+            target="temporal:TemporalStd",
+            unit="levels",
+            range=(-128.0, 128.0),
+            needs=_REFERENCE,
+            span="clip",
+            decimals=3,
+            tolerance=0.01,
+            default=False,
+            source="standard deviation over the frames (n - 1) of every pixel and channel in 8-bit "
+            "levels, averaged, minus that of the reference (GT, else bicubic LQ); for fixed "
+            "cameras: whatever moves counts as noise",
+        ),
+        MetricInfo(
+            name="gradient_energy",
+            title="Grad. energy",
+            version=1,
+            better="higher",
+            target="fidelity:GradientEnergy",
+            unit="x ref.",
+            range=(0.0, float("inf")),
+            needs=_REFERENCE,
+            decimals=3,
+            tolerance=0.005,
+            default=False,
+            source="mean squared difference of right and lower neighbours, relative to that of the "
+            "reference (GT, else bicubic LQ); 1 is as sharp as the reference",
+        ),
+        MetricInfo(
             name="dover",
             title="DOVER",
             version=1,

@@ -138,6 +138,12 @@ def lr_psnr(sr: Frame, lq: Frame) -> float:
     return psnr(np.asarray(down), lq)
 
 
+def gradient_energy(frame: Frame) -> float:
+    """Mean squared difference of neighbours, right and below summed, of a uint8 frame in 0..1."""
+    x = frame / np.float64(255)
+    return float(sum(np.square(np.diff(x, axis=axis)).mean() for axis in (0, 1)))
+
+
 def best_shift(sr: Frame, gt: Frame, radius: int = 8) -> tuple[float, float, float, float]:
     """Registration check: the shift at which a frame fits the ground truth best, to 1/4 px.
 
@@ -224,3 +230,14 @@ class LRPSNR(MeanMetric):
         if sample.lq is None:
             raise DataError("needs the input frames", "give --lq")
         return lr_psnr(sample.sr, sample.lq)
+
+
+class GradientEnergy(MeanMetric):
+    """`gradient_energy` of each frame relative to that of its reference."""
+
+    def score(self, sample: Sample) -> float:
+        """The ratio of this frame. Raises DataError where the reference is flat."""
+        real = gradient_energy(sample.reference)
+        if not real:
+            raise DataError(f"reference frame {sample.index} is flat", "nothing to compare with")
+        return gradient_energy(sample.sr) / real

@@ -286,3 +286,37 @@ class SecondDifference(MeanMetric):
     def result(self) -> Score:
         """Mean and values. Raises DataError when there were fewer than three frames."""
         return replace(super().result(), extra={"reference": fmean(self._real)})
+
+
+class TemporalStd(MeanMetric):
+    """Standard deviation of every pixel and channel over the frames, averaged over both, in levels.
+
+    Minus that of the reference, which stands beside the value as `reference`: what a fixed camera
+    sees stands still, so all of it is noise. One value a clip; memory does not grow with frames.
+    """
+
+    fewest = "two frames"
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._count = 0
+        self._mean, self._squares = np.zeros(0), np.zeros(0)
+
+    def score(self, sample: Sample) -> None:
+        """Take the frame into mean and squared deviation, by the recurrence of Welford (1962)."""
+        both = np.stack((sample.sr, sample.reference)).astype(np.float64)
+        self._count += 1
+        if self._count == 1:
+            self._mean, self._squares = both, np.zeros_like(both)
+            return
+        step = both - self._mean
+        self._mean += step / self._count
+        self._squares += step * (both - self._mean)
+
+    def result(self) -> Score:
+        """The excess. Raises DataError when there were fewer than two frames."""
+        if self._count < 2:
+            raise DataError(f"needs at least {self.fewest}")
+        deviation = np.sqrt(self._squares / (self._count - 1))
+        own, real = (float(x.mean()) for x in deviation)
+        return Score(own - real, (own - real,), {"reference": real})
