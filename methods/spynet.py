@@ -16,14 +16,17 @@ from torch import nn
 from vsrbench.flow import flow_warp
 
 
-def warp(x: torch.Tensor, flow: torch.Tensor, padding: str = "zeros") -> torch.Tensor:
+def warp(
+    x: torch.Tensor, flow: torch.Tensor, padding: str = "zeros", mode: str = "bilinear"
+) -> torch.Tensor:
     """Backward warp with the flow layout of networks: output pixel p takes `x` at p + flow(p).
 
     x: (n, c, h, w), any float dtype, kept; flow: (n, 2, h, w) in px, channel 0 horizontal;
-    padding: zeros or border.
+    padding: zeros or border. mode: bilinear or bicubic.
     """
     # Half precision cannot tell neighbouring pixels apart in the right part of a wide frame.
-    return flow_warp(x.float(), flow.permute(0, 2, 3, 1).float(), padding=padding).to(x.dtype)
+    grid = flow.permute(0, 2, 3, 1).float()
+    return flow_warp(x.float(), grid, mode, padding).to(x.dtype)
 
 
 def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -413,19 +413,20 @@ def test_scenes_are_processed_as_if_alone(feedback: str, at: int, residual: bool
     assert differ(streamed(net, torch.cat((a, b))), alone) < 1e-5
 
 
-@pytest.mark.parametrize("logit", [-1.0, 2.0])
+@pytest.mark.parametrize("logit", [-1.0, 2.0, 20.0])
 def test_the_gate_averages_over_time(logit: float) -> None:
-    # With nothing added to the bicubic image the output is its recursive mean, and of noise of
-    # variance 1 the share (1 - g) / (1 + g) is left in the end.
+    # With nothing added to the bicubic image the output is its recursive mean, older frames
+    # counting by powers of g; with full trust the plain mean of all frames so far.
     net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
     net.spynet = Still()
     torch.nn.init.constant_(net.backbone.decoder.conv_out.bias[3:], logit)
     clip = 0.5 + 0.02 * torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")
     gate = 1 / (1 + math.exp(-logit))
-    wanted = [bicubic[0]]
-    for frame in bicubic[1:]:
-        wanted.append((1 - gate) * frame + gate * wanted[-1])
+    wanted = []
+    for t in range(12):
+        weights = gate ** torch.arange(t, -1, -1.0)
+        wanted.append(torch.tensordot(weights / weights.sum(), bicubic[: t + 1], 1))
     assert differ(streamed(net, clip), torch.stack(wanted)) < 1e-5
 
 
@@ -437,7 +438,7 @@ def test_nothing_is_kept_from_beyond_the_frame() -> None:
     bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")[1]
     # The gate starts half open. What drifts by one LQ px has no past in the last four columns.
     assert differ(second[..., -4:], bicubic[..., -4:]) < 1e-6
-    assert differ(second[..., :-4], (bicubic[..., :-4] + first[..., 4:]) / 2) < 1e-5
+    assert differ(second[..., :-4], (2 * bicubic[..., :-4] + first[..., 4:]) / 3) < 1e-5
 
 
 class Still(torch.nn.Module):

@@ -29,7 +29,6 @@ from methods.spynet import SpyNet, same_scene, warp
 from vsrbench.errors import DataError
 
 SCALE = 4
-REACH = 2  # neighbours on each side of the centre frame
 OVERLAP = 64  # LQ px that neighbouring tiles share
 CLOSED = -4.0  # logit of a gate that lets 2 % through, and can still be learnt
 
@@ -561,23 +560,27 @@ class Neighbour(NamedTuple):
     same: Tensor
     """(b, 1, 1, 1) bool: no scene cut between the two."""
     sr: Tensor | None = None
-    """(b, 3, 4h, 4w): its SR; None where it is not fed back at full detail."""
+    """(b, 4, 4h, 4w): its SR, and how many frames each of its pixels averages; None where it is not
+    fed back at full detail."""
 
 
 class InstaVSR(nn.Module):
-    """Recurrent x4 video super-resolution over a window of five frames, look-ahead 2.
+    """Recurrent x4 video super-resolution over a window of 2 reach + 1 frames, look-ahead reach.
 
-    Each frame enters the backbone with its two neighbours on each side, aligned to it by backward
+    Each frame enters the backbone with its neighbours on each side, aligned to it by backward
     warping along optical flow. Flow is estimated between adjacent LQ frames and composed beyond.
     A neighbour that does not exist (clip end) or belongs to another scene is replaced by the next
     nearer one, in the end by the centre frame itself. So each scene is processed as if alone.
 
     feedback: what super-resolved frames give to the next ones.
       none: nothing, neighbours are LQ frames;
-      lq: the two past neighbours are SR frames brought down to LQ size;
+      lq: past neighbours are SR frames brought down to LQ size;
       detail: that, and the previous SR frame at full size, aligned. The backbone sees it
-        PixelUnshuffled, as the difference to the bicubic image, and says by a gate for each pixel
-        how much of it to keep, so that what is seen again and again is averaged over time.
+        PixelUnshuffled, as the difference to the bicubic image, and says by a gate g for each pixel
+        how far to trust it. Where n frames were averaged before, the next average is
+        (new + g n kept) / (1 + g n), over 1 + g n frames: with full trust a running mean over all
+        that was seen of a point, else one over the last 1 / (1 - g).
+    reach: neighbours on each side; 0 makes of each frame what it would be alone, without feedback.
     flow_widths, flow_levels: size of the flow network. backbone: configuration of `Backbone`.
 
     The weights of all inputs but the centre frame start at zero. The flow network gets no gradient
@@ -587,6 +590,7 @@ class InstaVSR(nn.Module):
     def __init__(
         self,
         feedback: str = "lq",
+        reach: int = 2,
         flow_widths: Sequence[int] = (32, 64, 32, 16),
         flow_levels: int = 6,
         **backbone: Any,
@@ -594,15 +598,18 @@ class InstaVSR(nn.Module):
         super().__init__()
         if feedback not in ("none", "lq", "detail"):
             raise ValueError(f"feedback is none, lq or detail, not {feedback!r}")
+        if not reach and feedback != "none":
+            raise ValueError("without neighbours (reach 0) there is nothing to feed back to")
         self.config = {
             "feedback": feedback,
+            "reach": reach,
             "flow_widths": list(flow_widths),
             "flow_levels": flow_levels,
             **backbone,
         }
-        self.feedback = feedback
+        self.feedback, self.reach = feedback, reach
         cells = backbone.get("unshuffle", 2) ** 2
-        extra = 3 * cells * 2 * REACH
+        extra = 3 * cells * 2 * reach
         if feedback == "detail":
             extra += 3 * cells * SCALE**2
         self.spynet = SpyNet(tuple(flow_widths), flow_levels)
@@ -635,16 +642,16 @@ class InstaVSR(nn.Module):
             yield sr[0]
 
     def _run(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        ahead: deque[Tensor] = deque()  # LQ frames t, t+1, t+2
+        ahead: deque[Tensor] = deque()  # LQ frames from t on
         links: deque[tuple[Tensor, Tensor, Tensor]] = deque()  # between each two of `ahead`
-        past: deque[Neighbour] = deque(maxlen=REACH)  # t-1, t-2
+        past: deque[Neighbour] = deque(maxlen=self.reach)  # nearest first
         colour = SteadyColour()
-        for lq in chain(frames, [None] * REACH):
+        for lq in chain(frames, [None] * self.reach):
             if lq is not None:
                 if ahead:
                     links.append(self._link(ahead[-1], lq))
                 ahead.append(lq)
-                if len(ahead) <= REACH:
+                if len(ahead) <= self.reach:
                     continue
             if ahead:
                 centre = ahead.popleft()
@@ -652,11 +659,11 @@ class InstaVSR(nn.Module):
                     Neighbour(frame, forward, same)
                     for frame, (forward, _, same) in zip(ahead, links, strict=True)
                 ]
-                sr = self._step(centre, past, future, colour)
+                sr, count = self._step(centre, past, future, colour)
                 yield sr
                 if ahead:
                     _, backward, same = links.popleft()
-                    past.appendleft(self._fed_back(centre, sr, backward, same))
+                    past.appendleft(self._fed_back(centre, sr, count, backward, same))
 
     @torch.no_grad()
     def _link(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -666,10 +673,12 @@ class InstaVSR(nn.Module):
             forward, backward = self.spynet(torch.cat((a, b)), torch.cat((b, a))).chunk(2)
             return forward, backward, same_scene(a, b, forward)
 
-    def _fed_back(self, lq: Tensor, sr: Tensor, hop: Tensor, same: Tensor) -> Neighbour:
+    def _fed_back(
+        self, lq: Tensor, sr: Tensor, count: Tensor | None, hop: Tensor, same: Tensor
+    ) -> Neighbour:
         """What the next frames see of a finished frame."""
         frame = lq if self.feedback == "none" else F.avg_pool2d(sr, SCALE)
-        return Neighbour(frame, hop, same, sr if self.feedback == "detail" else None)
+        return Neighbour(frame, hop, same, None if count is None else torch.cat((sr, count), 1))
 
     def _step(
         self,
@@ -677,37 +686,42 @@ class InstaVSR(nn.Module):
         past: Sequence[Neighbour],
         future: Sequence[Neighbour],
         colour: SteadyColour,
-    ) -> Tensor:
-        """Super-resolve `centre` (b, 3, h, w), given its neighbours on each side, nearest first."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Super-resolve `centre` (b, 3, h, w), given its neighbours on each side, nearest first.
+
+        The second result, with feedback of detail, is how many frames each pixel averages.
+        """
+        match = partial(colour, same=past[0].same if past else None)
+        if not self.reach:
+            return self.backbone(centre, None, match), None
         aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
         unshuffle = self.backbone.unshuffle
         extra = F.pixel_unshuffle(2 * aligned - 1, unshuffle)
-        match = partial(colour, same=past[0].same if past else None)
         if self.feedback != "detail":
-            return self.backbone(centre, extra, match)
+            return self.backbone(centre, extra, match), None
         bicubic = upscaled(centre)
-        kept, known = self._align_sr(bicubic, past)
+        kept, count = self._align_sr(bicubic, past)
         detail = F.pixel_unshuffle(2 * (kept - bicubic), unshuffle * SCALE)
         extra = torch.cat((extra, detail), 1)
         sr, gate = self.backbone(centre, extra, match).tensor_split([3], 1)
-        return sr + (gate.sigmoid() * known) * (kept - sr)
+        trusted = gate.sigmoid() * count
+        return sr + trusted / (1 + trusted) * (kept - sr), 1 + trusted
 
-    @staticmethod
-    def _align(centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:
-        """The neighbours of one side aligned to the centre, always two, nearest first."""
+    def _align(self, centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:
+        """The neighbours of one side aligned to the centre, always `reach`, nearest first."""
         nearest, flow, same, aligned = centre, None, None, []
         for frame, hop, joined, _ in side:
             flow = hop if flow is None else flow + warp(hop, flow, "border")
             same = joined if same is None else same & joined
             nearest = torch.where(same, warp(frame, flow, "border"), nearest)
             aligned.append(nearest)
-        return aligned + [nearest] * (REACH - len(aligned))
+        return aligned + [nearest] * (self.reach - len(aligned))
 
     @staticmethod
     def _align_sr(bicubic: Tensor, past: Sequence[Neighbour]) -> tuple[Tensor, Tensor]:
-        """The previous SR aligned to the centre, and where there is one, (b, 1, 4h, 4w) of 0 and 1.
+        """The previous SR aligned to the centre, and how many frames it averages, (b, 1, 4h, 4w).
 
-        Elsewhere it is the centre's bicubic image (b, 3, 4h, 4w).
+        Where there is none it is the centre's bicubic image (b, 3, 4h, 4w), and the number 0.
         """
         if not past:
             return bicubic, torch.zeros_like(bicubic[:, :1])
@@ -717,5 +731,6 @@ class InstaVSR(nn.Module):
             previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
         known = inside(flow) & previous.same
-        aligned = warp(previous.sr, flow, "border")
-        return torch.where(known, aligned, bicubic), known.to(bicubic.dtype)
+        # What bilinear weights blur here would be blurred again with every frame.
+        sr, count = warp(previous.sr, flow, "border", "bicubic").tensor_split([3], 1)
+        return torch.where(known, sr, bicubic), count.clamp(min=0) * known
