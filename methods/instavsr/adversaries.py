@@ -65,11 +65,15 @@ class Critic(nn.Module):
 
 
 class PixelCritic(nn.Module):
-    """Critics of RGB frames at full and at half size. (b, 3, h, w) in 0..1 -> (b, n) logits."""
+    """Critics of pairs of frames at full and at half size: (b, 6, h, w) in 0..1 -> (b, n) logits.
+
+    A frame, and the next one brought onto it along exact motion: what is sharp in one and gone in
+    the other does not look real (after Chu et al., TOG 2020, who take three frames).
+    """
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(Critic(12, widths) for _ in range(2))
+        self.scales = nn.ModuleList(Critic(24, widths) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of all patches."""

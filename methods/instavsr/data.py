@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 from vsrbench.datasets import open_input
-from vsrbench.degrade import RECIPES, degrade
 from vsrbench.errors import DataError, MissingError, UserError
 from vsrbench.flow import best_estimator, occlusion_mask
 from vsrbench.keys import digest
 from vsrbench.method import at_scale, load_method, upscale
 from vsrbench.progress import say_error
+from vsrbench.second_order import by_recipe
 from vsrbench.specs import ROOT, method_card
 from vsrbench.synthetic import random_scene
 from vsrbench.types import Clip, PairFlow
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from vsrbench.types import Frame
 
 SCALE = 4
-MIX = {"real": 0.7, "mild": 0.2, "clean": 0.1}
+MIX = {"real": 0.6, "realbasicvsr": 0.1, "mild": 0.2, "clean": 0.1}
+"""Shares of the degradations; realbasicvsr has MPEG-4 beside H.264."""
+STILL = 0.2
+"""Share of clips in which nothing moves but noise and compression, as before a fixed camera."""
 STREAM = 0x747261696E  # "train": first word of every seed here, so no test clip can share one
 MAX_SPREAD_PX = (
     4.0  # flow range in one LQ pixel, GT px, above which their mean describes neither side
@@ -72,12 +75,13 @@ def render_clip(path: Path, seed: int, index: int, size: tuple[int, int], frames
     rng = np.random.default_rng([STREAM, seed, index])
     lq = _recipe(rng)
     scene = random_scene(rng, size=size, frames=frames)
-    _save(
-        path,
-        [scene.frame(t) for t in range(frames)],
-        [scene.flow(t) for t in range(frames - 1)],
-        *lq,
-    )
+    if rng.random() < STILL:
+        nothing = np.zeros((*size, 2), np.float32)
+        gt, pairs = [scene.frame(0)] * frames, [PairFlow(nothing, nothing)] * (frames - 1)
+    else:
+        gt = [scene.frame(t) for t in range(frames)]
+        pairs = [scene.flow(t) for t in range(frames - 1)]
+    _save(path, gt, pairs, *lq)
 
 
 def _recipe(rng: np.random.Generator) -> tuple[str, int]:
@@ -93,7 +97,7 @@ def _save(
     backward = [lq_flow(p.backward, p.occluded_backward) for p in pairs]
     arrays = {
         "gt": np.stack(gt),
-        "lq": np.stack(degrade(gt, SCALE, RECIPES[recipe], seed)),
+        "lq": np.stack(list(by_recipe(gt, SCALE, recipe, seed))),
         "forward": np.stack([f for f, _ in forward]),
         "backward": np.stack([f for f, _ in backward]),
         "valid_forward": np.stack([v for _, v in forward]),
@@ -193,7 +197,7 @@ def render_pool(
     Raises UserError when the folder holds a pool of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"seed": seed, "size": list(size), "frames": frames, "mix": MIX}
+    about = {"seed": seed, "size": list(size), "frames": frames, "mix": MIX, "still": STILL}
     manifest = folder / "pool.json"
     if manifest.exists() and json.loads(manifest.read_text()) != about:
         raise UserError(f"{folder} holds a pool of other settings", "name a new folder")

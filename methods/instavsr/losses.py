@@ -83,6 +83,15 @@ def warping_loss(frames: Tensor, batch: Batch) -> Tensor:
     return masked_mean((frame - later).abs(), valid)
 
 
+def pairs(frames: Tensor, batch: Batch) -> Tensor:
+    """Each frame beside the next one brought onto it, (b * (n - 1), 6, 4h, 4w).
+
+    Where the next one does not show a point, the frame itself stands for it.
+    """
+    frame, later, valid = warped_pairs(frames, batch)
+    return torch.cat((frame, torch.where(valid > 0, later, frame)), 1)
+
+
 def psnr(x: Tensor, gt: Tensor) -> float:
     """Mean over frames of the RGB PSNR in dB of 8-bit frames; x, gt: (n, 3, h, w) in 0..1."""
     error = (x.clamp(0, 1).mul(255).round() / 255 - gt).square().flatten(1).mean(1)

@@ -49,6 +49,7 @@ from methods.instavsr.losses import (
     Latents,
     charbonnier,
     end_point_error,
+    pairs,
     perceptual_distance,
     psnr,
     scores,
@@ -455,11 +456,11 @@ class Trainer:
                 group["lr"] = stage.lr * group["relative"] * rate
         for critic in self._critics():
             critic.requires_grad_(False)
-        terms, pairs = self._terms(batch, rng)
+        terms, sides = self._terms(batch, rng)
         self._descend(0, {name: getattr(stage, name) * term for name, term in terms.items()})
         for critic in self._critics():
             critic.requires_grad_(True)
-        judged = self._critic_terms(pairs)
+        judged = self._critic_terms(sides)
         if judged:
             weights = dict.fromkeys(judged, 1.0)
             weights |= {name: stage.r1 / 2 * stage.lazy for name in judged if name.endswith("_r1")}
@@ -478,7 +479,7 @@ class Trainer:
         """(loss terms that the stage weighs, what each critic is to tell apart: real and made)."""
         stage, lazy = self.stage, self.progress.step % self.stage.lazy == 0
         terms: dict[str, Tensor] = {}
-        pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        judged: dict[str, tuple[Tensor, Tensor]] = {}
         if stage.flow:
             terms["flow"] = flow_error(self.net, batch, rng)
         gt, lq = batch.gt.flatten(0, 1), batch.lq.flatten(0, 1)
@@ -489,7 +490,7 @@ class Trainer:
             if stage.autoencode:
                 terms["autoencode"] = charbonnier(image, gt)
         if not stage.runs_network:
-            return terms, pairs
+            return terms, judged
         if true is None:
             with self._autocast():
                 sr = self.net(batch.lq)
@@ -502,7 +503,7 @@ class Trainer:
                 terms["latent"] = (made - real).abs().mean()
             if stage.latent_gan:
                 terms["latent_gan"] = fooled(self.helpers["latent_critic"], made)
-                pairs["latent_critic"] = real, made.detach()
+                judged["latent_critic"] = real, made.detach()
         sr = sr.float()
         frames = sr.flatten(0, 1)
         if stage.pixel:
@@ -518,8 +519,9 @@ class Trainer:
             teacher = batch.teacher.flatten(0, 1)
             terms["distill"] = charbonnier(frames, teacher) + self.distance(frames, teacher)
         if stage.pixel_gan:
-            terms["pixel_gan"] = fooled(self.helpers["pixel_critic"], frames)
-            pairs["pixel_critic"] = gt, frames.detach()
+            made = pairs(sr, batch)
+            terms["pixel_gan"] = fooled(self.helpers["pixel_critic"], made)
+            judged["pixel_critic"] = pairs(batch.gt, batch), made.detach()
         if stage.temporal:
             terms["temporal"] = warping_loss(sr, batch)
         if stage.cyclic and lazy:
@@ -527,7 +529,7 @@ class Trainer:
                 again = self.net(F.avg_pool2d(frames, SCALE).unflatten(0, sr.shape[:2]))
             # Its weight is that of a term taken at every step.
             terms["cyclic"] = stage.lazy * warping_loss(again.float(), batch)
-        return terms, pairs
+        return terms, judged
 
     def _through_encoder(self, gt: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
         """GT (n, 3, 4h, 4w) through encoder and decoder: (the image in 0..1, its latents)."""
@@ -537,10 +539,10 @@ class Trainer:
             image = backbone.decoded(self.helpers["encoder"](gt, lq), lq)
         return image[:, :3].float(), latents.stacked()[:, 0]
 
-    def _critic_terms(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def _critic_terms(self, sides: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """The critics' own losses; their gradient penalties at every `lazy`-th step."""
         terms = {}
-        for name, (real, made) in pairs.items():
+        for name, (real, made) in sides.items():
             terms[name] = told_apart(self.helpers[name], real, made)
             if self.stage.r1 and self.progress.step % self.stage.lazy == 0:
                 penalty = gradient_penalty(self.helpers[name], real)
@@ -711,8 +713,9 @@ class Trainer:
         where = _cpu() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         return (
             f"{len(self.pool)} clips of {about['frames']} frames, {w}x{h} px{renewed} "
-            f"(stream {about['seed']}; LQ {mix}); {spent}{start}; perceptual distance "
-            f"{self.perceptual}; {self.world} process(es), {self.config.threads} thread(s), "
+            f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix}); {spent}{start}; "
+            f"perceptual distance {self.perceptual}; "
+            f"{self.world} process(es), {self.config.threads} thread(s), "
             f"{where}, torch {torch.__version__}; held-out {reached}"
         )
 
