@@ -430,6 +430,19 @@ def test_the_gate_averages_over_time(logit: float) -> None:
     assert differ(streamed(net, clip), torch.stack(wanted)) < 1e-5
 
 
+def test_the_running_mean_stays_bounded_under_motion() -> None:
+    # Half a pixel of SR a frame is where the warp overshoots most, with full trust again and again.
+    net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
+    net.spynet = Drift(1 / 8)
+    torch.nn.init.constant_(net.backbone.decoder.conv_out.bias[3:], 20.0)
+    x, t = torch.arange(32.0), torch.arange(160.0)[:, None]
+    lines = 0.5 + 0.2 * torch.cos(2.5 * (x + t / 8))
+    sr = streamed(net, lines[:, None, None].expand(-1, 3, 16, 32))[..., 48:-16]
+    swing = (sr - 0.5).abs().amax((1, 2, 3))
+    assert swing.max() < 0.3
+    assert swing[120:].max() < 1.1 * swing[20:60].max()
+
+
 def test_nothing_is_kept_from_beyond_the_frame() -> None:
     net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
     net.spynet = Drift()
@@ -449,11 +462,15 @@ class Still(torch.nn.Module):
 
 
 class Drift(torch.nn.Module):
-    """The exact flow of `moving`, in both directions."""
+    """The exact flow of `moving`, in both directions; px: its speed."""
+
+    def __init__(self, px: float = 1.0) -> None:
+        super().__init__()
+        self.px = px
 
     def forward(self, ref: torch.Tensor, supp: torch.Tensor) -> torch.Tensor:
         flow = torch.zeros(len(ref), 2, *ref.shape[2:])
-        flow[: len(ref) // 2, 0], flow[len(ref) // 2 :, 0] = -1, 1
+        flow[: len(ref) // 2, 0], flow[len(ref) // 2 :, 0] = -self.px, self.px
         return flow
 
 

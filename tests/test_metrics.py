@@ -487,6 +487,9 @@ def test_temporal_std_of_two_levels() -> None:
     assert run("temporal_std", [dark, bright] * 4, [dark] * 8).value == pytest.approx(
         2 * np.sqrt(8 / 7), abs=1e-9
     )
+    worst = run("temporal_std", [dark * 0, dark * 0 + 255], [dark] * 2).value
+    assert worst == pytest.approx(255 / np.sqrt(2))
+    assert worst < metric_info("temporal_std").range[1]
 
 
 def test_gradient_energy() -> None:

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from methods.instavsr import data, train
 from methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_flow
+from methods.instavsr.losses import pairs
 from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from methods.spynet import warp
 from vsrbench.errors import INTERRUPTED, UserError
@@ -95,6 +97,33 @@ def test_pool_is_deterministic_and_resumable(pool: Path, tmp_path: Path) -> None
     assert (tmp_path / "00000.npz").read_bytes() == first
     with pytest.raises(UserError, match="other settings"):
         render_pool(pool, clips=4, seed=8, size=(96, 128), frames=4)
+
+
+def test_some_clips_stand_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "STILL", 1.0)
+    monkeypatch.setattr(data, "MIX", {"realbasicvsr": 1.0})
+    render_pool(tmp_path, clips=1, seed=7, size=(96, 128), frames=4)
+    clip = Pool(tmp_path).clip(0, 4)
+    assert (clip.gt == clip.gt[:, :1]).all()
+    assert (clip.forward == 0).all()
+    assert (clip.valid_backward == 1).all()
+    assert (clip.lq[:, 1:] - clip.lq[:, :-1]).abs().mean() > 1e-4  # noise and MPEG-4 or H.264
+
+
+def test_a_critic_sees_pairs_along_exact_motion(pool: Path) -> None:
+    batch = Pool(pool).batch(np.random.default_rng(3), 2, 3, 16, pan=2)
+    frames = torch.rand(2, 3, 3, 64, 64)
+    both = pairs(frames, batch)
+    assert both.shape == (4, 6, 64, 64)
+    assert torch.equal(both[:, :3], frames[:, :-1].flatten(0, 1))
+    shown = F.interpolate(batch.valid_forward.flatten(0, 1), scale_factor=4) > 0
+    assert shown.any()
+    assert not shown.all()
+    assert torch.equal(*(x * ~shown for x in both.split(3, 1)))
+    # Of what is real, the two differ by interpolation alone.
+    real, later = (x * shown for x in pairs(batch.gt, batch).split(3, 1))
+    untouched = (batch.gt[:, :-1] - batch.gt[:, 1:]).flatten(0, 1) * shown
+    assert (real - later).abs().mean() < 0.5 * untouched.abs().mean()
 
 
 def test_lq_flow_is_the_block_mean_and_masks_mixed_blocks() -> None:
@@ -420,7 +449,7 @@ def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
         for trainer in both:
             trainer.net.load_state_dict(alone.net.state_dict())
             trainer.progress.step = step
-            batch = train.Windows(trainer.pool, settings, 0, trainer.rank)[step]
+            batch = train.Windows(trainer.pool, settings, settings.stages[0], trainer.rank)[step]
             rng = np.random.default_rng([settings.seed, 0, step, trainer.rank, 1])
             trainer.net.zero_grad()
             train.flow_error(trainer.net, batch, rng).backward()
@@ -439,7 +468,7 @@ def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pool"
     shutil.copytree(pool, folder)
     settings = config("instavsr", video(4), clips=2, renew=1)
-    windows = train.Windows(Pool(folder, 1, 2), settings, 0, 0)
+    windows = train.Windows(Pool(folder, 1, 2), settings, settings.stages[0], 0)
     for step in range(12):
         windows[step]
     numbers = {int(path.stem) for path in folder.glob("*.npz")}

@@ -169,7 +169,7 @@ def unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
         return UserError(
             f"'{metric.name}' needs GT or LQ as reference and clip '{clip.name}' has neither"
         )
-    if metric.span == "pair" and clip.count == 1:
+    if metric.span != "frame" and clip.count == 1:
         return UserError(f"'{metric.name}' needs two frames and clip '{clip.name}' has one")
     if metric.span != "frame" and "frames" in clip.protocol:
         rule = clip.protocol["frames"]

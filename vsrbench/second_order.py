@@ -22,8 +22,7 @@ import cv2
 import numpy as np
 from scipy.special import j1
 
-from vsrbench import degrade as camera
-from vsrbench.degrade import coded
+from vsrbench import degrade as first_order
 from vsrbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -110,10 +109,13 @@ def degrade(frames: Iterable[Frame], scale: int, seed: Sequence[int]) -> Iterato
 
 
 def by_recipe(frames: Iterable[Frame], scale: int, recipe: str, seed: int) -> Iterator[Frame]:
-    """LQ frames of GT frames by any recipe: `NAME`, or one of vsrbench.degrade.RECIPES."""
+    """`degrade` by the name of a recipe: `NAME`, or one of vsrbench.degrade.RECIPES.
+
+    Raises KeyError for another name, DataError as `degrade` does.
+    """
     if recipe == NAME:
         return degrade(frames, scale, [seed])
-    return iter(camera.degrade(frames, scale, camera.RECIPES[recipe], seed))
+    return iter(first_order.degrade(frames, scale, first_order.RECIPES[recipe], seed))
 
 
 def _checked(frame: Frame, size: Size) -> Image:
@@ -253,5 +255,6 @@ def _codec(rng: np.random.Generator, area: int) -> Stage:
     options = {} if mpeg4 else {"preset": "medium", "x264-params": "asm=0"}
     codec: Any = "mpeg4" if mpeg4 else "libx264"
     return lambda frames: (
-        f.astype(np.float32) for f in coded(map(_to_uint8, frames), codec, options, bits)
+        f.astype(np.float32)
+        for f in first_order.coded(map(_to_uint8, frames), codec, options, bits)
     )

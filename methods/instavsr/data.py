@@ -173,7 +173,10 @@ def add_teacher(folder: Path, method: str, device: str) -> None:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """What the clips of a pool share. Raises MissingError when the folder holds none."""
+    """What the clips of a pool share.
+
+    Raises MissingError when the folder holds none, UserError when they were made by other shares.
+    """
     try:
         about: dict[str, Any] = json.loads((folder / "pool.json").read_text())
     except FileNotFoundError as error:
@@ -181,6 +184,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
             f"no training clips in {folder}",
             f"render some: python -m methods.instavsr.data {folder} --clips 300 --seed 1",
         ) from error
+    if (about["mix"], about.get("still")) != (MIX, STILL):
+        raise UserError(f"{folder} holds a pool of other settings", "render a new one")
     return about
 
 

@@ -30,6 +30,7 @@ from vsrbench.errors import DataError
 
 SCALE = 4
 OVERLAP = 64  # LQ px that neighbouring tiles share
+MOST = 16.0  # frames that a pixel averages at most, so that what warping overshoots dies away
 CLOSED = -4.0  # logit of a gate that lets 2 % through, and can still be learnt
 
 
@@ -560,8 +561,9 @@ class Neighbour(NamedTuple):
     same: Tensor
     """(b, 1, 1, 1) bool: no scene cut between the two."""
     sr: Tensor | None = None
-    """(b, 4, 4h, 4w): its SR, and how many frames each of its pixels averages; None where it is not
-    fed back at full detail."""
+    """(b, 3, 4h, 4w): its SR; None where it is not fed back at full detail."""
+    seen: Tensor | None = None
+    """(b, 1, 4h, 4w): how many frames each of its pixels averages, 1 to `MOST`; likewise."""
 
 
 class InstaVSR(nn.Module):
@@ -578,8 +580,8 @@ class InstaVSR(nn.Module):
       detail: that, and the previous SR frame at full size, aligned. The backbone sees it
         PixelUnshuffled, as the difference to the bicubic image, and says by a gate g for each pixel
         how far to trust it. Where n frames were averaged before, the next average is
-        (new + g n kept) / (1 + g n), over 1 + g n frames: with full trust a running mean over all
-        that was seen of a point, else one over the last 1 / (1 - g).
+        (new + g n kept) / (1 + g n), over 1 + g n frames but no more than `MOST`: with full trust a
+        running mean over what was seen of a point, else one over the last 1 / (1 - g).
     reach: neighbours on each side; 0 makes of each frame what it would be alone, without feedback.
     flow_widths, flow_levels: size of the flow network. backbone: configuration of `Backbone`.
 
@@ -659,11 +661,11 @@ class InstaVSR(nn.Module):
                     Neighbour(frame, forward, same)
                     for frame, (forward, _, same) in zip(ahead, links, strict=True)
                 ]
-                sr, count = self._step(centre, past, future, colour)
+                sr, seen = self._step(centre, past, future, colour)
                 yield sr
                 if ahead:
                     _, backward, same = links.popleft()
-                    past.appendleft(self._fed_back(centre, sr, count, backward, same))
+                    past.appendleft(self._fed_back(centre, sr, seen, backward, same))
 
     @torch.no_grad()
     def _link(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -674,11 +676,11 @@ class InstaVSR(nn.Module):
             return forward, backward, same_scene(a, b, forward)
 
     def _fed_back(
-        self, lq: Tensor, sr: Tensor, count: Tensor | None, hop: Tensor, same: Tensor
+        self, lq: Tensor, sr: Tensor, seen: Tensor | None, hop: Tensor, same: Tensor
     ) -> Neighbour:
         """What the next frames see of a finished frame."""
         frame = lq if self.feedback == "none" else F.avg_pool2d(sr, SCALE)
-        return Neighbour(frame, hop, same, None if count is None else torch.cat((sr, count), 1))
+        return Neighbour(frame, hop, same, sr if self.feedback == "detail" else None, seen)
 
     def _step(
         self,
@@ -700,17 +702,17 @@ class InstaVSR(nn.Module):
         if self.feedback != "detail":
             return self.backbone(centre, extra, match), None
         bicubic = upscaled(centre)
-        kept, count = self._align_sr(bicubic, past)
+        kept, seen = self._align_sr(bicubic, past)
         detail = F.pixel_unshuffle(2 * (kept - bicubic), unshuffle * SCALE)
         extra = torch.cat((extra, detail), 1)
         sr, gate = self.backbone(centre, extra, match).tensor_split([3], 1)
-        trusted = gate.sigmoid() * count
-        return sr + trusted / (1 + trusted) * (kept - sr), 1 + trusted
+        trusted = gate.sigmoid() * seen
+        return sr + trusted / (1 + trusted) * (kept - sr), (1 + trusted).clamp(max=MOST)
 
     def _align(self, centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:
         """The neighbours of one side aligned to the centre, always `reach`, nearest first."""
         nearest, flow, same, aligned = centre, None, None, []
-        for frame, hop, joined, _ in side:
+        for frame, hop, joined, *_ in side:
             flow = hop if flow is None else flow + warp(hop, flow, "border")
             same = joined if same is None else same & joined
             nearest = torch.where(same, warp(frame, flow, "border"), nearest)
@@ -727,10 +729,11 @@ class InstaVSR(nn.Module):
             return bicubic, torch.zeros_like(bicubic[:, :1])
         previous = past[0]
         assert previous.sr is not None, "fed back with feedback 'detail'"
+        assert previous.seen is not None, "fed back with feedback 'detail'"
         flow = SCALE * F.interpolate(
             previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
         known = inside(flow) & previous.same
         # What bilinear weights blur here would be blurred again with every frame.
-        sr, count = warp(previous.sr, flow, "border", "bicubic").tensor_split([3], 1)
-        return torch.where(known, sr, bicubic), count.clamp(min=0) * known
+        sr = warp(previous.sr, flow, "border", "bicubic")
+        return torch.where(known, sr, bicubic), known * warp(previous.seen, flow, "border")

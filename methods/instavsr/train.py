@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 import tomllib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
@@ -82,7 +83,7 @@ class Stage:
     """One part of a training, with its own optimiser and learning-rate curve."""
 
     name: str
-    """Name in the log."""
+    """Name in the log; its batches follow from it, wherever in a training it comes."""
     batch: int
     """Windows a step."""
     patch: tuple[int, ...]
@@ -133,6 +134,11 @@ class Stage:
     """Time between validations."""
     validate_steps: int = 0
     """Likewise in steps, which a resumed run repeats exactly; 0 = by time."""
+
+    @property
+    def stream(self) -> int:
+        """Part of the seed of every batch."""
+        return zlib.crc32(self.name.encode())
 
     @property
     def runs_network(self) -> bool:
@@ -294,13 +300,12 @@ def flow_error(net: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor
 class Windows(Dataset[Batch]):
     """The batch of every step of a stage, by the number of the step."""
 
-    def __init__(self, pool: Pool, config: Config, stage: int, rank: int) -> None:
-        self.pool, self.config, self.rank = pool, config, rank
-        self.index, self.stage = stage, config.stages[stage]
+    def __init__(self, pool: Pool, config: Config, stage: Stage, rank: int) -> None:
+        self.pool, self.config, self.stage, self.rank = pool, config, stage, rank
 
     def __getitem__(self, step: int) -> Batch:
         stage, renew = self.stage, self.config.renew
-        rng = np.random.default_rng([self.config.seed, self.index, step, self.rank])
+        rng = np.random.default_rng([self.config.seed, stage.stream, step, self.rank])
         patch = int(rng.choice(stage.patch))
         offset = step // renew if renew else 0
         return self.pool.batch(rng, stage.batch, stage.frames, patch, stage.pan, offset)
@@ -401,7 +406,7 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         """The batches of the current stage from the current step on."""
-        windows = Windows(self.pool, self.config, self.progress.stage, self.rank)
+        windows = Windows(self.pool, self.config, self.stage, self.rank)
         loader = DataLoader(
             windows,
             batch_size=None,
@@ -448,7 +453,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         stage, step = self.stage, self.progress.step
-        rng = np.random.default_rng([self.config.seed, self.progress.stage, step, self.rank, 1])
+        rng = np.random.default_rng([self.config.seed, stage.stream, step, self.rank, 1])
         share = self.progress.share(stage)
         rate = min(1, (step + 1) / stage.warmup) * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
         for optimiser in self.optimisers:
@@ -708,7 +713,7 @@ class Trainer:
         )
         mix = ", ".join(f"{share:.0%} {name}" for name, share in about["mix"].items())
         reached = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-        start = f"; from {self.config.init}" if self.config.init else ""
+        start = f"; from {Path(self.config.init).name}" if self.config.init else ""
         renewed = f", one new every {self.config.renew} steps" if self.config.renew else ""
         where = _cpu() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         return (
