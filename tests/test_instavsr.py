@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from methods.instavsr import convert
+from methods.instavsr import convert, network
 from methods.instavsr.adapter import Streaming, load
 from methods.instavsr.network import (
     Backbone,
@@ -449,9 +449,32 @@ def test_nothing_is_kept_from_beyond_the_frame() -> None:
     clip = moving(2, seed=17)
     first, second = streamed(net, clip)
     bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")[1]
-    # The gate starts half open. What drifts by one LQ px has no past in the last four columns.
+    # The gate starts half open. What drifts by one LQ px has no past in the last four columns, and
+    # less than half of one where those next to it have none.
     assert differ(second[..., -4:], bicubic[..., -4:]) < 1e-6
-    assert differ(second[..., :-4], (2 * bicubic[..., :-4] + first[..., 4:]) / 3) < 1e-5
+    assert differ(second[..., :-12], (2 * bicubic[..., :-12] + first[..., 4:-8]) / 3) < 1e-5
+
+
+def test_what_the_flow_missed_leaves_no_ghost() -> None:
+    net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
+    net.spynet = Still()
+    clip = torch.full((2, 3, 32, 32), 0.3)
+    clip[0, :, 4:12, 4:12] = clip[1, :, 20:28, 20:28] = 0.7  # a square that jumps
+    bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")[1]
+    second = streamed(net, clip)[1]
+    assert differ(second[:, 20:44, 20:44], bicubic[:, 20:44, 20:44]) < 1e-6
+    assert differ(second[:, 84:108, 84:108], bicubic[:, 84:108, 84:108]) < 1e-6
+
+
+def test_agreement_bears_noise() -> None:
+    x = moving(1, seed=18, size=32)
+    frame = F.interpolate(x, scale_factor=4, mode="bicubic")
+    noisy = x + 8 / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    again = network.agreement(frame, F.interpolate(noisy, scale_factor=4, mode="bicubic"))
+    assert again.shape == (1, 1, 128, 128)
+    assert again.mean() > 0.95
+    assert (network.agreement(frame, frame) == 1).all()
+    assert (network.agreement(frame, frame + 0.2) == 0).all()
 
 
 class Still(torch.nn.Module):
@@ -474,7 +497,9 @@ class Drift(torch.nn.Module):
         return flow
 
 
-def test_inputs_are_aligned_to_the_centre() -> None:
+def test_inputs_are_aligned_to_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A network of random weights makes frames that its input does not agree with.
+    monkeypatch.setattr(network, "agreement", lambda past, _: torch.ones_like(past[:, :1]))
     net, clip = awake("detail"), moving(5, seed=16)
     net.spynet = Drift()
     inputs: list[torch.Tensor] = []
@@ -647,3 +672,24 @@ def test_cards(root: Path, tmp_path: Path) -> None:
     random = replace(card, settings=trained.config, weights=Weights(origin="random"))
     runs = [list(load(random, "cpu", torch.float32).upscale(iter(clip))) for _ in range(2)]
     assert all(torch.equal(x, y) for x, y in zip(*runs, strict=True))
+
+
+def test_a_blend_is_the_mean_of_two_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"{name}.safetensors" for name in ("soft", "sharp", "other", "out")]
+    for i, path in enumerate(files[:3]):
+        torch.manual_seed(i)
+        net = InstaVSR(
+            feedback="lq" if i < 2 else "none", flow_widths=[8, 8], flow_levels=3, **SMALL
+        )
+        save_checkpoint(path, net.state_dict(), net.config, f"training {i}", half=False)
+    soft, sharp, other, out = map(str, files)
+    assert convert.main(["blend", soft, sharp, "--share", "0.75", "--out", out]) == 0
+    (a, config), (b, _), (mean, about) = (read_checkpoint(files[i]) for i in (0, 1, 3))
+    assert about["config"] == config["config"]
+    assert about["note"] == "75% of sharp (training 1), the rest of soft (training 0)"
+    for name in a:
+        torch.testing.assert_close(mean[name], a[name] / 4 + 3 * b[name] / 4)
+    assert convert.main(["blend", soft, other, "--out", out]) == 1
+    assert "not of one network" in capsys.readouterr().err

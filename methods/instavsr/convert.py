@@ -3,9 +3,11 @@
     python -m methods.instavsr.convert adcsr net_params_200.pkl halfDecoder.ckpt --out OUT
     python -m methods.instavsr.convert sd stable-diffusion-2-1-base --out OUT
     python -m methods.instavsr.convert own checkpoint.safetensors --out OUT
+    python -m methods.instavsr.convert blend recurrent.safetensors adversarial.safetensors --out OUT
 
-The result is one safetensors file that carries the arguments of its network and where its numbers
-come from. As `instavsr-full.safetensors` in $VSRBENCH_WEIGHTS, the card `instavsr-full` uses it.
+The last is for any two checkpoints of one network. The result is one safetensors file that carries
+the arguments of its network and where its numbers come from. As `instavsr-full.safetensors` in
+$VSRBENCH_WEIGHTS, the card `instavsr-full` uses it.
 """
 
 from __future__ import annotations
@@ -92,8 +94,28 @@ def still(config: Mapping[str, Any]) -> dict[str, Tensor]:
     return spynet.state_dict()
 
 
+def blend(first: Path, second: Path, share: float, out: Path, half: bool) -> None:
+    """Write the mean of two checkpoints of ours, `share` of it the second's.
+
+    Between a network without critics and what critics made of it lies one with part of the detail
+    and less of the artefacts (Wang et al., ESRGAN, ECCVW 2018). Raises DataError when they are not
+    of one network.
+    """
+    (a, about), (b, other) = map(read_checkpoint, (first, second))
+    if about.get("config", first) != other.get("config", second) or a.keys() != b.keys():
+        raise DataError(f"{first} and {second} are not of one network", "train one from the other")
+    mean = {name: a[name].float().lerp(b[name].float(), share) for name in a}
+    text = f"{share:.0%} of {second.stem} ({other['note']}), the rest of {first.stem}"
+    text += f" ({about['note']})"
+    save_checkpoint(out, mean, about["config"], text, about["origin"], half=half)
+    note(f"wrote {out}: {text}")
+
+
 def convert(options: argparse.Namespace) -> None:
     """Write the checkpoint. Raises UserError."""
+    if options.source == "blend":
+        blend(options.first, options.second, options.share, options.out, options.half)
+        return
     card = method_card(ROOT, "instavsr-full")
     settings: Mapping[str, Any] = {k: v for k, v in card.settings.items() if k != "tile"}
     origin: Origin = "user"
@@ -152,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sd = source("sd", "by pruning Stable Diffusion 2.1-base, diffusers layout", "folder")
     sd.add_argument("--flow", type=Path, help=flow)
     source("own", "from a checkpoint written by this project", "checkpoint")
+    mean = source("blend", "the mean of two checkpoints of one network", "first", "second")
+    mean.add_argument("--share", type=float, default=0.5, help="of the second (default: 0.5)")
     options = parser.parse_args(argv)
     try:
         convert(options)

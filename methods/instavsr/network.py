@@ -31,6 +31,7 @@ from vsrbench.errors import DataError
 SCALE = 4
 OVERLAP = 64  # LQ px that neighbouring tiles share
 MOST = 16.0  # frames that a pixel averages at most, so that what warping overshoots dies away
+AGREES, DIFFERS = 0.05, 0.12  # from LQ: up to here the past is believed, from here on it is not
 CLOSED = -4.0  # logit of a gate that lets 2 % through, and can still be learnt
 
 
@@ -551,6 +552,18 @@ def inside(flow: Tensor) -> Tensor:
     return (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
 
 
+def agreement(past: Tensor, present: Tensor) -> Tensor:
+    """How far two aligned frames (b, 3, 4h, 4w) show the same, 0..1 (b, 1, 4h, 4w).
+
+    By their absolute difference at LQ size, averaged over channels and 3x3 px so that noise counts
+    less than what is out of place: motion that the flow missed leaves no ghosts.
+    """
+    apart = (F.avg_pool2d(past, SCALE) - F.avg_pool2d(present, SCALE)).abs().mean(1, keepdim=True)
+    apart = F.avg_pool2d(apart, 3, 1, 1, count_include_pad=False)
+    share = ((DIFFERS - apart) / (DIFFERS - AGREES)).clamp(0, 1)
+    return F.interpolate(share, scale_factor=SCALE, mode="bilinear", align_corners=False)
+
+
 class Neighbour(NamedTuple):
     """A frame beside the centre, as seen from the frame one step nearer to the centre."""
 
@@ -581,7 +594,8 @@ class InstaVSR(nn.Module):
         PixelUnshuffled, as the difference to the bicubic image, and says by a gate g for each pixel
         how far to trust it. Where n frames were averaged before, the next average is
         (new + g n kept) / (1 + g n), over 1 + g n frames but no more than `MOST`: with full trust a
-        running mean over what was seen of a point, else one over the last 1 / (1 - g).
+        running mean over what was seen of a point, else one over the last 1 / (1 - g). What does
+        not agree with the present (`agreement`) is left out.
     reach: neighbours on each side; 0 makes of each frame what it would be alone, without feedback.
     flow_widths, flow_levels: size of the flow network. backbone: configuration of `Backbone`.
 
@@ -723,7 +737,8 @@ class InstaVSR(nn.Module):
     def _align_sr(bicubic: Tensor, past: Sequence[Neighbour]) -> tuple[Tensor, Tensor]:
         """The previous SR aligned to the centre, and how many frames it averages, (b, 1, 4h, 4w).
 
-        Where there is none it is the centre's bicubic image (b, 3, 4h, 4w), and the number 0.
+        Where there is none, or it shows something else, it is the centre's bicubic image
+        (b, 3, 4h, 4w), and the number 0; between the two the number is less.
         """
         if not past:
             return bicubic, torch.zeros_like(bicubic[:, :1])
@@ -733,7 +748,7 @@ class InstaVSR(nn.Module):
         flow = SCALE * F.interpolate(
             previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
-        known = inside(flow) & previous.same
         # What bilinear weights blur here would be blurred again with every frame.
         sr = warp(previous.sr, flow, "border", "bicubic")
-        return torch.where(known, sr, bicubic), known * warp(previous.seen, flow, "border")
+        agrees = (inside(flow) & previous.same) * agreement(sr, bicubic)
+        return torch.where(agrees > 0, sr, bicubic), agrees * warp(previous.seen, flow, "border")
