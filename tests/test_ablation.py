@@ -256,7 +256,7 @@ def test_training_scoring_and_document(
     ablation.main(["write"])
     text = ablation.DOCUMENT.read_text()
     mean = np.mean([r.value for r in records if r.method == "bicubic" and r.metric == "psnr"])
-    row = next(line for line in text.splitlines() if line.startswith("| bicubic"))
+    row = next(line for line in text.splitlines() if line.startswith("| Bicubic "))
     assert f" {mean:.2f} " in row
     assert "| no GAN " in text
     assert "unpruned" not in text

@@ -182,7 +182,7 @@ def card(name: str, seed: int, folder: Path) -> MethodCard:
 METRICS = ("psnr", "lr_psnr", "niqe", "gradient_energy", "ewarp", "flicker")
 NOISE, CAMERA = "noise", "camera"
 """The still clips: white noise of 8 levels alone, and the degradation of real captures."""
-BESIDE = ("bicubic", "realviformer", "instavsr")
+BESIDE = ("instavsr", "realviformer", "bicubic")
 """Methods as they ship, scored beside the rows."""
 COSTS = {ROWS[name].title: f"instavsr-{name}-1" for name in ("full", "wide")}
 """Row -> the method whose cost is measured."""
@@ -403,8 +403,10 @@ def table(means: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> s
     rows = {
         row.title: [f"instavsr-{name}-{seed}" for seed in row.seeds] for name, row in ROWS.items()
     }
-    rows |= {f"{name} as it ships": [name] for name in BESIDE if name != "bicubic"}
-    rows |= {"bicubic": ["bicubic"], "GT": ["gt"]}
+    for name in BESIDE:
+        beside = method_card(ROOT, name)
+        rows[beside.title + ", as it ships" * (beside.weights.origin != "none")] = [name]
+    rows |= {"GT": ["gt"]}
     columns = {name: metric_column(name) for name in metrics if name in METRIC_INFOS}
     heads = [columns[name].label if name in columns else f"still, {name}" for name in metrics]
     lines = []
