@@ -1,4 +1,4 @@
-"""InstaVSR as a streaming method: look-ahead of two frames, constant memory."""
+"""InstaVSR as a streaming method: constant memory, look-ahead by its reach."""
 
 from __future__ import annotations
 
