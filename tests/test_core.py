@@ -185,7 +185,7 @@ LAYERS = [
     "runner",
     "progress",
     "figures",
-    "tables",
+    "compare tables",
     "published",
     "summary",
     "evaluate",
@@ -206,7 +206,7 @@ LAYERS = [
 ]
 NO_TORCH = (
     "types errors keys store weights specs frames datasets outputs datacheck newset fetch plan "
-    "summary published tables figures progress"
+    "summary published tables compare figures progress"
 )
 
 

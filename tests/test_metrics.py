@@ -114,14 +114,15 @@ def test_every_metric_is_documented(root: Path) -> None:
     rows = {
         cells[0].strip("` "): cells
         for line in (root / "docs/metrics.md").read_text().splitlines()
-        if line.startswith("| `") and len(cells := line.strip("|").split(" | ")) == 7
+        if line.startswith("| `") and len(cells := line.strip("|").split(" | ")) == 8
     }
     assert list(rows) == list(metrics.METRICS)
     for name, info in metrics.METRICS.items():
-        _, unit, better, needs, *_ = (cell.strip() for cell in rows[name])
+        _, unit, better, needs, same, *_ = (cell.strip() for cell in rows[name])
         assert unit == info.unit, name
         assert better == info.better, name
         assert set(needs.replace(",", "").split()) == info.needs, name
+        assert float(same) == info.tolerance > 0, name
 
 
 def quality(clip: str, value: float, metric: str = "psnr", method: str = "m") -> Record:

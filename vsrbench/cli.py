@@ -15,7 +15,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from vsrbench import __version__
-from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError, unknown
+from vsrbench.errors import (
+    FAILED,
+    INTERRUPTED,
+    MISSING,
+    OK,
+    REGRESSION,
+    MissingError,
+    UserError,
+    unknown,
+)
 from vsrbench.progress import note, say_error
 from vsrbench.specs import ROOT
 
@@ -82,6 +91,17 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> float:
+    """A number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number, 0 or more")
+    return value
+
+
 def box(text: str) -> tuple[int, int, int, int]:
     """x,y,w,h in GT px."""
     parts = text.split(",")
@@ -130,7 +150,8 @@ def build_parsers() -> dict[str, Parser]:
         "Run video super-resolution methods on test sets or on your own video, score them,\n"
         "measure what they cost, and print a table. Results that are on disk are reused.",
         "run_bench.py [run] --methods A,B [options]\n"
-        "       run_bench.py score|list|check|table|figure|cost [options]   (each has its --help)\n"
+        "       run_bench.py score|list|check|table|figure|compare|cost [options]\n"
+        "                    (each has its --help)\n"
         "       run_bench.py datasets check|add|fetch|degrade NAME [options]",
     )
     run.add_argument("--version", action="version", version=f"vsrbench {__version__}")
@@ -240,6 +261,32 @@ def build_parsers() -> dict[str, Parser]:
     figure.add_argument("-o", "--output", type=Path, help="PNG file (default: DIR/figures/...)")
     results(figure)
 
+    compare = command(
+        "compare",
+        "Hold new results against a base, clip by clip, for CI: exit code 4 when a mean got worse\n"
+        "by more than its metric's tolerance, or when a result of the base is gone.",
+        "run_bench.py compare BASE [NEW] [options]",
+    )
+    folder = "results folder or records file"
+    compare.add_argument("base", type=Path, metavar="BASE", help=folder)
+    compare.add_argument(
+        "new", type=Path, nargs="?", metavar="NEW", help=f"{folder} (default: results/local)"
+    )
+    for kind in ("methods", "datasets", "metrics"):
+        compare.add_argument(f"--{kind}", type=names, help="default: all that have results")
+    compare.add_argument(
+        "--tolerance",
+        type=names,
+        default=[],
+        metavar="METRIC=X,...",
+        help="instead of the metrics' own (docs/metrics.md), in printed units",
+    )
+    compare.add_argument(
+        "--cost", type=number, metavar="PERCENT", help="judge time and memory too, with this slack"
+    )
+    compare.add_argument("--all", action="store_true", help="show what is unchanged, too")
+    compare.add_argument("-o", "--output", type=Path, help="file (Markdown) instead of stdout")
+
     cost = command("cost", "Measure latency, throughput, memory, parameters and MACs.", "")
     cost.usage = "run_bench.py cost --methods A,B --size HxW [--frames N] [options]"
     cost.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
@@ -334,6 +381,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "check": _check,
             "table": _table,
             "figure": _figure,
+            "compare": _compare,
             "cost": _cost,
         }
         return commands[name](options)
@@ -670,12 +718,48 @@ def _table(options: argparse.Namespace) -> int:
             summary = published.beside(published.read(options.root), summary, bases)
         text = _formatted(store, summary, options.format)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
-        note(f"wrote {options.output}")
+        _write(options.output, text)
     else:
         print(text)
     return OK
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from vsrbench import compare
+    from vsrbench.store import Store
+
+    tolerances = {}
+    for item in options.tolerance:
+        metric, _, value = item.partition("=")
+        try:
+            tolerances[metric] = number(value)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--tolerance {item}: {error}", "write it as psnr=0.05") from error
+    base, new = (
+        Store.at(path or options.root / "results" / "local") for path in (options.base, options.new)
+    )
+    changes = compare.compare(
+        base.require(),
+        new.require(),
+        options.methods,
+        options.datasets,
+        options.metrics,
+        tolerances,
+        options.cost,
+    )
+    text = compare.markdown(changes, options.all)
+    if options.output:
+        _write(options.output, text)
+        note(compare.verdict_line(changes))
+    else:
+        print(text)
+    return REGRESSION if compare.regressed(changes) else OK
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    note(f"wrote {path}")
 
 
 def _figure(options: argparse.Namespace) -> int:

@@ -22,6 +22,20 @@ class Store:
         self.frames = folder / "frames"
         self.notices: list[str] = []
 
+    @classmethod
+    def at(cls, path: Path) -> Store:
+        """The store in a folder, or the one that a records file belongs to.
+
+        Raises MissingError when there is neither.
+        """
+        if path.is_file():
+            store = cls(path.parent)
+            store.records = path
+            return store
+        if not path.is_dir():
+            raise MissingError(f"no results in {path}", "name a results folder or a records file")
+        return cls(path)
+
     def prepare(self) -> None:
         """Make the folder and prove that it can be written. Raises UserError."""
         try:

@@ -208,14 +208,12 @@ def summarise(
     records = list(records)
     quality = list(newest(records).values())
     costs = {
-        (r.method, _cost_size(r)): r
-        for r in sorted(records, key=lambda r: r.at)
-        if r.kind == "cost"
+        (r.method, cost_size(r)): r for r in sorted(records, key=lambda r: r.at) if r.kind == "cost"
     }
     heads = {r.method: r for r in sorted(records, key=lambda r: r.at)}
-    _refuse("dataset with results", datasets, {r.dataset for r in quality})
-    _refuse("method with results", methods, set(heads))
-    _refuse("metric", metrics, set(METRICS))
+    refuse("dataset with results", datasets, {r.dataset for r in quality})
+    refuse("method with results", methods, set(heads))
+    refuse("metric", metrics, set(METRICS))
 
     order = list(dict.fromkeys(r.method for r in records)) if methods is None else list(methods)
     order = [m for m in order if m != GT] + [m for m in order if m == GT]
@@ -246,13 +244,16 @@ def summarise(
     return Summary(tuple(blocks))
 
 
-def _refuse(kind: str, asked: Sequence[str] | None, known: set[str]) -> None:
+def refuse(kind: str, asked: Sequence[str] | None, known: Iterable[str]) -> None:
+    """Raise UserError for the first name asked for that is not known."""
+    known = set(known)
     for name in asked or ():
         if name not in known:
             raise unknown(kind, name, known)
 
 
-def _cost_size(record: Record) -> Size:
+def cost_size(record: Record) -> Size:
+    """LQ size at which a cost was measured."""
     return record.measurement.size if record.measurement else record.size
 
 
@@ -275,7 +276,7 @@ def _block(
     setting = Counter(map(setting_text, measured.values())).most_common(1)[0][0] if measured else ""
 
     table = {(r.method, r.clip, r.metric): r for r in quality}
-    current = _current(quality)
+    current = current_state(quality)
     rows = []
     for head in heads:
         cells = {c.name: _score(head, c.name, empty.clips, table, current) for c in scores} | {
@@ -308,21 +309,23 @@ def _block(
     )
 
 
-def _current(quality: Iterable[Record]) -> dict[Any, tuple[Any, ...]]:
+def current_state(quality: Iterable[Record]) -> dict[Any, tuple[Any, ...]]:
     """What records must agree on to share a mean (per method) or a column (per clip and metric)."""
     current: dict[Any, tuple[Any, ...]] = {}
     for r in sorted(quality, key=lambda r: r.at):
         if r.status == "ok":
-            current[r.method] = _made_by(r)
-            current[r.clip, r.metric] = _scored_on(r)
+            current[r.method] = made_by(r)
+            current[r.clip, r.metric] = scoring(r)
     return current
 
 
-def _made_by(r: Record) -> tuple[Any, ...]:
+def made_by(r: Record) -> tuple[Any, ...]:
+    """What the scores of one method must share to be averaged."""
     return (r.method_version, r.weights_sha256, r.precision, dict(r.settings))
 
 
-def _scored_on(r: Record) -> tuple[Any, ...]:
+def scoring(r: Record) -> tuple[Any, ...]:
+    """What two scores of one clip must share to be compared."""
     return (r.clip_digest, r.metric_version, r.extra.get("flow"), r.extra.get("protocol"))
 
 
@@ -363,10 +366,10 @@ def _score(
         if r is None:
             problems[clip] = "not run"
         elif r.status != "ok" or r.value is None:
-            problems[clip] = _why(r) if r.status == "skipped" else f"failed: {_why(r)}"
-        elif current[head.method] != _made_by(r):
+            problems[clip] = reason(r) if r.status == "skipped" else f"failed: {reason(r)}"
+        elif current[head.method] != made_by(r):
             problems[clip] = "scored with older weights or settings; run it again"
-        elif current[clip, metric] != _scored_on(r):
+        elif current[clip, metric] != scoring(r):
             problems[clip] = "scored on other frames or by another version; run it again"
         else:
             values[clip] = r.value
@@ -381,7 +384,7 @@ def _score(
     return Cell(clips=values, of=len(clips), note=what)
 
 
-def _why(record: Record) -> str:
+def reason(record: Record) -> str:
     """The first line of what went wrong."""
     message = (record.error or {}).get("message", "")
     return next(iter(message.splitlines()), "no reason recorded")
@@ -408,7 +411,7 @@ def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> 
         )
     m = record.measurement
     if record.status != "ok" or m is None:
-        return Cell(note=_why(record))
+        return Cell(note=reason(record))
     value = getattr(m, part)
     if value is None:
         return Cell(note=m.why.get(part, "not measured"))

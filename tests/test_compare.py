@@ -1,0 +1,231 @@
+"""Base against new: each verdict on hand-made records, and the gate through the command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from vsrbench.cli import main
+from vsrbench.compare import Change, compare, markdown, regressed, verdict_line
+from vsrbench.errors import MissingError, UserError
+from vsrbench.metrics import METRICS
+from vsrbench.store import Store
+from vsrbench.types import Measurement, Record
+
+
+def score(clip: str, value: float | None, metric: str = "psnr", **changes: Any) -> Record:
+    record = Record(
+        key=f"{changes.get('method', 'ours')}/{metric}/{clip}/{changes}",
+        run_id="r",
+        at="2026-01-01T00:00:00Z",
+        kind="quality",
+        status="failed" if value is None else "ok",
+        method="ours",
+        method_version=1,
+        title="Ours",
+        weights_origin="trained_here",
+        weights_sha256="w1",
+        precision="fp32",
+        dataset="toy",
+        dataset_version=1,
+        clip=clip,
+        clip_digest=f"digest of {clip}",
+        frames=4,
+        size=(8, 8),
+        scale=4,
+        metric=metric,
+        metric_version=1,
+        value=value,
+        error={"message": "NaN in frame 3"} if value is None else None,
+    )
+    return replace(record, **changes)
+
+
+def cost(ms: float, device: str = "a CPU", method: str = "ours") -> Record:
+    m = Measurement(
+        "device", device, (8, 8), 4, 1, 1, (ms,), ms, ms, ms, 1.0, 99.0, 9.0, None, None, 1.0, 1.0
+    )
+    key = f"{method}/{ms}/{device}"
+    return score("", None, key=key, kind="cost", status="ok", measurement=m, method=method)
+
+
+def clips(*values: float | None, metric: str = "psnr", **changes: Any) -> list[Record]:
+    return [score(f"c{i}", value, metric, **changes) for i, value in enumerate(values)]
+
+
+def only(base: list[Record], new: list[Record], **options: Any) -> Change:
+    (change,) = compare(base, new, **options)
+    return change
+
+
+@pytest.mark.parametrize(
+    ("metric", "shift", "verdict"),
+    [
+        ("psnr", -0.05, "worse"),
+        ("psnr", 0.05, "better"),
+        ("psnr", -0.02, "same"),  # its tolerance, to the bit pattern of these decimals
+        ("ewarp", 0.05, "worse"),
+        ("ewarp", -0.05, "better"),
+        ("ewarp", 0.001, "same"),
+    ],
+)
+def test_a_mean_that_moves_by_more_than_the_tolerance(
+    metric: str, shift: float, verdict: str
+) -> None:
+    assert METRICS["psnr"].tolerance == 0.02
+    base = clips(30.1, 31.3, 29.7, metric=metric)
+    new = clips(*(v + shift for v in (30.1, 31.3, 29.7)), metric=metric)
+    change = only(base, new)
+    assert change.verdict == verdict
+    assert change.new is not None
+    assert change.base is not None
+    assert change.new - change.base == pytest.approx(shift)
+    assert regressed([change]) == (verdict == "worse")
+
+
+def test_tolerance_can_be_given() -> None:
+    base, new = clips(30.0, 30.0), clips(29.9, 29.9)
+    assert only(base, new).verdict == "worse"
+    assert only(base, new, tolerances={"psnr": 0.1}).verdict == "same"
+    with pytest.raises(UserError, match="Did you mean 'psnr'"):
+        compare(base, new, tolerances={"psrn": 0.1})
+
+
+def test_difference_is_paired_and_names_the_worst_clip() -> None:
+    change = only(clips(20.0, 30.0, 40.0), clips(20.5, 29.0, 40.1))
+    gaps = [0.5, -1.0, 0.1]
+    half = stats.sem(gaps) * stats.t.ppf(0.975, 2)
+    assert change.ci95 == pytest.approx(half)
+    assert change.worst == "c1 -1.00"
+    assert only(clips(1.0, 2.0, metric="ewarp"), clips(1.5, 1.9, metric="ewarp")).worst == (
+        "c0 +0.500"
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict", "note"),
+    [
+        (clips(30.0), "lost", "clip 'c1': not run"),
+        (clips(30.0, None), "lost", "clip 'c1': NaN in frame 3"),
+        (clips(30.0, 30.0, clip_digest="other"), "apart", "clip 'c0': other frames"),
+        (clips(30.0, 30.0, metric_version=2), "apart", "version 1 of the metric against 2"),
+        (clips(30.0, 30.0, extra={"flow": "dis"}), "apart", "flow None against dis"),
+        (clips(30.0, 30.0, extra={"protocol": {"border_px": 4}}), "apart", "another protocol"),
+        (
+            [score("c0", 30.0, weights_sha256="w2", at="2026-01-02"), score("c1", 30.0)],
+            "lost",
+            "clip 'c1': scored with older weights",
+        ),
+    ],
+)
+def test_a_gate_does_not_pass_for_want_of_scores(
+    new: list[Record], verdict: str, note: str
+) -> None:
+    change = only(clips(30.0, 30.0), new)
+    assert change.verdict == verdict
+    assert note in change.note
+    assert regressed([change])
+
+
+def test_new_weights_and_new_rows_are_welcome() -> None:
+    new = [*clips(31.0, 31.0, weights_sha256="w2"), *clips(9.0, method="theirs")]
+    changes = compare(clips(30.0, 30.0), new)
+    assert [(c.method, c.verdict) for c in changes] == [("ours", "better"), ("theirs", "new")]
+    assert verdict_line(changes) == "no regression: 1 better, 1 new"
+
+
+def test_what_neither_side_scored_is_left_out() -> None:
+    base = [*clips(30.0), *clips(None, metric="lpips")]
+    assert [c.column.name for c in compare(base, base)] == ["psnr"]
+
+
+def test_choice_of_methods_and_metrics() -> None:
+    base = [*clips(30.0), *clips(0.5, metric="ssim"), *clips(20.0, method="theirs")]
+    new = [*clips(30.0), *clips(0.4, metric="ssim"), *clips(10.0, method="theirs")]
+    assert {c.verdict for c in compare(base, new, ["ours"], None, ["psnr"])} == {"same"}
+    assert {c.verdict for c in compare(base, new, ["theirs"])} == {"worse"}
+    with pytest.raises(UserError, match="Did you mean 'ours'"):
+        compare(base, new, ["our"])
+    with pytest.raises(MissingError, match="no scores"):
+        compare(clips(None), base)
+
+
+def test_cost_is_judged_when_asked() -> None:
+    base = [*clips(30.0), cost(10.0)]
+
+    def verdicts(new: Record, percent: float | None) -> dict[str, str]:
+        changes = compare(base, [*clips(30.0), new], cost_percent=percent)
+        return {c.column.name: c.verdict for c in changes}
+
+    unjudged = dict.fromkeys(("ms", "first_ms", "rss"), "unjudged")
+    assert verdicts(cost(99.0), None) == {"psnr": "same", **unjudged}
+    assert verdicts(cost(10.9), 10)["ms"] == "same"
+    assert verdicts(cost(11.1), 10)["ms"] == "worse"
+    assert verdicts(cost(8.0), 10)["ms"] == "better"
+    assert verdicts(cost(10.0, "another CPU"), 10)["ms"] == "apart"
+    assert verdicts(cost(10.0, method="theirs"), 10)["ms"] == "lost"
+
+
+def test_markdown_shows_what_changed() -> None:
+    base = [*clips(30.0, 30.0), *clips(0.5, 0.5, metric="ssim"), *clips(1.0, metric="ewarp")]
+    new = [*clips(29.0, 29.5), *clips(0.5, 0.5, metric="ssim")]
+    text = markdown(compare(base, new))
+    lines = text.splitlines()
+    assert lines[2].replace(" ", "") == (
+        "|toy|ours|PSNRdB↑|30.00|29.25|-0.75±3.18|**worse**|worst:c0-1.00|"
+    )
+    assert "SSIM" not in text
+    assert "**lost**" in text
+    assert "clip 'c0': not run" in text
+    assert lines[-1] == "REGRESSION: 1 worse, 1 lost, 1 unchanged"
+    assert "SSIM" in markdown(compare(base, new), everything=True)
+
+
+def stored(folder: Path, records: list[Record]) -> Path:
+    store = Store(folder)
+    store.prepare()
+    for record in records:
+        store.append(record)
+    return folder
+
+
+def test_gate_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = stored(tmp_path / "base", clips(30.0, 31.0))
+    worse = stored(tmp_path / "new", clips(29.0, 31.0))
+    assert main(["compare", str(base), str(base)]) == 0
+    assert "no regression: 1 unchanged" in capsys.readouterr().out
+    assert main(["compare", str(base / "records.jsonl"), str(worse)]) == 4
+    assert "worst: c0 -1.00" in capsys.readouterr().out
+    assert main(["compare", str(base), str(worse), "--tolerance", "psnr=0.6"]) == 0
+    out = tmp_path / "deep" / "summary.md"
+    assert main(["compare", str(base), str(worse), "-o", str(out)]) == 4
+    assert "REGRESSION: 1 worse" in out.read_text()
+    assert "REGRESSION: 1 worse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["nowhere"], 3, "no results in nowhere"),
+        (["BASE", "nowhere"], 3, "no results in nowhere"),
+        (["BASE", "BASE", "--tolerance", "psnr"], 2, "write it as psnr=0.05"),
+        (["BASE", "BASE", "--tolerance", "psnr=-1"], 2, "is not a number, 0 or more"),
+        (["BASE", "BASE", "--metrics", "psrn"], 2, "Did you mean 'psnr'?"),
+        (["BASE", "BASE", "--cost", "much"], 2, "is not a number"),
+        ([], 2, "BASE"),
+    ],
+)
+def test_bad_arguments(
+    arguments: list[str],
+    code: int,
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base = stored(tmp_path / "base", clips(30.0))
+    assert main(["compare", *(str(base) if a == "BASE" else a for a in arguments)]) == code
+    assert text in capsys.readouterr().err
