@@ -17,6 +17,7 @@ bench: $(VENV)/.installed
 	$(RUN) run_bench.py figure profile --clip photo-zoom
 	$(RUN) run_bench.py figure crops --clip photo-objects
 	$(RUN) run_bench.py figure scatter
+	$(RUN) run_bench.py report
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest

@@ -184,6 +184,7 @@ LAYERS = [
     "cli",
     "runner",
     "progress",
+    "report",
     "figures",
     "compare tables",
     "published",
@@ -206,7 +207,7 @@ LAYERS = [
 ]
 NO_TORCH = (
     "types errors keys store weights specs frames datasets outputs datacheck newset fetch plan "
-    "summary published tables compare figures progress"
+    "summary published tables compare figures report progress"
 )
 
 

@@ -150,7 +150,7 @@ def build_parsers() -> dict[str, Parser]:
         "Run video super-resolution methods on test sets or on your own video, score them,\n"
         "measure what they cost, and print a table. Results that are on disk are reused.",
         "run_bench.py [run] --methods A,B [options]\n"
-        "       run_bench.py score|list|check|table|figure|compare|cost [options]\n"
+        "       run_bench.py score|list|check|table|figure|report|compare|cost [options]\n"
         "                    (each has its --help)\n"
         "       run_bench.py datasets check|add|fetch|degrade NAME [options]",
     )
@@ -260,6 +260,20 @@ def build_parsers() -> dict[str, Parser]:
     figure.add_argument("--box", type=box, help="crops: x,y,w,h (default: chosen by rule)")
     figure.add_argument("-o", "--output", type=Path, help="PNG file (default: DIR/figures/...)")
     results(figure)
+
+    report = command(
+        "report",
+        "Make one HTML file of stored records and kept frames: table to sort, clips as dots,\n"
+        "slider between methods, temporal profiles, failures, provenance. Opens without network.",
+        "run_bench.py report [options]",
+    )
+    for kind in ("methods", "datasets", "metrics"):
+        report.add_argument(f"--{kind}", type=names, help="default: all that have results")
+    report.add_argument(
+        "--images", type=number, default=48.0, metavar="MIB", help="size of all pictures (48)"
+    )
+    report.add_argument("-o", "--output", type=Path, help="file (default: DIR/report.html)")
+    results(report)
 
     compare = command(
         "compare",
@@ -381,6 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "check": _check,
             "table": _table,
             "figure": _figure,
+            "report": _report,
             "compare": _compare,
             "cost": _cost,
         }
@@ -721,6 +736,18 @@ def _table(options: argparse.Namespace) -> int:
         _write(options.output, text)
     else:
         print(text)
+    return OK
+
+
+def _report(options: argparse.Namespace) -> int:
+    from vsrbench import report
+
+    store = _store(options)
+    records = store.require()
+    summary = _summary(options, records, options.methods, options.datasets, options.metrics)
+    out = options.output or store.folder / "report.html"
+    report.build(summary, records, store, out, options.images, note)
+    print(out)
     return OK
 
 

@@ -104,10 +104,10 @@ def profile(
     not kept, UserError for a row outside the frame.
     """
     records = list(records)
-    sources = _sources(frames_root, dataset, clip, methods)
+    sources = kept_frames(frames_root, dataset, clip, methods)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
-    titles = _titles(records, sources)
+    titles = titles_of(records, sources)
     rule = "given"
     if row is None:
         rule = f"highest temporal variance of {titles[reference]} in the middle 80 % of the height"
@@ -147,9 +147,9 @@ def profile(
         page.text(left, below + 28, text, va="top", **SMALL)
         for i, (method, pixels) in enumerate(slices.items()):
             y = top + i * step
-            scores = "   ".join(_scores(records, dataset, clip, method, ("ewarp", "flicker")))
+            said = "   ".join(scores(records, dataset, clip, method, ("ewarp", "flicker")))
             page.text(right, y - 6, titles[method], **HEAD)
-            page.text(right + strip_w, y - 6, scores, ha="right", **SMALL)
+            page.text(right + strip_w, y - 6, said, ha="right", **SMALL)
             strip = _resize(pixels, strip_w, count).repeat(strip_h // count, axis=0)
             _paste(page, strip, right, y)
             arrow = {"arrowstyle": "->", "color": GREY}
@@ -195,10 +195,10 @@ def crops(
     MissingError for frames that were not kept, UserError for a box or a frame outside the clip.
     """
     records = list(records)
-    sources = _sources(frames_root, dataset, clip, methods)
+    sources = kept_frames(frames_root, dataset, clip, methods)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
-    titles = _titles(records, sources)
+    titles = titles_of(records, sources)
     frame = count // 2 if frame is None else frame
     if not 0 <= frame < count:
         raise UserError(f"frame {frame} is outside the clip", f"frames are 0 to {count - 1}")
@@ -249,9 +249,9 @@ def crops(
             view = source[frame][y : y + h, x : x + w]
             _paste(page, _resize(view, view_w, view_h), view_x, view_y)
             centre, below = view_x + view_w / 2, view_y + view_h + 10
-            scores = "\n".join(_scores(records, dataset, clip, method, ("psnr", "lpips")))
+            said = "\n".join(scores(records, dataset, clip, method, ("psnr", "lpips")))
             page.text(centre, below, titles[method], ha="center", va="top", **HEAD)
-            page.text(centre, below + 28, scores, ha="center", va="top", **SMALL)
+            page.text(centre, below + 28, said, ha="center", va="top", **SMALL)
     return about
 
 
@@ -502,7 +502,7 @@ def over_time(
             f"no method here has {metric} frame by frame on {dataset}/{clip}",
             f"run it: --metrics {metric}",
         )
-    looks, titles = _looks(r.method for r in records), _titles(records, lines)
+    looks, titles = _looks(r.method for r in records), titles_of(records, lines)
     first = 1 if info.span == "pair" else 0
     ends = []
     with _chart(out, 6.4, 3.4) as axes:
@@ -546,7 +546,7 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
 # Shared
 
 
-def _sources(
+def kept_frames(
     frames_root: Path, dataset: str, clip: str, methods: Sequence[str]
 ) -> dict[str, FrameSource]:
     """Kept frames: bicubic, the methods in their order, GT. Raises MissingError, DataError."""
@@ -573,13 +573,13 @@ def _sources(
     return sources
 
 
-def _titles(records: Iterable[Record], methods: Iterable[str]) -> dict[str, str]:
+def titles_of(records: Iterable[Record], methods: Iterable[str]) -> dict[str, str]:
     """Method -> its name in tables; without a record it is the name itself."""
     recorded = {r.method: r.title for r in sorted(records, key=lambda r: r.at)}
     return {m: recorded.get(m, m) for m in methods}
 
 
-def _scores(
+def scores(
     records: Iterable[Record], dataset: str, clip: str, method: str, metrics: Iterable[str]
 ) -> list[str]:
     """What is known of a method on a clip, as printed; nothing of GT compared with itself."""

@@ -59,12 +59,16 @@ class Store:
     def code(self, runs: Collection[str]) -> str:
         """Version and commit of the code behind these runs; `+` marks uncommitted changes."""
         found: dict[str, None] = {}
-        for data in _lines(self.runs, self.notices):
+        for data in self.read_runs():
             if data.get("run_id") in runs:
                 git = data["env"]["git"]
                 commit = git["commit"] and f", commit {git['commit'][:7]}{'+' * bool(git['dirty'])}"
                 found[f"vsrbench {data['version']}{commit or ''}"] = None
         return "; ".join(found)
+
+    def read_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines about runs, in order of writing; a cut line is passed over with a notice."""
+        return _lines(self.runs, self.notices)
 
     def _append_line(self, path: Path, value: dict[str, Any]) -> None:
         # NaN has no JSON spelling that other readers accept: refuse it here.

@@ -30,7 +30,7 @@ def markdown(summary: Summary, provenance: str = "") -> str:
 
 
 def _markdown_block(block: Block, provenance: str) -> str:
-    notes = _Footnotes()
+    notes = Footnotes()
 
     def value(cell: Cell, column: Column) -> str:
         if cell.value is None:
@@ -41,15 +41,15 @@ def _markdown_block(block: Block, provenance: str) -> str:
         text += " ~" if cell.noise else ""
         return text + (f" [{notes.number(cell.note)}]" if cell.note else "")
 
-    head = [_heading(block), "weights", *(f"{c.label} {c.arrow}".strip() for c in block.columns)]
+    head = [heading(block), "weights", *(f"{c.label} {c.arrow}".strip() for c in block.columns)]
     body = [
-        [_title(row), _weights(row), *(value(row.cells[c.name], c) for c in block.columns)]
+        [row_title(row), weights_text(row), *(value(row.cells[c.name], c) for c in block.columns)]
         for row in block.rows
     ]
     body = [[cell.replace("|", r"\|") for cell in line] for line in body]
     align = ("left", "left", *("right" for _ in block.columns))
     table = tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True)
-    footer = [*notes.lines("[{}] {}"), *block.notes, " ".join(_caption(block, provenance))]
+    footer = [*notes.lines("[{}] {}"), *block.notes, " ".join(caption(block, provenance))]
     return "\n\n".join([table, *footer]) + "\n"
 
 
@@ -70,7 +70,7 @@ def latex(summary: Summary, provenance: str = "") -> str:
 
 
 def _latex_block(block: Block, provenance: str) -> str:
-    notes = _Footnotes()
+    notes = Footnotes()
 
     def value(cell: Cell, column: Column) -> str:
         if cell.value is None:
@@ -86,16 +86,16 @@ def _latex_block(block: Block, provenance: str) -> str:
     lines = []
     for row in block.rows:
         cells = [value(row.cells[c.name], c) for c in block.columns]
-        line = " & ".join([_tex(_title(row)), _tex(_weights(row)), *cells]) + r" \\"
+        line = " & ".join([_tex(row_title(row)), _tex(weights_text(row)), *cells]) + r" \\"
         lines += [r"\midrule", line] if row.method == GT and len(block.rows) > 1 else [line]
-    caption = " ".join([f"{_heading(block)}.", *_caption(block, provenance)])
+    said = " ".join([f"{heading(block)}.", *caption(block, provenance)])
     label = re.sub("[^A-Za-z0-9-]+", "-", block.dataset or f"cost-{size_text(block.size)}")
     below = [*notes.lines(r"\textsuperscript{{{}}}{}", _tex), *map(_tex, block.notes)]
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"\centering\small",
-            rf"\caption{{{_tex(caption)}}}",
+            rf"\caption{{{_tex(said)}}}",
             rf"\label{{tab:{label}}}",
             rf"\begin{{tabular}}{{ll{'r' * len(block.columns)}}}",
             r"\toprule",
@@ -144,20 +144,22 @@ def csv(summary: Summary) -> str:
     return out.getvalue()
 
 
-class _Footnotes:
+class Footnotes:
     """Numbers for reasons, the same for the same reason."""
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
 
     def number(self, text: str) -> int:
+        """The number of a reason."""
         return self.texts.setdefault(text, len(self.texts) + 1)
 
     def lines(self, form: str, escape: Callable[[str], str] = str) -> list[str]:
+        """All reasons, each as `form` of its number and text."""
         return [form.format(number, escape(text)) for text, number in self.texts.items()]
 
 
-def _heading(block: Block) -> str:
+def heading(block: Block) -> str:
     """The top left cell: data set, scale, clips; or the size of a block of cost alone."""
     if not block.dataset:
         return f"{block.title}, LQ {size_text(block.size)}"
@@ -166,11 +168,13 @@ def _heading(block: Block) -> str:
     return f"{block.title}{scale}{clips}"
 
 
-def _title(row: Row) -> str:
+def row_title(row: Row) -> str:
+    """Name of a method in its row."""
     return f"{row.title} (reference)" if row.method == GT else row.title
 
 
-def _weights(row: Row) -> str:
+def weights_text(row: Row) -> str:
+    """Where the weights of a row come from, in the words of the legend."""
     return "published" if row.published else WEIGHTS[row.origin]
 
 
@@ -178,7 +182,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _caption(block: Block, provenance: str) -> list[str]:
+def caption(block: Block, provenance: str) -> list[str]:
     """Everything a reader needs to read and repeat the table, as sentences."""
     cells = [cell for row in block.rows for cell in row.cells.values()]
     said: list[str] = []
