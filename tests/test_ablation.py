@@ -82,21 +82,22 @@ def test_rows_differ_in_what_they_name(tmp_path: Path) -> None:
     starts = {name: start for name, (_, start, _) in plans.items()}
     # Those that differ among the critics' stages alone share the first one.
     assert len({starts[n] for n in ("full", "acyclic", "pixel", "latent", "plain")}) == 1
+    assert starts["frame"] == starts["plain-frame"]
     assert len(set(starts.values())) == 4
     assert halves(base, ROWS["full"], 2, tmp_path)[1] != starts["full"]
     full, plain = plans["full"][2].stages, plans["plain"][2].stages
     assert [s.name for s in full] == ["encoder", "adversarial"]
     assert [s.name for s in plain] == ["adversarial"]
-    assert plain[0] == replace(full[1], latent=0, latent_gan=0, pixel_gan=0, autoencode=0)
+    assert plain[0] == replace(full[1], latent_gan=0, pixel_gan=0, autoencode=0, invert=0)
     assert plans["latent"][2].stages[1].latent_gan == full[1].latent_gan > 0
     assert plans["pixel"][2].stages[0].pixel_gan == full[1].pixel_gan > 0
     for name, (first, _, _) in plans.items():
         net = build_network(replace(first, flow_init=""))
         wide = sum(p.numel() for p in net.parameters())
         assert (name == "wide") == (wide > 2e6), name
-    assert len(list(runs())) == 13
+    assert len(list(runs())) == 15
     assert {name for name, seed in runs() if seed == 2} == {
-        *("full", "frame", "pixel", "latent", "plain")
+        *("full", "frame", "pixel", "latent", "plain", "plain-frame")
     }
 
 

@@ -309,8 +309,9 @@ def awake(feedback: str, **changes: Any) -> InstaVSR:
     config = SMALL | changes
     net = InstaVSR(feedback=feedback, flow_widths=[8, 8], flow_levels=3, **config).eval()
     with torch.no_grad():
-        for p in net.backbone.parameters():
-            p.add_(0.1 * torch.randn_like(p))
+        for part in (net.backbone, net.finish):
+            for p in part.parameters() if part else ():
+                p.add_(0.1 * torch.randn_like(p))
     return net
 
 
@@ -403,6 +404,36 @@ def test_past_reaches_the_next_frames(feedback: str) -> None:
     assert (change[4] > 1e-7) == (feedback != "none")  # beyond it by recurrence alone
 
 
+@pytest.mark.parametrize("feedback", ["lq", "detail"])
+def test_what_the_finish_draws_stays_out_of_the_recurrence(feedback: str) -> None:
+    net, clip = awake(feedback, finish=8), moving(5, seed=21)
+    seen: list[torch.Tensor] = []
+    assert net.finish is not None
+    net.finish.register_forward_hook(lambda _, inputs, __: seen.extend(inputs))
+    finished = streamed(net, clip)
+    steady = torch.cat(seen[::2])
+    net.finish = None
+    assert torch.equal(streamed(net, clip), steady)
+    assert differ(finished, steady) > 0.01
+    averaged = torch.cat(seen[1::2])
+    assert (averaged.max() > 1) == (feedback == "detail")  # else every frame is one alone
+
+
+def test_the_finish_starts_with_nothing() -> None:
+    torch.manual_seed(0)
+    net = InstaVSR("detail", flow_widths=[8, 8], flow_levels=3, finish=8, **SMALL).eval()
+    clip = moving(3, seed=22)
+    with_it = streamed(net, clip)
+    net.finish = None
+    assert torch.equal(streamed(net, clip), with_it)
+
+
+def test_learning_starts_from_the_memory() -> None:
+    net = InstaVSR("detail", flow_widths=[8, 8], flow_levels=3, **SMALL)
+    gate = net.backbone.decoder.conv_out.bias[3:].sigmoid()
+    assert gate.tolist() == pytest.approx([1 / (1 + math.exp(-network.OPEN))])
+
+
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("feedback", ["none", "lq", "detail"])
 @pytest.mark.parametrize("at", [1, 3, 5])
@@ -446,10 +477,11 @@ def test_the_running_mean_stays_bounded_under_motion() -> None:
 def test_nothing_is_kept_from_beyond_the_frame() -> None:
     net = InstaVSR(feedback="detail", flow_widths=[8, 8], flow_levels=3, **SMALL).eval()
     net.spynet = Drift()
+    torch.nn.init.zeros_(net.backbone.decoder.conv_out.bias[3:])
     clip = moving(2, seed=17)
     first, second = streamed(net, clip)
     bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")[1]
-    # The gate starts half open. What drifts by one LQ px has no past in the last four columns, and
+    # The gate is half open. What drifts by one LQ px has no past in the last four columns, and
     # less than half of one where those next to it have none.
     assert differ(second[..., -4:], bicubic[..., -4:]) < 1e-6
     assert differ(second[..., :-12], (2 * bicubic[..., :-12] + first[..., 4:-8]) / 3) < 1e-5

@@ -23,7 +23,7 @@ from PIL import Image
 
 from methods.instavsr import data, train
 from methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_flow
-from methods.instavsr.losses import pairs
+from methods.instavsr.losses import Latents, pairs
 from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from methods.spynet import warp
 from vsrbench.errors import INTERRUPTED, UserError
@@ -316,6 +316,7 @@ ADVERSARIAL = Stage(
     pixel=1.0,
     perceptual=0.5,
     autoencode=0.5,
+    invert=0.1,
     latent=0.1,
     latent_gan=0.1,
     pixel_gan=0.1,
@@ -324,7 +325,7 @@ ADVERSARIAL = Stage(
     flow=0.1,
     lazy=2,
 )
-DETAIL = NETWORKS["instavsr"][1] | {"feedback": "detail"}
+DETAIL = NETWORKS["instavsr"][1] | {"feedback": "detail", "finish": 8}
 
 
 def adversarial(**settings: Any) -> Config:
@@ -409,6 +410,42 @@ def test_every_term_is_logged_and_every_part_learns(pool: Path, tmp_path: Path) 
     note = read_checkpoint(out)[1]["note"]
     assert "perceptual distance slopes" in note
     assert "decoder 2 steps" in note
+
+
+def test_the_encoder_learns_to_undo_the_decoder_and_leaves_it_alone(
+    pool: Path, tmp_path: Path
+) -> None:
+    stage = replace(ADVERSARIAL, pixel_gan=0, latent_gan=0, latent=0)
+    config = replace(adversarial(), stages=(stage,))
+    trainer = Trainer(config, pool, tmp_path / "x.safetensors")
+    batch = train.Windows(trainer.pool, config, stage, 0)[0]
+    terms, judged = trainer._terms(batch, np.random.default_rng(0))
+    assert judged == {}
+    (terms["invert"] + terms["autoencode"]).backward()
+    touched = {name for name, p in trainer.net.named_parameters() if p.grad is not None}
+    assert touched == set()
+    assert all(p.grad is not None for p in trainer.helpers["encoder"].parameters())
+    assert all(p.requires_grad for p in trainer.net.get_submodule("backbone").parameters())
+
+
+def test_an_encoder_that_undoes_the_decoder_has_nothing_to_learn(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(adversarial(), stages=(replace(ADVERSARIAL, lr=1e-9),))
+    trainer = Trainer(config, pool, tmp_path / "x.safetensors")
+    batch = train.Windows(trainer.pool, config, trainer.stage, 0)[0]
+    known: list[torch.Tensor] = []
+    unet = trainer.net.get_submodule("backbone.unet")
+    hook = unet.register_forward_hook(lambda _, __, out: known.append(out.detach()))
+    with Latents(trainer.net) as latents, torch.no_grad():
+        trainer.net(batch.lq)
+    hook.remove()
+    perfect = torch.stack(known, 1).flatten(0, 1)  # what the decoder was given, frame by frame
+    monkeypatch.setattr(trainer.helpers["encoder"], "forward", lambda gt, lq: perfect)
+    lq = batch.lq.flatten(0, 1)
+    assert float(trainer._inverted(latents, lq)) < 1e-5
+    monkeypatch.setattr(trainer.helpers["encoder"], "forward", lambda gt, lq: perfect + 1)
+    assert float(trainer._inverted(latents, lq)) > 0.01
 
 
 def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:

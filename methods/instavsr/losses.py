@@ -122,22 +122,33 @@ def scores(sr: Tensor, batch: Batch) -> dict[str, float]:
 
 
 class Latents:
-    """Collects what the decoder's mid block makes while a network runs, frame by frame.
+    """Collects what the decoder's mid block makes, and the pictures that the backbone makes of it,
+    while a network runs, frame by frame.
 
-    Use as a context manager; `stacked` then gives (b, n, c, h, w).
+    Use as a context manager; `stacked` then gives (b, n, c, h, w), `pictures` (b, n, c, 4h, 4w).
     """
 
     def __init__(self, net: nn.Module) -> None:
+        self._backbone = net.get_submodule("backbone")
         self._block = net.get_submodule("backbone.decoder.mid_block")
         self._maps: list[Tensor] = []
+        self._pictures: list[Tensor] = []
 
     def __enter__(self) -> Latents:
-        self._hook = self._block.register_forward_hook(lambda _, __, out: self._maps.append(out))
+        self._hooks = (
+            self._block.register_forward_hook(lambda _, __, out: self._maps.append(out)),
+            self._backbone.register_forward_hook(lambda _, __, out: self._pictures.append(out)),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def stacked(self) -> Tensor:
         """The latents of all frames, in order."""
         return torch.stack(self._maps, 1)
+
+    def pictures(self) -> Tensor:
+        """What the backbone made of them, before the recurrence."""
+        return torch.stack(self._pictures, 1)

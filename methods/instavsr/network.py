@@ -33,6 +33,7 @@ OVERLAP = 64  # LQ px that neighbouring tiles share
 MOST = 16.0  # frames that a pixel averages at most, so that what warping overshoots dies away
 AGREES, DIFFERS = 0.05, 0.12  # from LQ: up to here the past is believed, from here on it is not
 CLOSED = -4.0  # logit of a gate that lets 2 % through, and can still be learnt
+OPEN = 1.5  # of one that lets 82 % through: learning starts from the memory, not from forgetting
 
 
 def group_count(channels: int) -> int:
@@ -463,6 +464,9 @@ class Backbone(nn.Module):
         if residual:
             for parameter in self.decoder.conv_out.parameters():
                 nn.init.zeros_(parameter)
+        if gate:
+            logits = self.decoder.conv_out.get_parameter("bias")[3 * shuffle**2 :]
+            nn.init.constant_(logits.detach(), OPEN)
 
     def forward(
         self,
@@ -579,6 +583,32 @@ class Neighbour(NamedTuple):
     """(b, 1, 4h, 4w): how many frames each of its pixels averages, 1 to `MOST`; likewise."""
 
 
+class Finish(nn.Module):
+    """Draws detail onto a frame that is steady already; the recurrence never sees what is drawn.
+
+    What depends on the steady frame alone moves with it, where detail that each frame makes by
+    itself would flicker or be averaged away. width: channels, at half the frame's size. Zero at
+    first.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(4 * 4, width, 3, padding=1)
+        self.conv_mid = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, 4 * 3, 3, padding=1)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, steady: Tensor, seen: Tensor) -> Tensor:
+        """(b, 3, h, w) around 0..1, sides even, to the same.
+
+        seen: (b, 1, h, w), how many frames each pixel averages: the less noise, the more detail.
+        """
+        x = F.pixel_unshuffle(torch.cat((2 * steady - 1, seen / MOST), 1), 2)
+        x = self.conv_mid(F.silu(self.conv_in(x)))
+        return steady + F.pixel_shuffle(self.conv_out(F.silu(x)), 2) / 2
+
+
 class InstaVSR(nn.Module):
     """Recurrent x4 video super-resolution over a window of 2 reach + 1 frames, look-ahead reach.
 
@@ -597,7 +627,8 @@ class InstaVSR(nn.Module):
         running mean over what was seen of a point, else one over the last 1 / (1 - g). What does
         not agree with the present (`agreement`) is left out.
     reach: neighbours on each side; 0 makes of each frame what it would be alone, without feedback.
-    flow_widths, flow_levels: size of the flow network. backbone: configuration of `Backbone`.
+    flow_widths, flow_levels: size of the flow network. finish: channels of `Finish`, which goes
+    over every frame that leaves; 0 = none. backbone: configuration of `Backbone`.
 
     The weights of all inputs but the centre frame start at zero. The flow network gets no gradient
     from the output: train `self.spynet` by a loss of its own.
@@ -609,6 +640,7 @@ class InstaVSR(nn.Module):
         reach: int = 2,
         flow_widths: Sequence[int] = (32, 64, 32, 16),
         flow_levels: int = 6,
+        finish: int = 0,
         **backbone: Any,
     ) -> None:
         super().__init__()
@@ -621,6 +653,7 @@ class InstaVSR(nn.Module):
             "reach": reach,
             "flow_widths": list(flow_widths),
             "flow_levels": flow_levels,
+            "finish": finish,
             **backbone,
         }
         self.feedback, self.reach = feedback, reach
@@ -631,6 +664,7 @@ class InstaVSR(nn.Module):
         self.spynet = SpyNet(tuple(flow_widths), flow_levels)
         gate = feedback == "detail"
         self.backbone = Backbone(**backbone, extra_channels=extra, gate=gate)
+        self.finish = Finish(finish) if finish else None
 
     def load_image_state(self, state: Mapping[str, Tensor]) -> None:
         """Load the state of an image `Backbone`.
@@ -676,7 +710,7 @@ class InstaVSR(nn.Module):
                     for frame, (forward, _, same) in zip(ahead, links, strict=True)
                 ]
                 sr, seen = self._step(centre, past, future, colour)
-                yield sr
+                yield self._finished(sr, seen)
                 if ahead:
                     _, backward, same = links.popleft()
                     past.appendleft(self._fed_back(centre, sr, seen, backward, same))
@@ -688,6 +722,11 @@ class InstaVSR(nn.Module):
         with torch.autocast(a.device.type, enabled=False):
             forward, backward = self.spynet(torch.cat((a, b)), torch.cat((b, a))).chunk(2)
             return forward, backward, same_scene(a, b, forward)
+
+    def _finished(self, sr: Tensor, seen: Tensor | None) -> Tensor:
+        if self.finish is None:
+            return sr
+        return self.finish(sr, torch.ones_like(sr[:, :1]) if seen is None else seen)
 
     def _fed_back(
         self, lq: Tensor, sr: Tensor, seen: Tensor | None, hop: Tensor, same: Tensor

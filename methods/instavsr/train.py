@@ -67,6 +67,7 @@ TERMS = (
     "perceptual",
     "distill",
     "autoencode",
+    "invert",
     "latent",
     "latent_gan",
     "pixel_gan",
@@ -108,6 +109,9 @@ class Stage:
     """Weight of both distances to the frames of a teacher, which the pool must hold."""
     autoencode: float = 0.0
     """Weight of the Charbonnier loss of GT through the encoder and the decoder."""
+    invert: float = 0.0
+    """Weight of the mean absolute distance between the latents of the network and what the encoder
+    makes of its pictures, so that the critic of latents can only tell apart what shows."""
     latent: float = 0.0
     """Weight of the mean absolute distance to the latents that the encoder makes of GT."""
     latent_gan: float = 0.0
@@ -143,7 +147,7 @@ class Stage:
     @property
     def runs_network(self) -> bool:
         """Some term looks at SR frames."""
-        own = {"flow", "autoencode"}
+        own = {"flow", "autoencode", "invert"}
         return any(getattr(self, name) for name in TERMS if name not in own)
 
     @property
@@ -495,6 +499,10 @@ class Trainer:
             if stage.autoencode:
                 terms["autoencode"] = charbonnier(image, gt)
         if not stage.runs_network:
+            if stage.invert:
+                with torch.no_grad(), self._autocast(), Latents(self.net) as latents:
+                    self.net(batch.lq)
+                terms["invert"] = self._inverted(latents, lq)
             return terms, judged
         if true is None:
             with self._autocast():
@@ -504,6 +512,8 @@ class Trainer:
                 sr = self.net(batch.lq)
             made = latents.stacked().flatten(0, 1).float()
             real = true.detach().float()
+            if stage.invert:
+                terms["invert"] = self._inverted(latents, lq)
             if stage.latent:
                 terms["latent"] = (made - real).abs().mean()
             if stage.latent_gan:
@@ -536,12 +546,27 @@ class Trainer:
             terms["cyclic"] = stage.lazy * warping_loss(again.float(), batch)
         return terms, judged
 
+    def _inverted(self, latents: Latents, lq: Tensor) -> Tensor:
+        """How far the encoder is from giving back the latents of the network's own pictures."""
+        pictures = latents.pictures().flatten(0, 1)[:, :3].detach()
+        with self._autocast():
+            again = self._through_encoder(pictures.float(), lq)[1]
+        return (again.float() - latents.stacked().flatten(0, 1).detach().float()).abs().mean()
+
     def _through_encoder(self, gt: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
-        """GT (n, 3, 4h, 4w) through encoder and decoder: (the image in 0..1, its latents)."""
+        """GT (n, 3, 4h, 4w) through encoder and decoder: (the image in 0..1, its latents).
+
+        While the network itself is trained, its decoder is not trained by this.
+        """
         backbone = self.net.get_submodule("backbone")
         assert isinstance(backbone, Backbone)
+        parameters = [p for p in backbone.decoder.parameters() if p.requires_grad]
+        for p in parameters if self.stage.runs_network else ():
+            p.requires_grad_(False)
         with Latents(self.net) as latents:
             image = backbone.decoded(self.helpers["encoder"](gt, lq), lq)
+        for p in parameters:
+            p.requires_grad_(True)
         return image[:, :3].float(), latents.stacked()[:, 0]
 
     def _critic_terms(self, sides: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -598,7 +623,7 @@ class Trainer:
         parts.insert(0, (rest, 1.0 if stage.runs_network else 0.0))
         if "encoder" in self.helpers:
             encoder = list(self.helpers["encoder"].parameters())
-            parts.append((encoder, 1.0 if stage.autoencode else 0.0))
+            parts.append((encoder, 1.0 if stage.autoencode or stage.invert else 0.0))
         groups = []
         for parameters, relative in parts:
             for p in parameters:
