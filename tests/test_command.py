@@ -21,6 +21,7 @@ from tests.conftest import heed_interrupts
 from vsrbench import command, cost, specs
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
+from vsrbench.method import check_size
 from vsrbench.metrics import load_metric, unavailable
 from vsrbench.types import MethodCard, Sample, Score, Weights
 
@@ -386,3 +387,7 @@ def test_cards_of_others(name: str, root: Path) -> None:
     if name == "dloral":
         assert card.multiple_of * card.scale == 8
         assert card.settings["frames_lead"] == 1
+    if name == "mgld-vsr":
+        check_size(card, (128, 160))
+        with pytest.raises(UserError, match="160x127 .* 'mgld-vsr', which needs at least 128 px"):
+            check_size(card, (127, 160))
