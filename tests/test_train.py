@@ -59,6 +59,21 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+FLOW = """
+network = "methods.spynet:SpyNet"
+holdout = 1
+[config]
+widths = [8, 4, 4, 4]
+[[stages]]
+name = "flow"
+batch = 1
+patch = [16]
+lr = 1e-3
+flow = 1.0
+steps = 1
+"""
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four short rendered clips of 96 x 128 px."""
@@ -293,10 +308,7 @@ def test_the_command_line_reports_and_interrupts(
         assert named in capsys.readouterr().err
     assert run(tmp_path / "none.toml") == 3
     good = tmp_path / "good.toml"
-    good.write_text(
-        'network = "methods.spynet:SpyNet"\nholdout = 1\n[config]\nwidths = [8, 4, 4, 4]\n'
-        '[[stages]]\nname = "flow"\nbatch = 1\npatch = [16]\nlr = 1e-3\nflow = 1.0\nsteps = 1\n'
-    )
+    good.write_text(FLOW)
     out = tmp_path / "x.safetensors"
     assert run(good, "--pool", pool, "--out", out, "--resume") == 3
     train.main([str(a) for a in (good, "--pool", pool, "--out", out)])
@@ -423,10 +435,7 @@ def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:
 
 def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text(
-        'network = "methods.spynet:SpyNet"\nholdout = 1\n[config]\nwidths = [8, 4, 4, 4]\n'
-        '[[stages]]\nname = "flow"\nbatch = 1\npatch = [16]\nlr = 1e-3\nflow = 1.0\nsteps = 2\n'
-    )
+    config.write_text(FLOW.replace("steps = 1", "steps = 2"))
     out = tmp_path / "two.safetensors"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "methods.instavsr.train", config, "--pool", pool, "--out", out]
@@ -462,6 +471,40 @@ def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
         alone.optimisers[0].step()
     for name, tensor in alone.net.state_dict().items():
         torch.testing.assert_close(tensor, together[name], msg=name)
+    assert "2 process(es) with a batch each" in read_checkpoint(out)[1]["note"]
+
+
+def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Path) -> None:
+    # Only one of them is told, during its second step: alone it would leave the other waiting.
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal, sys\n"
+        "from methods.instavsr import train\n"
+        "step = train.Trainer._step\n"
+        "def told(self, batch):\n"
+        "    step(self, batch)\n"
+        "    if self.rank == int(sys.argv[1]) and self.progress.step == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "train.Trainer._step = told\n"
+        "train.main(sys.argv[2:])\n"
+    )
+    config = tmp_path / "c.toml"
+    config.write_text(FLOW.replace("steps = 1", "steps = 400"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for rank in "01":
+        out = tmp_path / f"{rank}.safetensors"
+        ran = subprocess.run(
+            [*command, str(tmp_path / "interrupted.py"), rank, str(config), "--pool", str(pool)]
+            + ["--out", str(out), "--device", "cpu"],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ran.stderr.count("interrupted; go on with --resume") == 2, ran.stderr
+        assert "RuntimeError" not in ran.stderr
+        state = torch.load(out.with_suffix(".train.pt"), weights_only=True)
+        assert state["progress"]["step"] == 2
 
 
 def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:

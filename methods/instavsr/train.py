@@ -3,8 +3,8 @@
 `python -m methods.instavsr.train CONFIG.toml --pool POOL [--minutes M]` trains a network as its
 config says, in stages, on the clips of methods.instavsr.data. All randomness follows from the
 config's seed and the step number, so that a run which was stopped and resumed ends, under a budget
-of steps, in the same weights as one that was not. Under `torchrun` every process takes a share of
-its own of each step, and gradients are averaged.
+of steps, in the same weights as one that was not. Under `torchrun` every process draws a batch of its
+own for each step and gradients are averaged, so that N processes make the batch N times as large.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Stage:
     name: str
     """Name in the log; its batches follow from it, wherever in a training it comes."""
     batch: int
-    """Windows a step."""
+    """Windows a step, in each process: N of them see N times as many."""
     patch: tuple[int, ...]
     """LQ sides in px, one drawn a step."""
     lr: float
@@ -423,8 +423,10 @@ class Trainer:
         batches = self._batches()
         validated, clock = progress.minutes, time.monotonic()
         while progress.share(stage) < 1:
-            if self.stop:
+            if self._told_to_stop():
                 self.save()
+                if self.world > 1:
+                    dist.barrier()  # who leaves first makes torchrun end the others
                 raise KeyboardInterrupt
             asked = time.monotonic()
             batch = next(batches).to(self.device)
@@ -450,6 +452,14 @@ class Trainer:
         shared = torch.tensor(minutes, dtype=torch.float64, device=self.device)
         dist.broadcast(shared, 0)
         return float(shared)
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process was, so that all stop after the same step."""
+        if self.world == 1:
+            return self.stop
+        told = torch.tensor(float(self.stop), device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)
 
     def _step(self, batch: Batch) -> None:
         stage, step = self.stage, self.progress.step
@@ -715,12 +725,13 @@ class Trainer:
         reached = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         start = f"; from {Path(self.config.init).name}" if self.config.init else ""
         renewed = f", one new every {self.config.renew} steps" if self.config.renew else ""
+        each = " with a batch each" if self.world > 1 else ""
         where = _cpu() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         return (
             f"{len(self.pool)} clips of {about['frames']} frames, {w}x{h} px{renewed} "
             f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix}); {spent}{start}; "
             f"perceptual distance {self.perceptual}; "
-            f"{self.world} process(es), {self.config.threads} thread(s), "
+            f"{self.world} process(es){each}, {self.config.threads} thread(s), "
             f"{where}, torch {torch.__version__}; held-out {reached}"
         )
 
