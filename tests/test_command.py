@@ -389,5 +389,5 @@ def test_cards_of_others(name: str, root: Path) -> None:
         assert card.settings["frames_lead"] == 1
     if name == "mgld-vsr":
         check_size(card, (128, 160))
-        with pytest.raises(UserError, match="160x127 .* 'mgld-vsr', which needs at least 128 px"):
+        with pytest.raises(UserError, match=r"160x127 .* 'mgld-vsr', which needs at least 128 px"):
             check_size(card, (127, 160))

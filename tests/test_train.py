@@ -26,7 +26,7 @@ from methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_
 from methods.instavsr.losses import pairs
 from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from methods.spynet import warp
-from vsrbench.errors import INTERRUPTED, UserError
+from vsrbench.errors import INTERRUPTED, DataError, UserError
 from vsrbench.frames import FrameWriter
 from vsrbench.weights import load_strictly, read_checkpoint
 
@@ -287,6 +287,72 @@ def test_shipped_configs_are_valid(root: Path) -> None:
         build_network(read_config(path))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[16]", "16", "stage 'flow': patch must be a list of whole numbers, got 16"),
+        ("[16]", "[]", "patch must be a list of whole numbers, got ()"),
+        ("[16]", "[16, 0]", "patch must be at least 1, got 0"),
+        ("batch = 1", 'batch = "1"', "batch must be a whole number, got '1'"),
+        ("batch = 1", "batch = true", "batch must be a whole number, got True"),
+        ("batch = 1", "batch = 0", "batch must be at least 1, got 0"),
+        ("lr = 1e-3", "lr = 0", "lr must be above 0"),
+        ("lr = 1e-3", "lr = nan", "lr must be at least 0, got nan"),
+        ("steps = 1", "steps = 1\nwarmup = 0", "stage 'flow': warmup must be at least 1, got 0"),
+        ("steps = 1", "steps = 1\nlazy = 0", "lazy must be at least 1, got 0"),
+        ("steps = 1", "steps = 1\nframes = 1", "flow needs the next frame, too"),
+        ("steps = 1", "steps = -1", "steps must be at least 0, got -1"),
+        ("steps = 1", "steps = 0", "a stage has no budget"),
+        ("flow = 1.0", "flow = 0", "a stage trains for nothing"),
+        ("holdout = 1", "holdout = 0", "holdout must be at least 1, got 0"),
+        (
+            "holdout = 1",
+            "holdout = 1\nvalidation_frames = 1",
+            "validation_frames must be at least 2",
+        ),
+        ("holdout = 1", "holdout = 1\nseed = -1", "seed must be at least 0, got -1"),
+        ("holdout = 1", "holdout = 1\nbf16 = 1", "bf16 must be true or false, got 1"),
+        ("holdout = 1", "holdout = 1\ninit = 1", "init must be a string, got 1"),
+        ("spynet:SpyNet", "spinet:SpyNet", "network is 'methods.spinet:SpyNet': No module named"),
+        ("spynet:SpyNet", "spynet:Spynet", "has no attribute 'Spynet'"),
+        ("methods.spynet:SpyNet", "SpyNet", "write module:Class"),
+        ("methods.spynet:SpyNet", "methods.instavsr.network:SCALE", "SCALE cannot be built"),
+        ("methods.spynet:SpyNet", "torch.nn:Identity", "torch.nn:Identity has no SpyNet"),
+        ("widths =", "width =", "got an unexpected keyword argument 'width' (correct [config])"),
+        ("[8, 4, 4, 4]", '["8"]', "SpyNet cannot be built: TypeError"),
+        ("[config]\nwidths = [8, 4, 4, 4]", "config = 3", "config must be a table, got 3"),
+        ("[[stages]]", "[stages]", "add a table [[stages]]"),
+    ],
+)
+def test_a_wrong_config_is_one_clear_line(
+    old: str,
+    new: str,
+    expected: str,
+    pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "c.toml"
+    assert FLOW.count(old) == 1
+    path.write_text(FLOW.replace(old, new))
+    with pytest.raises(SystemExit) as caught:
+        train.main([str(path), "--pool", str(pool), "--out", str(tmp_path / "x.safetensors")])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_one_clear_line(workers: int, pool: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    shutil.copytree(pool, folder)
+    for number in (1, 2, 3):
+        (folder / f"{number:05d}.npz").write_bytes(b"")
+    trainer = Trainer(config("instavsr", video(1), workers=workers), folder, tmp_path / "x")
+    with pytest.raises(DataError, match=r"^cannot read .*npz: .* \(delete it and rerun\)$"):
+        trainer.run()
+
+
 def test_the_command_line_reports_and_interrupts(
     pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,11 +556,21 @@ def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Pa
     config = tmp_path / "c.toml"
     config.write_text(FLOW.replace("steps = 1", "steps = 400"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command.append(str(tmp_path / "interrupted.py"))
     for rank in "01":
         out = tmp_path / f"{rank}.safetensors"
         ran = subprocess.run(
-            [*command, str(tmp_path / "interrupted.py"), rank, str(config), "--pool", str(pool)]
-            + ["--out", str(out), "--device", "cpu"],
+            [
+                *command,
+                rank,
+                str(config),
+                "--pool",
+                str(pool),
+                "--device",
+                "cpu",
+                "--out",
+                str(out),
+            ],
             cwd=root,
             env=os.environ | {"PYTHONPATH": str(root)},
             capture_output=True,

@@ -306,7 +306,7 @@ class Pool:
         try:
             with np.load(path) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, BadZipFile) as error:
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise DataError(f"cannot read {path}: {error}", "delete it and rerun") from error
 
     def batch(

@@ -3,8 +3,8 @@
 `python -m methods.instavsr.train CONFIG.toml --pool POOL [--minutes M]` trains a network as its
 config says, in stages, on the clips of methods.instavsr.data. All randomness follows from the
 config's seed and the step number, so that a run which was stopped and resumed ends, under a budget
-of steps, in the same weights as one that was not. Under `torchrun` every process draws a batch of its
-own for each step and gradients are averaged, so that N processes make the batch N times as large.
+of steps, in the same weights as one that was not. Under `torchrun` every process draws a batch of
+its own for each step and gradients are averaged: N processes make the batch N times as large.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import sys
 import time
 import tomllib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -75,6 +75,8 @@ TERMS = (
 )
 """Loss terms; a stage gives each a weight. Critics' own losses are logged beside them."""
 LOGGED = (*TERMS, "latent_critic", "pixel_critic", "latent_r1", "pixel_r1")
+PAIRED = ("flow", "pixel_gan", "temporal", "cyclic")
+"""Those of the terms that compare a frame with the next one."""
 SCORES = ("psnr", "bicubic", "warping", "flicker", "gradients", "epe", "zero_epe", "autoencoder")
 
 
@@ -99,7 +101,7 @@ class Stage:
     minutes: float = 0.0
     """Budget in minutes; 0 = none. The stage ends with the budget that is used up first."""
     warmup: int = 50
-    """Steps of linear rise of the learning rate."""
+    """Steps of linear rise of the learning rate; 1 = none."""
     pixel: float = 0.0
     """Weight of the Charbonnier loss against GT."""
     perceptual: float = 0.0
@@ -134,6 +136,15 @@ class Stage:
     """Time between validations."""
     validate_steps: int = 0
     """Likewise in steps, which a resumed run repeats exactly; 0 = by time."""
+
+    def __post_init__(self) -> None:
+        where = f"stage '{self.name}': "
+        _check(self, where)
+        paired = [term for term in PAIRED if getattr(self, term)]
+        if paired and self.frames < 2:
+            raise UserError(
+                f"{where}{paired[0]} needs the next frame, too", "set frames to 2 or more"
+            )
 
     @property
     def stream(self) -> int:
@@ -196,15 +207,57 @@ class Config:
     init: str = ""
     """Checkpoint of the whole network to start from; likewise."""
 
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+LEAST = {
+    **dict.fromkeys(("batch", "patch", "frames", "warmup", "lazy"), 1),
+    **dict.fromkeys(("threads", "holdout", "critic_widths"), 1),
+    "validation_frames": 2,
+}
+"""Smallest value of a number in a config; of the others 0, which `ABOVE_ZERO` excludes."""
+ABOVE_ZERO = ("lr", "clip_grad")
+KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    str: ("a string", lambda v: isinstance(v, str)),
+    bool: ("true or false", lambda v: isinstance(v, bool)),
+    int: ("a whole number", lambda v: type(v) is int),
+    float: ("a number", lambda v: type(v) in (int, float)),
+    tuple[int, ...]: (
+        "a list of whole numbers",
+        lambda v: isinstance(v, tuple) and v != () and all(type(i) is int for i in v),
+    ),
+    Mapping[str, Any]: ("a table", lambda v: isinstance(v, Mapping)),
+}
+"""Types of settings: in words, and whether a value is one."""
+
+
+def _check(settings: Stage | Config, where: str = "") -> None:
+    """Raises UserError, `where` in front, for a value of a wrong type or out of range."""
+    for name, hint in get_type_hints(type(settings)).items():
+        if hint not in KINDS:
+            continue
+        value, (words, fits) = getattr(settings, name), KINDS[hint]
+        if not fits(value):
+            raise UserError(f"{where}{name} must be {words}, got {value!r}")
+        least = LEAST.get(name, 0)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if hint in (int, float, tuple[int, ...]) and not all(n >= least for n in numbers):
+            raise UserError(f"{where}{name} must be at least {least}, got {min(numbers)}")
+        if name in ABOVE_ZERO and not value:
+            raise UserError(f"{where}{name} must be above 0")
+
 
 def _build(kind: type, table: Mapping[str, Any], where: Path) -> Any:
-    """A dataclass from a TOML table; lists become tuples. Raises UserError on wrong keys."""
+    """A dataclass from a TOML table; lists become tuples. Raises UserError on wrong content."""
     known = [f.name for f in fields(kind)]
     for name in table:
         if name not in known:
             raise unknown("training setting", name, known, f"in {where}")
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    except UserError as error:
+        raise UserError(f"{where}: {error.message}", error.hint) from error
     except TypeError as error:
         missing = str(error).partition("arguments: ")[2] or str(error).partition("argument: ")[2]
         raise UserError(f"{where} lacks {missing}", "add the missing settings") from error
@@ -213,25 +266,40 @@ def _build(kind: type, table: Mapping[str, Any], where: Path) -> Any:
 def read_config(path: Path) -> Config:
     """Parse a training config. Raises MissingError without the file, UserError on wrong content."""
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingError(f"no training config {path}", "see methods/*/configs") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    stages = tuple(_build(Stage, stage, path) for stage in table.pop("stages", ()))
-    if not stages:
+    tables = table.pop("stages", [])
+    if not tables or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise UserError(f"{path} declares no stages", "add a table [[stages]]")
-    for name in ("init", "flow_init"):
-        if table.get(name):
-            table[name] = str(path.parent / table[name])
-    return _build(Config, {**table, "stages": stages}, path)
+    stages = tuple(_build(Stage, stage, path) for stage in tables)
+    config: Config = _build(Config, {**table, "stages": stages}, path)
+    init, flow_init = (f and str(path.parent / f) for f in (config.init, config.flow_init))
+    return replace(config, init=init, flow_init=flow_init)
 
 
 def build_network(config: Config) -> nn.Module:
-    """The network of a config, initialised from its seed."""
+    """The network of a config, initialised from its seed. Raises UserError, DataError."""
     torch.manual_seed(config.seed)
     module, _, name = config.network.partition(":")
-    net: nn.Module = getattr(import_module(module), name)(**config.config)
+    try:
+        kind: type[nn.Module] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"network is '{config.network}': {error}",
+            "write module:Class, as in methods.instavsr.network:InstaVSR",
+        ) from error
+    try:
+        net = kind(**config.config)
+    except Exception as error:  # networks check their arguments in ways of their own
+        text = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{config.network} cannot be built: {type(error).__name__}: {text}", "correct [config]"
+        ) from error
+    if not hasattr(flow_network(net), "basic_module"):
+        raise UserError(f"{config.network} has no SpyNet", "name a video network, or SpyNet itself")
     motion_detectors_(flow_network(net))
     for file, part in ((config.flow_init, flow_network(net)), (config.init, net)):
         if file:
@@ -297,18 +365,24 @@ def flow_error(net: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor
     return end_point_error(flow_network(net)(a, b), true[:, i], valid[:, i])
 
 
-class Windows(Dataset[Batch]):
-    """The batch of every step of a stage, by the number of the step."""
+class Windows(Dataset[Batch | UserError]):
+    """The batch of every step of a stage, by the number of the step.
+
+    An error comes as itself: raised in another process, it would come back as a traceback.
+    """
 
     def __init__(self, pool: Pool, config: Config, stage: Stage, rank: int) -> None:
         self.pool, self.config, self.stage, self.rank = pool, config, stage, rank
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | UserError:
         stage, renew = self.stage, self.config.renew
         rng = np.random.default_rng([self.config.seed, stage.stream, step, self.rank])
         patch = int(rng.choice(stage.patch))
         offset = step // renew if renew else 0
-        return self.pool.batch(rng, stage.batch, stage.frames, patch, stage.pan, offset)
+        try:
+            return self.pool.batch(rng, stage.batch, stage.frames, patch, stage.pan, offset)
+        except UserError as error:
+            return error
 
 
 @dataclass
@@ -350,6 +424,8 @@ class Trainer:
     ) -> None:
         if not all(s.steps or s.minutes for s in config.stages):
             raise UserError("a stage has no budget", "set steps or minutes, or give --steps")
+        if not all(any(getattr(s, term) for term in TERMS) for s in config.stages):
+            raise UserError("a stage trains for nothing", "give a loss term of it a weight")
         if config.renew and not config.clips:
             raise UserError("renew needs clips", "say how many clips there are at a time")
         torch.set_num_threads(config.threads)
@@ -405,7 +481,7 @@ class Trainer:
             self.save()
 
     def _batches(self) -> Iterator[Batch]:
-        """The batches of the current stage from the current step on."""
+        """The batches of the current stage from the current step on. Raises as `Pool.batch`."""
         windows = Windows(self.pool, self.config, self.stage, self.rank)
         loader = DataLoader(
             windows,
@@ -414,7 +490,10 @@ class Trainer:
             num_workers=self.config.workers,
             worker_init_fn=_quiet_worker if self.config.workers else None,
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
     def _run_stage(self) -> None:
         stage, progress = self.stage, self.progress
@@ -814,7 +893,7 @@ def main(argv: list[str] | None = None) -> None:
             config = replace(config, init=str(args.init))
         if args.flow_init:
             config = replace(config, flow_init=str(args.flow_init))
-        if args.steps or args.minutes:
+        if args.steps is not None or args.minutes is not None:
             last = replace(config.stages[-1], steps=args.steps or 0, minutes=args.minutes or 0.0)
             config = replace(config, stages=(*config.stages[:-1], last))
         out = args.out or Path("build") / f"{args.config.stem}.safetensors"
