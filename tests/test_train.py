@@ -380,7 +380,103 @@ def test_the_command_line_reports_and_interrupts(
     train.main([str(a) for a in (good, "--pool", pool, "--out", out)])
     assert out.exists()
     monkeypatch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run(good, "--pool", pool, "--out", out) == INTERRUPTED
+    assert run(good, "--pool", pool, "--out", out, "--fresh") == INTERRUPTED
+
+
+def test_earlier_work_is_not_replaced_by_accident(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "c.toml", tmp_path / "x.safetensors"
+    path.write_text(FLOW)
+
+    def run(*more: str, steps: int = 1) -> tuple[object, str]:
+        args = [str(path), "--pool", str(pool), "--out", str(out), "--device", "cpu", *more]
+        try:
+            code: object = train.main([*args, "--steps", str(steps)])
+        except SystemExit as error:
+            code = error.code
+        return code, capsys.readouterr().err
+
+    def written() -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    assert run()[0] is None
+    made = written()
+    assert set(made) == {"c.toml", "x.safetensors", "x.train.pt", "x.csv"}
+    for kept in ("x.safetensors", "x.train.pt", "x.csv"):
+        code, line = run()
+        assert (code, line) == (
+            2,
+            f"error: {out.with_name(kept)} is there already (go on with --resume, start over with "
+            "--fresh, or name another --out)\n",
+        )
+        assert written() == made
+        made.pop(kept)
+        out.with_name(kept).unlink()
+    code, line = run("--resume")
+    assert code == 3
+    assert "start with --fresh" in line
+    assert run()[0] is None
+    made = written()
+    code, line = run("--resume", steps=2000)
+    assert code is None
+    assert line.startswith("already finished: flow 1 steps, ")
+    assert written() == made
+    assert run("--fresh", steps=3)[0] is None
+    with out.with_suffix(".csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["3"]
+    with pytest.raises(SystemExit, match="2"):
+        train.main([str(path), "--fresh", "--resume"])
+
+
+def test_a_state_of_other_settings_is_one_clear_line(pool: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    stopped = Trainer(config("instavsr", video(4), seed=3), pool, out)
+    stopped._step(next(stopped._batches()))
+    stopped.progress.step = 1
+    stopped.save()
+
+    def resumed(*stages: Stage, **settings: Any) -> Trainer:
+        trainer = Trainer(config("instavsr", *stages, **settings), pool, out)
+        trainer.resume()
+        return trainer
+
+    # How long, and by what means, is free, and so is what comes after.
+    longer = replace(video(9), validate_steps=2)
+    assert resumed(longer, video(2), seed=3, threads=2, init="").progress.step == 1
+    with pytest.raises(UserError, match=r"x\.train\.pt was made with another seed \(take its own"):
+        resumed(video(4))
+    other = replace(video(4), lr=1e-4, patch=(20,))
+    with pytest.raises(UserError, match="another patch of stage 1, lr of stage 1 "):
+        resumed(other, seed=3)
+    network = NETWORKS["instavsr"][1] | {"channels": [16, 8]}
+    wide = Trainer(replace(config("instavsr", video(4), seed=3), config=network), pool, out)
+    with pytest.raises(UserError, match="another config "):
+        wide.resume()
+
+    # A state of before settings were kept still goes on; where it does not fit, in one line, too.
+    path = out.with_suffix(".train.pt")
+    state = torch.load(path, weights_only=True)
+    del state["settings"]
+    torch.save(state, path)
+    assert resumed(video(4), seed=3).optimisers[0].state
+    with pytest.raises(UserError, match=r"^.*train\.pt does not fit this config: .*Missing key"):
+        wide.resume()
+    with pytest.raises(UserError, match="does not fit this config"):
+        resumed(replace(video(4), flow_lr=0.0, flow=0.0), seed=3)  # one group less
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="it is torn"):
+        resumed(video(4), seed=3)
+
+
+def test_a_stage_starts_with_an_optimiser_of_its_own(pool: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    Trainer(config("instavsr", video(1)), pool, out).run()
+    slow = replace(video(2), name="slow", flow_lr=0.25)
+    trainer = Trainer(config("instavsr", video(1), slow), pool, out)
+    trainer.resume()
+    assert not trainer.optimisers[0].state
+    assert [group["relative"] for group in trainer.optimisers[0].param_groups] == [1.0, 0.25, 1.0]
 
 
 ADVERSARIAL = Stage(

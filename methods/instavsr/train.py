@@ -16,6 +16,7 @@ import functools
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -58,7 +59,7 @@ from methods.instavsr.losses import (
 )
 from methods.instavsr.network import Backbone, upscaled
 from vsrbench.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
-from vsrbench.weights import load_strictly, read_checkpoint, save_checkpoint
+from vsrbench.weights import UNREADABLE, load_strictly, read_checkpoint, save_checkpoint
 
 LOG_SECONDS = 20.0
 TERMS = (
@@ -405,6 +406,26 @@ class Progress:
         by_steps = self.step / stage.steps if stage.steps else 0.0
         by_minutes = self.minutes / stage.minutes if stage.minutes else 0.0
         return max(by_steps, by_minutes)
+
+
+FREE = {
+    *("steps", "minutes", "validate_minutes", "validate_steps", "validation_frames"),
+    *("threads", "workers", "checkpointing", "init", "flow_init"),
+}
+"""Settings that a resumed training may change: they say how long, or have done what they do."""
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """All other settings by name, those of stages after their number: plain values."""
+    flat = {name: value for name, value in asdict(config).items() if name != "stages"}
+    for number, stage in enumerate(config.stages, 1):
+        flat |= {f"{name} of stage {number}": value for name, value in asdict(stage).items()}
+    return {name: value for name, value in flat.items() if name.split()[0] not in FREE}
+
+
+def _spent(stages: Iterable[Mapping[str, Any]]) -> str:
+    """Steps and minutes of stages, in words."""
+    return "; ".join(f"{s['name']} {s['steps']} steps, {s['minutes']:.1f} min" for s in stages)
 
 
 class Trainer:
@@ -797,9 +818,6 @@ class Trainer:
         """What was done so far, in words, for the checkpoint."""
         about = self.pool.about
         h, w = about["size"]
-        spent = "; ".join(
-            f"{s['name']} {s['steps']} steps, {s['minutes']:.1f} min" for s in self._done()
-        )
         mix = ", ".join(f"{share:.0%} {name}" for name, share in about["mix"].items())
         reached = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         start = f"; from {Path(self.config.init).name}" if self.config.init else ""
@@ -808,8 +826,8 @@ class Trainer:
         where = _cpu() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         return (
             f"{len(self.pool)} clips of {about['frames']} frames, {w}x{h} px{renewed} "
-            f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix}); {spent}{start}; "
-            f"perceptual distance {self.perceptual}; "
+            f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix}); "
+            f"{_spent(self._done())}{start}; perceptual distance {self.perceptual}; "
             f"{self.world} process(es){each}, {self.config.threads} thread(s), "
             f"{where}, torch {torch.__version__}; held-out {reached}"
         )
@@ -827,25 +845,42 @@ class Trainer:
                 "helpers": self.helpers.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
                 "progress": asdict(self.progress),
+                "settings": _settings(self.config),
             },
             partial,
         )
         partial.replace(path)
 
     def resume(self) -> None:
-        """Continue from the saved state. Raises MissingError when there is none."""
-        path = self.out.with_suffix(".train.pt")
+        """Continue from the saved state.
+
+        Raises MissingError when there is none, DataError when it is unreadable, UserError when it
+        was made with other settings.
+        """
+        path, hint = self.out.with_suffix(".train.pt"), "take its own config, or give --fresh"
         if not path.exists():
-            raise MissingError(f"no training state {path}", "start without --resume")
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        self.net.load_state_dict(state["net"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.helpers.load_state_dict(state["helpers"])
-        self.progress = Progress(**state["progress"])
-        if self.progress.stage < len(self.config.stages):
-            self.optimisers = self._optimisers()
-            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
+            raise MissingError(f"no training state {path}", "start with --fresh")
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.device)
+        except UNREADABLE as error:
+            raise DataError(f"{path} cannot be read", "it is torn; start with --fresh") from error
+        known = state.get("settings", {})  # older states have none
+        now = _settings(self.config)
+        if changed := [name for name in now if name in known and known[name] != now[name]]:
+            raise UserError(f"{path} was made with another {', '.join(changed)}", hint)
+        try:
+            self.net.load_state_dict(state["net"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.helpers.load_state_dict(state["helpers"])
+            self.progress = Progress(**state["progress"])
+            if self.progress.stage < len(self.config.stages):
+                self.optimisers = self._optimisers()
+                if self.progress.step:  # else those of a stage before, or of nothing yet
+                    for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                        optimiser.load_state_dict(saved)
+        except (RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} does not fit this config: {why}", hint) from error
 
 
 def _quiet_worker(_: int) -> None:
@@ -884,7 +919,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--init", type=Path, help="checkpoint of the network to start from")
     parser.add_argument("--flow-init", type=Path, help="checkpoint of a SpyNet to start from")
     parser.add_argument("--out", type=Path, help="checkpoint to write (.safetensors)")
-    parser.add_argument("--resume", action="store_true", help="continue a stopped training")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue a stopped training")
+    again.add_argument("--fresh", action="store_true", help="start over where there is one already")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
@@ -897,9 +934,28 @@ def main(argv: list[str] | None = None) -> None:
             last = replace(config.stages[-1], steps=args.steps or 0, minutes=args.minutes or 0.0)
             config = replace(config, stages=(*config.stages[:-1], last))
         out = args.out or Path("build") / f"{args.config.stem}.safetensors"
+        made = [out, out.with_suffix(".train.pt"), out.with_suffix(".csv")]
+        there = [str(path) for path in made if path.exists()]
+        if there and not args.resume and not args.fresh:
+            raise UserError(
+                f"{there[0]} is there already",
+                "go on with --resume, start over with --fresh, or name another --out",
+            )
         trainer = Trainer(config, args.pool, out, *_join(args.device))
         if args.resume:
             trainer.resume()
+            if trainer.progress.stage >= len(config.stages):
+                if not trainer.rank:
+                    print(
+                        f"already finished: {_spent(trainer.progress.done)}; for more, start from "
+                        f"it: --init {out} --out NEW",
+                        file=sys.stderr,
+                    )
+                return
+        if args.fresh and not trainer.rank:
+            for path in made[1:]:
+                path.unlink(missing_ok=True)
+            shutil.rmtree(out.with_suffix(".strips"), ignore_errors=True)
         # Between steps only, so that what is saved is whole.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: setattr(trainer, "stop", True))
