@@ -692,8 +692,29 @@ def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:
     whole = tmp_path / "other"
     render_pool(whole, clips=11, seed=7, size=(96, 128), frames=4)
     assert torch.equal(Pool(whole, 9, 1).clip(0, 2).gt, fresh.gt)
-    with pytest.raises(UserError, match="clips"):
+    with pytest.raises(UserError, match="renew needs clips"):
         Trainer(config("instavsr", video(1), renew=5), pool, tmp_path / "x.safetensors")
+    taught = video(1), replace(video(1), distill=0.1)
+    with pytest.raises(UserError, match="no frames of a teacher"):
+        Trainer(config("instavsr", *taught, clips=2, renew=5), pool, tmp_path / "x.safetensors")
+
+
+def test_own_clips_of_equal_names_stay_apart(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pool"
+    shutil.copytree(pool, folder)
+    rng = np.random.default_rng(0)
+    for place in "ab":
+        with FrameWriter(tmp_path / place / "holiday") as writer:
+            for _ in range(4):
+                writer.write(rng.integers(0, 256, (96, 128, 3), np.uint8))
+        assert data.add_own(folder, tmp_path / place / "holiday") == 1
+    added = {path: path.read_bytes() for path in folder.glob("own-*")}
+    assert len(set(added.values())) == 2
+    monkeypatch.chdir(tmp_path / "a")
+    data.add_own(folder, Path("holiday"))  # as before, by another way of writing it
+    assert {path: path.read_bytes() for path in folder.glob("own-*")} == added
 
 
 def test_own_clips_and_a_teacher(

@@ -449,6 +449,10 @@ class Trainer:
             raise UserError("a stage trains for nothing", "give a loss term of it a weight")
         if config.renew and not config.clips:
             raise UserError("renew needs clips", "say how many clips there are at a time")
+        if config.renew and any(s.distill for s in config.stages):
+            raise UserError(
+                "renewed clips have no frames of a teacher", "leave renew or distill out"
+            )
         torch.set_num_threads(config.threads)
         self.config, self.out, self.device = config, out, torch.device(device)
         self.rank, self.world = rank, world
