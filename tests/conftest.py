@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 # Two test processes run at a time; threads that wait for each other would only be in their way.
@@ -14,7 +15,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-os.environ.setdefault("VSRBENCH_OFFLINE", "1")
+# What the user has here must not decide what a test finds: no weights, no programs, no data. The
+# cache stays, since rendering the embedded set takes a while.
+for _name in [n for n in os.environ if n.startswith("VSRBENCH_") and n != "VSRBENCH_CACHE"]:
+    del os.environ[_name]
+_NO_WEIGHTS = tempfile.TemporaryDirectory(prefix="vsrbench-tests-")
+os.environ |= {"VSRBENCH_OFFLINE": "1", "TORCH_HOME": _NO_WEIGHTS.name}
 
 
 def heed_interrupts() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from tests.conftest import heed_interrupts
 from vsrbench import command, cost, specs
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
+from vsrbench.method import check_size
 from vsrbench.metrics import load_metric, unavailable
 from vsrbench.types import MethodCard, Sample, Score, Weights
 
@@ -45,6 +47,8 @@ if what == "hang":
     time.sleep(60)
 if what == "short":
     pictures = pictures[:-1]
+if what == "pairs":
+    pictures = [cv2.max(a, b) for a, b in zip(pictures, pictures[1:])]
 if what == "memory":
     hold = bytearray(200 << 20)
     time.sleep(0.5)
@@ -118,6 +122,18 @@ def test_frame_count_rule_is_undone(repo: Path) -> None:
         torch.testing.assert_close(out[-1], doubled(frames)[-1], atol=1e-6, rtol=0)
     with pytest.raises(ContractError, match="gave 5 frames for 6"):
         upscale(card("crop8n-3"), clip(6))
+
+
+def test_a_first_frame_that_is_never_written_is_repeated_in_front(repo: Path) -> None:
+    """A program that answers for the second frame of every pair."""
+    made = card("pairs", frames_lead=1)
+    for count in (1, 4):
+        frames = clip(count)
+        seen = [frames[0], *(torch.maximum(a, b) for a, b in pairwise(frames))]
+        for out, expected in zip(upscale(made, frames), doubled(seen), strict=True):
+            torch.testing.assert_close(out, expected, atol=1e-6, rtol=0)
+    with pytest.raises(ContractError, match=r"gave 3 frames for 4 .*frames_lead"):
+        upscale(card("pairs"), clip(4))
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 26)])
@@ -368,3 +384,10 @@ def test_cards_of_others(name: str, root: Path) -> None:
         assert card.multiple_of * card.scale == 128
     if name.startswith("seedvr2"):
         assert card.multiple_of * card.scale == 16
+    if name == "dloral":
+        assert card.multiple_of * card.scale == 8
+        assert card.settings["frames_lead"] == 1
+    if name == "mgld-vsr":
+        check_size(card, (128, 160))
+        with pytest.raises(UserError, match=r"160x127 .* 'mgld-vsr', which needs at least 128 px"):
+            check_size(card, (127, 160))

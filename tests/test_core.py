@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -235,6 +236,29 @@ def test_reading_results_needs_no_torch(root: Path) -> None:
     code = f"import sys, {names}, vsrbench.cli; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_the_user_has_does_not_reach_the_tests(root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "hub/checkpoints/alexnet-owt-7be5be79.pth"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    mine = {"VSRBENCH_WEIGHTS": str(weights.parent), "TORCH_HOME": str(tmp_path)}
+    mine |= {"VSRBENCH_UDM10": "/data", "VSRBENCH_DATA": "/data", "VSRBENCH_COMMANDS": "c.toml"}
+    mine |= {"VSRBENCH_CACHE": "/kept", "VSRBENCH_OFFLINE": "0"}
+    code = (
+        "from vsrbench import metrics; print(metrics.unavailable('lpips', fetch=False) is None)\n"
+        "import tests.conftest, os; print(metrics.unavailable('lpips', fetch=False) is None)\n"
+        "print(*sorted(k + '=' + v for k, v in os.environ.items() if k.startswith('VSRBENCH')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=os.environ | mine,
+        capture_output=True,
+        text=True,
+    )
+    kept = "VSRBENCH_CACHE=/kept VSRBENCH_OFFLINE=1"
+    assert done.stdout.splitlines() == ["True", "False", kept], done.stderr
 
 
 def test_missing_error_exit_code() -> None:

@@ -26,7 +26,7 @@ from methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_
 from methods.instavsr.losses import Latents, pairs
 from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from methods.spynet import warp
-from vsrbench.errors import INTERRUPTED, UserError
+from vsrbench.errors import INTERRUPTED, DataError, UserError
 from vsrbench.frames import FrameWriter
 from vsrbench.weights import load_strictly, read_checkpoint
 
@@ -57,6 +57,21 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+
+FLOW = """
+network = "methods.spynet:SpyNet"
+holdout = 1
+[config]
+widths = [8, 4, 4, 4]
+[[stages]]
+name = "flow"
+batch = 1
+patch = [16]
+lr = 1e-3
+flow = 1.0
+steps = 1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +287,72 @@ def test_shipped_configs_are_valid(root: Path) -> None:
         build_network(read_config(path))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[16]", "16", "stage 'flow': patch must be a list of whole numbers, got 16"),
+        ("[16]", "[]", "patch must be a list of whole numbers, got ()"),
+        ("[16]", "[16, 0]", "patch must be at least 1, got 0"),
+        ("batch = 1", 'batch = "1"', "batch must be a whole number, got '1'"),
+        ("batch = 1", "batch = true", "batch must be a whole number, got True"),
+        ("batch = 1", "batch = 0", "batch must be at least 1, got 0"),
+        ("lr = 1e-3", "lr = 0", "lr must be above 0"),
+        ("lr = 1e-3", "lr = nan", "lr must be at least 0, got nan"),
+        ("steps = 1", "steps = 1\nwarmup = 0", "stage 'flow': warmup must be at least 1, got 0"),
+        ("steps = 1", "steps = 1\nlazy = 0", "lazy must be at least 1, got 0"),
+        ("steps = 1", "steps = 1\nframes = 1", "flow needs the next frame, too"),
+        ("steps = 1", "steps = -1", "steps must be at least 0, got -1"),
+        ("steps = 1", "steps = 0", "a stage has no budget"),
+        ("flow = 1.0", "flow = 0", "a stage trains for nothing"),
+        ("holdout = 1", "holdout = 0", "holdout must be at least 1, got 0"),
+        (
+            "holdout = 1",
+            "holdout = 1\nvalidation_frames = 1",
+            "validation_frames must be at least 2",
+        ),
+        ("holdout = 1", "holdout = 1\nseed = -1", "seed must be at least 0, got -1"),
+        ("holdout = 1", "holdout = 1\nbf16 = 1", "bf16 must be true or false, got 1"),
+        ("holdout = 1", "holdout = 1\ninit = 1", "init must be a string, got 1"),
+        ("spynet:SpyNet", "spinet:SpyNet", "network is 'methods.spinet:SpyNet': No module named"),
+        ("spynet:SpyNet", "spynet:Spynet", "has no attribute 'Spynet'"),
+        ("methods.spynet:SpyNet", "SpyNet", "write module:Class"),
+        ("methods.spynet:SpyNet", "methods.instavsr.network:SCALE", "SCALE cannot be built"),
+        ("methods.spynet:SpyNet", "torch.nn:Identity", "torch.nn:Identity has no SpyNet"),
+        ("widths =", "width =", "got an unexpected keyword argument 'width' (correct [config])"),
+        ("[8, 4, 4, 4]", '["8"]', "SpyNet cannot be built: TypeError"),
+        ("[config]\nwidths = [8, 4, 4, 4]", "config = 3", "config must be a table, got 3"),
+        ("[[stages]]", "[stages]", "add a table [[stages]]"),
+    ],
+)
+def test_a_wrong_config_is_one_clear_line(
+    old: str,
+    new: str,
+    expected: str,
+    pool: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "c.toml"
+    assert FLOW.count(old) == 1
+    path.write_text(FLOW.replace(old, new))
+    with pytest.raises(SystemExit) as caught:
+        train.main([str(path), "--pool", str(pool), "--out", str(tmp_path / "x.safetensors")])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_one_clear_line(workers: int, pool: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    shutil.copytree(pool, folder)
+    for number in (1, 2, 3):
+        (folder / f"{number:05d}.npz").write_bytes(b"")
+    trainer = Trainer(config("instavsr", video(1), workers=workers), folder, tmp_path / "x")
+    with pytest.raises(DataError, match=r"^cannot read .*npz: .* \(delete it and rerun\)$"):
+        trainer.run()
+
+
 def test_the_command_line_reports_and_interrupts(
     pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,16 +374,109 @@ def test_the_command_line_reports_and_interrupts(
         assert named in capsys.readouterr().err
     assert run(tmp_path / "none.toml") == 3
     good = tmp_path / "good.toml"
-    good.write_text(
-        'network = "methods.spynet:SpyNet"\nholdout = 1\n[config]\nwidths = [8, 4, 4, 4]\n'
-        '[[stages]]\nname = "flow"\nbatch = 1\npatch = [16]\nlr = 1e-3\nflow = 1.0\nsteps = 1\n'
-    )
+    good.write_text(FLOW)
     out = tmp_path / "x.safetensors"
     assert run(good, "--pool", pool, "--out", out, "--resume") == 3
     train.main([str(a) for a in (good, "--pool", pool, "--out", out)])
     assert out.exists()
     monkeypatch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run(good, "--pool", pool, "--out", out) == INTERRUPTED
+    assert run(good, "--pool", pool, "--out", out, "--fresh") == INTERRUPTED
+
+
+def test_earlier_work_is_not_replaced_by_accident(
+    pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "c.toml", tmp_path / "x.safetensors"
+    path.write_text(FLOW)
+
+    def run(*more: str, steps: int = 1) -> tuple[object, str]:
+        args = [str(path), "--pool", str(pool), "--out", str(out), "--device", "cpu", *more]
+        try:
+            code: object = train.main([*args, "--steps", str(steps)])
+        except SystemExit as error:
+            code = error.code
+        return code, capsys.readouterr().err
+
+    def written() -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    assert run()[0] is None
+    made = written()
+    assert set(made) == {"c.toml", "x.safetensors", "x.train.pt", "x.csv"}
+    for kept in ("x.safetensors", "x.train.pt", "x.csv"):
+        code, line = run()
+        assert (code, line) == (
+            2,
+            f"error: {out.with_name(kept)} is there already (go on with --resume, start over with "
+            "--fresh, or name another --out)\n",
+        )
+        assert written() == made
+        made.pop(kept)
+        out.with_name(kept).unlink()
+    code, line = run("--resume")
+    assert code == 3
+    assert "start with --fresh" in line
+    assert run()[0] is None
+    made = written()
+    code, line = run("--resume", steps=2000)
+    assert code is None
+    assert line.startswith("already finished: flow 1 steps, ")
+    assert written() == made
+    assert run("--fresh", steps=3)[0] is None
+    with out.with_suffix(".csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["3"]
+    with pytest.raises(SystemExit, match="2"):
+        train.main([str(path), "--fresh", "--resume"])
+
+
+def test_a_state_of_other_settings_is_one_clear_line(pool: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    stopped = Trainer(config("instavsr", video(4), seed=3), pool, out)
+    stopped._step(next(stopped._batches()))
+    stopped.progress.step = 1
+    stopped.save()
+
+    def resumed(*stages: Stage, **settings: Any) -> Trainer:
+        trainer = Trainer(config("instavsr", *stages, **settings), pool, out)
+        trainer.resume()
+        return trainer
+
+    # How long, and by what means, is free, and so is what comes after.
+    longer = replace(video(9), validate_steps=2)
+    assert resumed(longer, video(2), seed=3, threads=2, init="").progress.step == 1
+    with pytest.raises(UserError, match=r"x\.train\.pt was made with another seed \(take its own"):
+        resumed(video(4))
+    other = replace(video(4), lr=1e-4, patch=(20,))
+    with pytest.raises(UserError, match="another patch of stage 1, lr of stage 1 "):
+        resumed(other, seed=3)
+    network = NETWORKS["instavsr"][1] | {"channels": [16, 8]}
+    wide = Trainer(replace(config("instavsr", video(4), seed=3), config=network), pool, out)
+    with pytest.raises(UserError, match="another config "):
+        wide.resume()
+
+    # A state of before settings were kept still goes on; where it does not fit, in one line, too.
+    path = out.with_suffix(".train.pt")
+    state = torch.load(path, weights_only=True)
+    del state["settings"]
+    torch.save(state, path)
+    assert resumed(video(4), seed=3).optimisers[0].state
+    with pytest.raises(UserError, match=r"^.*train\.pt does not fit this config: .*Missing key"):
+        wide.resume()
+    with pytest.raises(UserError, match="does not fit this config"):
+        resumed(replace(video(4), flow_lr=0.0, flow=0.0), seed=3)  # one group less
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="it is torn"):
+        resumed(video(4), seed=3)
+
+
+def test_a_stage_starts_with_an_optimiser_of_its_own(pool: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    Trainer(config("instavsr", video(1)), pool, out).run()
+    slow = replace(video(2), name="slow", flow_lr=0.25)
+    trainer = Trainer(config("instavsr", video(1), slow), pool, out)
+    trainer.resume()
+    assert not trainer.optimisers[0].state
+    assert [group["relative"] for group in trainer.optimisers[0].param_groups] == [1.0, 0.25, 1.0]
 
 
 ADVERSARIAL = Stage(
@@ -460,10 +634,7 @@ def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:
 
 def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text(
-        'network = "methods.spynet:SpyNet"\nholdout = 1\n[config]\nwidths = [8, 4, 4, 4]\n'
-        '[[stages]]\nname = "flow"\nbatch = 1\npatch = [16]\nlr = 1e-3\nflow = 1.0\nsteps = 2\n'
-    )
+    config.write_text(FLOW.replace("steps = 1", "steps = 2"))
     out = tmp_path / "two.safetensors"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "methods.instavsr.train", config, "--pool", pool, "--out", out]
@@ -499,6 +670,50 @@ def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
         alone.optimisers[0].step()
     for name, tensor in alone.net.state_dict().items():
         torch.testing.assert_close(tensor, together[name], msg=name)
+    assert "2 process(es) with a batch each" in read_checkpoint(out)[1]["note"]
+
+
+def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Path) -> None:
+    # Only one of them is told, during its second step: alone it would leave the other waiting.
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal, sys\n"
+        "from methods.instavsr import train\n"
+        "step = train.Trainer._step\n"
+        "def told(self, batch):\n"
+        "    step(self, batch)\n"
+        "    if self.rank == int(sys.argv[1]) and self.progress.step == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "train.Trainer._step = told\n"
+        "train.main(sys.argv[2:])\n"
+    )
+    config = tmp_path / "c.toml"
+    config.write_text(FLOW.replace("steps = 1", "steps = 400"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command.append(str(tmp_path / "interrupted.py"))
+    for rank in "01":
+        out = tmp_path / f"{rank}.safetensors"
+        ran = subprocess.run(
+            [
+                *command,
+                rank,
+                str(config),
+                "--pool",
+                str(pool),
+                "--device",
+                "cpu",
+                "--out",
+                str(out),
+            ],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ran.stderr.count("interrupted; go on with --resume") == 2, ran.stderr
+        assert "RuntimeError" not in ran.stderr
+        state = torch.load(out.with_suffix(".train.pt"), weights_only=True)
+        assert state["progress"]["step"] == 2
 
 
 def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:
@@ -514,8 +729,29 @@ def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:
     whole = tmp_path / "other"
     render_pool(whole, clips=11, seed=7, size=(96, 128), frames=4)
     assert torch.equal(Pool(whole, 9, 1).clip(0, 2).gt, fresh.gt)
-    with pytest.raises(UserError, match="clips"):
+    with pytest.raises(UserError, match="renew needs clips"):
         Trainer(config("instavsr", video(1), renew=5), pool, tmp_path / "x.safetensors")
+    taught = video(1), replace(video(1), distill=0.1)
+    with pytest.raises(UserError, match="no frames of a teacher"):
+        Trainer(config("instavsr", *taught, clips=2, renew=5), pool, tmp_path / "x.safetensors")
+
+
+def test_own_clips_of_equal_names_stay_apart(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pool"
+    shutil.copytree(pool, folder)
+    rng = np.random.default_rng(0)
+    for place in "ab":
+        with FrameWriter(tmp_path / place / "holiday") as writer:
+            for _ in range(4):
+                writer.write(rng.integers(0, 256, (96, 128, 3), np.uint8))
+        assert data.add_own(folder, tmp_path / place / "holiday") == 1
+    added = {path: path.read_bytes() for path in folder.glob("own-*")}
+    assert len(set(added.values())) == 2
+    monkeypatch.chdir(tmp_path / "a")
+    data.add_own(folder, Path("holiday"))  # as before, by another way of writing it
+    assert {path: path.read_bytes() for path in folder.glob("own-*")} == added
 
 
 def test_own_clips_and_a_teacher(

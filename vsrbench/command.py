@@ -193,7 +193,9 @@ class CommandMethod:
     {output_dir}, {width}, {height} (of the output) and whatever the user's table adds; `input`,
     `frames` (a folder of PNG) or `video` (`write_video`); `frames_multiple` and `frames_offset`:
     the program gives back only counts n with (n - offset) divisible by multiple, so the last frame
-    is repeated up to the next such count and the surplus dropped; `frames_min`; `timeout_s`.
+    is repeated up to the next such count and the surplus dropped; `frames_lead`: it gives nothing
+    back for that many frames at the start, so the first is repeated as often in front of itself;
+    `frames_min`; `timeout_s`.
     What it crops, `multiple_of` of the card keeps whole: the harness pads before and crops after.
     """
 
@@ -215,7 +217,8 @@ class CommandMethod:
                 for like in inputs:
                     pixels = (like.float().clamp(0, 1) * 255).round().to(torch.uint8)
                     frame = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
-                    writer.write(frame)
+                    for _ in range(1 if count else 1 + int(settings.get("frames_lead", 0))):
+                        writer.write(frame)
                     count, size = count + 1, frame.shape[:2]
                 if like is None:
                     return
@@ -239,7 +242,7 @@ class CommandMethod:
             if len(outputs) != expected:
                 raise ContractError(
                     f"'{self.card.name}' gave {len(outputs)} frames for {expected}",
-                    "correct frames_multiple and frames_offset in its card",
+                    "correct frames_multiple, frames_offset and frames_lead in its card",
                 )
             for index in range(count):
                 image = torch.from_numpy(outputs[index]).to(like.device)

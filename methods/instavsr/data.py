@@ -117,14 +117,15 @@ def add_own(folder: Path, source: Path) -> int:
     """Cut the user's own clips (a video, a folder of frames, or of either) into a pool; how many.
 
     Each run of as many frames as the pool's clips have gives one, cropped at random to their size.
-    Motion is estimated, by RAFT if it is here, and occlusion follows from it. A clip that cannot be
-    read is named and left out. Raises MissingError without a pool, DataError where frames are too
-    small or no clip is long enough.
+    Motion is estimated, by RAFT if it is here, and occlusion follows from it. Adding a path again
+    replaces its clips. A clip that cannot be read is named and left out. Raises MissingError
+    without a pool, DataError where frames are too small or no clip is long enough.
     """
     about = _manifest(folder)
     (h, w), count = about["size"], about["frames"]
     estimator, made = best_estimator(), 0
     found = open_input(source, None, SCALE)
+    origin = f"{source.stem}-{digest(str(source.resolve()))[:8]}"  # other folders, equal names
     for error in found.broken.values():
         say_error(error)
     for number, clip in enumerate(found.clips):
@@ -144,7 +145,7 @@ def add_own(folder: Path, source: Path) -> int:
                 ways = motion.forward, motion.backward
                 hidden = occlusion_mask(*ways), occlusion_mask(*ways[::-1])
                 pairs.append(PairFlow(*ways, *hidden))
-            name = f"{OWN}{source.stem}-{clip.name}-{start:06d}.npz"
+            name = f"{OWN}{origin}-{clip.name}-{start:06d}.npz"
             _save(folder / name, gt, pairs, *_recipe(rng))
             made += 1
     if not made:
@@ -306,7 +307,7 @@ class Pool:
         try:
             with np.load(path) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, BadZipFile) as error:
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
             raise DataError(f"cannot read {path}: {error}", "delete it and rerun") from error
 
     def batch(

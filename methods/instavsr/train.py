@@ -3,8 +3,8 @@
 `python -m methods.instavsr.train CONFIG.toml --pool POOL [--minutes M]` trains a network as its
 config says, in stages, on the clips of methods.instavsr.data. All randomness follows from the
 config's seed and the step number, so that a run which was stopped and resumed ends, under a budget
-of steps, in the same weights as one that was not. Under `torchrun` every process takes a share of
-its own of each step, and gradients are averaged.
+of steps, in the same weights as one that was not. Under `torchrun` every process draws a batch of
+its own for each step and gradients are averaged: N processes make the batch N times as large.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import functools
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
 import tomllib
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ from methods.instavsr.losses import (
 )
 from methods.instavsr.network import Backbone, upscaled
 from vsrbench.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
-from vsrbench.weights import load_strictly, read_checkpoint, save_checkpoint
+from vsrbench.weights import UNREADABLE, load_strictly, read_checkpoint, save_checkpoint
 
 LOG_SECONDS = 20.0
 TERMS = (
@@ -76,6 +77,8 @@ TERMS = (
 )
 """Loss terms; a stage gives each a weight. Critics' own losses are logged beside them."""
 LOGGED = (*TERMS, "latent_critic", "pixel_critic", "latent_r1", "pixel_r1")
+PAIRED = ("flow", "pixel_gan", "temporal", "cyclic")
+"""Those of the terms that compare a frame with the next one."""
 SCORES = ("psnr", "bicubic", "warping", "flicker", "gradients", "epe", "zero_epe", "autoencoder")
 
 
@@ -86,7 +89,7 @@ class Stage:
     name: str
     """Name in the log; its batches follow from it, wherever in a training it comes."""
     batch: int
-    """Windows a step."""
+    """Windows a step, in each process: N of them see N times as many."""
     patch: tuple[int, ...]
     """LQ sides in px, one drawn a step."""
     lr: float
@@ -100,7 +103,7 @@ class Stage:
     minutes: float = 0.0
     """Budget in minutes; 0 = none. The stage ends with the budget that is used up first."""
     warmup: int = 50
-    """Steps of linear rise of the learning rate."""
+    """Steps of linear rise of the learning rate; 1 = none."""
     pixel: float = 0.0
     """Weight of the Charbonnier loss against GT."""
     perceptual: float = 0.0
@@ -138,6 +141,15 @@ class Stage:
     """Time between validations."""
     validate_steps: int = 0
     """Likewise in steps, which a resumed run repeats exactly; 0 = by time."""
+
+    def __post_init__(self) -> None:
+        where = f"stage '{self.name}': "
+        _check(self, where)
+        paired = [term for term in PAIRED if getattr(self, term)]
+        if paired and self.frames < 2:
+            raise UserError(
+                f"{where}{paired[0]} needs the next frame, too", "set frames to 2 or more"
+            )
 
     @property
     def stream(self) -> int:
@@ -200,15 +212,57 @@ class Config:
     init: str = ""
     """Checkpoint of the whole network to start from; likewise."""
 
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+LEAST = {
+    **dict.fromkeys(("batch", "patch", "frames", "warmup", "lazy"), 1),
+    **dict.fromkeys(("threads", "holdout", "critic_widths"), 1),
+    "validation_frames": 2,
+}
+"""Smallest value of a number in a config; of the others 0, which `ABOVE_ZERO` excludes."""
+ABOVE_ZERO = ("lr", "clip_grad")
+KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    str: ("a string", lambda v: isinstance(v, str)),
+    bool: ("true or false", lambda v: isinstance(v, bool)),
+    int: ("a whole number", lambda v: type(v) is int),
+    float: ("a number", lambda v: type(v) in (int, float)),
+    tuple[int, ...]: (
+        "a list of whole numbers",
+        lambda v: isinstance(v, tuple) and v != () and all(type(i) is int for i in v),
+    ),
+    Mapping[str, Any]: ("a table", lambda v: isinstance(v, Mapping)),
+}
+"""Types of settings: in words, and whether a value is one."""
+
+
+def _check(settings: Stage | Config, where: str = "") -> None:
+    """Raises UserError, `where` in front, for a value of a wrong type or out of range."""
+    for name, hint in get_type_hints(type(settings)).items():
+        if hint not in KINDS:
+            continue
+        value, (words, fits) = getattr(settings, name), KINDS[hint]
+        if not fits(value):
+            raise UserError(f"{where}{name} must be {words}, got {value!r}")
+        least = LEAST.get(name, 0)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if hint in (int, float, tuple[int, ...]) and not all(n >= least for n in numbers):
+            raise UserError(f"{where}{name} must be at least {least}, got {min(numbers)}")
+        if name in ABOVE_ZERO and not value:
+            raise UserError(f"{where}{name} must be above 0")
+
 
 def _build(kind: type, table: Mapping[str, Any], where: Path) -> Any:
-    """A dataclass from a TOML table; lists become tuples. Raises UserError on wrong keys."""
+    """A dataclass from a TOML table; lists become tuples. Raises UserError on wrong content."""
     known = [f.name for f in fields(kind)]
     for name in table:
         if name not in known:
             raise unknown("training setting", name, known, f"in {where}")
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    except UserError as error:
+        raise UserError(f"{where}: {error.message}", error.hint) from error
     except TypeError as error:
         missing = str(error).partition("arguments: ")[2] or str(error).partition("argument: ")[2]
         raise UserError(f"{where} lacks {missing}", "add the missing settings") from error
@@ -217,25 +271,40 @@ def _build(kind: type, table: Mapping[str, Any], where: Path) -> Any:
 def read_config(path: Path) -> Config:
     """Parse a training config. Raises MissingError without the file, UserError on wrong content."""
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingError(f"no training config {path}", "see methods/*/configs") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
-    stages = tuple(_build(Stage, stage, path) for stage in table.pop("stages", ()))
-    if not stages:
+    tables = table.pop("stages", [])
+    if not tables or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise UserError(f"{path} declares no stages", "add a table [[stages]]")
-    for name in ("init", "flow_init"):
-        if table.get(name):
-            table[name] = str(path.parent / table[name])
-    return _build(Config, {**table, "stages": stages}, path)
+    stages = tuple(_build(Stage, stage, path) for stage in tables)
+    config: Config = _build(Config, {**table, "stages": stages}, path)
+    init, flow_init = (f and str(path.parent / f) for f in (config.init, config.flow_init))
+    return replace(config, init=init, flow_init=flow_init)
 
 
 def build_network(config: Config) -> nn.Module:
-    """The network of a config, initialised from its seed."""
+    """The network of a config, initialised from its seed. Raises UserError, DataError."""
     torch.manual_seed(config.seed)
     module, _, name = config.network.partition(":")
-    net: nn.Module = getattr(import_module(module), name)(**config.config)
+    try:
+        kind: type[nn.Module] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"network is '{config.network}': {error}",
+            "write module:Class, as in methods.instavsr.network:InstaVSR",
+        ) from error
+    try:
+        net = kind(**config.config)
+    except Exception as error:  # networks check their arguments in ways of their own
+        text = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{config.network} cannot be built: {type(error).__name__}: {text}", "correct [config]"
+        ) from error
+    if not hasattr(flow_network(net), "basic_module"):
+        raise UserError(f"{config.network} has no SpyNet", "name a video network, or SpyNet itself")
     motion_detectors_(flow_network(net))
     for file, part in ((config.flow_init, flow_network(net)), (config.init, net)):
         if file:
@@ -301,18 +370,24 @@ def flow_error(net: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor
     return end_point_error(flow_network(net)(a, b), true[:, i], valid[:, i])
 
 
-class Windows(Dataset[Batch]):
-    """The batch of every step of a stage, by the number of the step."""
+class Windows(Dataset[Batch | UserError]):
+    """The batch of every step of a stage, by the number of the step.
+
+    An error comes as itself: raised in another process, it would come back as a traceback.
+    """
 
     def __init__(self, pool: Pool, config: Config, stage: Stage, rank: int) -> None:
         self.pool, self.config, self.stage, self.rank = pool, config, stage, rank
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | UserError:
         stage, renew = self.stage, self.config.renew
         rng = np.random.default_rng([self.config.seed, stage.stream, step, self.rank])
         patch = int(rng.choice(stage.patch))
         offset = step // renew if renew else 0
-        return self.pool.batch(rng, stage.batch, stage.frames, patch, stage.pan, offset)
+        try:
+            return self.pool.batch(rng, stage.batch, stage.frames, patch, stage.pan, offset)
+        except UserError as error:
+            return error
 
 
 @dataclass
@@ -337,6 +412,26 @@ class Progress:
         return max(by_steps, by_minutes)
 
 
+FREE = {
+    *("steps", "minutes", "validate_minutes", "validate_steps", "validation_frames"),
+    *("threads", "workers", "checkpointing", "init", "flow_init"),
+}
+"""Settings that a resumed training may change: they say how long, or have done what they do."""
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """All other settings by name, those of stages after their number: plain values."""
+    flat = {name: value for name, value in asdict(config).items() if name != "stages"}
+    for number, stage in enumerate(config.stages, 1):
+        flat |= {f"{name} of stage {number}": value for name, value in asdict(stage).items()}
+    return {name: value for name, value in flat.items() if name.split()[0] not in FREE}
+
+
+def _spent(stages: Iterable[Mapping[str, Any]]) -> str:
+    """Steps and minutes of stages, in words."""
+    return "; ".join(f"{s['name']} {s['steps']} steps, {s['minutes']:.1f} min" for s in stages)
+
+
 class Trainer:
     """A training in progress: network, averaged network, helpers, optimisers, progress.
 
@@ -354,8 +449,14 @@ class Trainer:
     ) -> None:
         if not all(s.steps or s.minutes for s in config.stages):
             raise UserError("a stage has no budget", "set steps or minutes, or give --steps")
+        if not all(any(getattr(s, term) for term in TERMS) for s in config.stages):
+            raise UserError("a stage trains for nothing", "give a loss term of it a weight")
         if config.renew and not config.clips:
             raise UserError("renew needs clips", "say how many clips there are at a time")
+        if config.renew and any(s.distill for s in config.stages):
+            raise UserError(
+                "renewed clips have no frames of a teacher", "leave renew or distill out"
+            )
         torch.set_num_threads(config.threads)
         self.config, self.out, self.device = config, out, torch.device(device)
         self.rank, self.world = rank, world
@@ -409,7 +510,7 @@ class Trainer:
             self.save()
 
     def _batches(self) -> Iterator[Batch]:
-        """The batches of the current stage from the current step on."""
+        """The batches of the current stage from the current step on. Raises as `Pool.batch`."""
         windows = Windows(self.pool, self.config, self.stage, self.rank)
         loader = DataLoader(
             windows,
@@ -418,7 +519,10 @@ class Trainer:
             num_workers=self.config.workers,
             worker_init_fn=_quiet_worker if self.config.workers else None,
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
     def _run_stage(self) -> None:
         stage, progress = self.stage, self.progress
@@ -427,8 +531,10 @@ class Trainer:
         batches = self._batches()
         validated, clock = progress.minutes, time.monotonic()
         while progress.share(stage) < 1:
-            if self.stop:
+            if self._told_to_stop():
                 self.save()
+                if self.world > 1:
+                    dist.barrier()  # who leaves first makes torchrun end the others
                 raise KeyboardInterrupt
             asked = time.monotonic()
             batch = next(batches).to(self.device)
@@ -454,6 +560,14 @@ class Trainer:
         shared = torch.tensor(minutes, dtype=torch.float64, device=self.device)
         dist.broadcast(shared, 0)
         return float(shared)
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process was, so that all stop after the same step."""
+        if self.world == 1:
+            return self.stop
+        told = torch.tensor(float(self.stop), device=self.device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)
 
     def _step(self, batch: Batch) -> None:
         stage, step = self.stage, self.progress.step
@@ -733,19 +847,17 @@ class Trainer:
         """What was done so far, in words, for the checkpoint."""
         about = self.pool.about
         h, w = about["size"]
-        spent = "; ".join(
-            f"{s['name']} {s['steps']} steps, {s['minutes']:.1f} min" for s in self._done()
-        )
         mix = ", ".join(f"{share:.0%} {name}" for name, share in about["mix"].items())
         reached = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         start = f"; from {Path(self.config.init).name}" if self.config.init else ""
         renewed = f", one new every {self.config.renew} steps" if self.config.renew else ""
+        each = " with a batch each" if self.world > 1 else ""
         where = _cpu() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         return (
             f"{len(self.pool)} clips of {about['frames']} frames, {w}x{h} px{renewed} "
-            f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix}); {spent}{start}; "
-            f"perceptual distance {self.perceptual}; "
-            f"{self.world} process(es), {self.config.threads} thread(s), "
+            f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix}); "
+            f"{_spent(self._done())}{start}; perceptual distance {self.perceptual}; "
+            f"{self.world} process(es){each}, {self.config.threads} thread(s), "
             f"{where}, torch {torch.__version__}; held-out {reached}"
         )
 
@@ -762,25 +874,42 @@ class Trainer:
                 "helpers": self.helpers.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
                 "progress": asdict(self.progress),
+                "settings": _settings(self.config),
             },
             partial,
         )
         partial.replace(path)
 
     def resume(self) -> None:
-        """Continue from the saved state. Raises MissingError when there is none."""
-        path = self.out.with_suffix(".train.pt")
+        """Continue from the saved state.
+
+        Raises MissingError when there is none, DataError when it is unreadable, UserError when it
+        was made with other settings.
+        """
+        path, hint = self.out.with_suffix(".train.pt"), "take its own config, or give --fresh"
         if not path.exists():
-            raise MissingError(f"no training state {path}", "start without --resume")
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        self.net.load_state_dict(state["net"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.helpers.load_state_dict(state["helpers"])
-        self.progress = Progress(**state["progress"])
-        if self.progress.stage < len(self.config.stages):
-            self.optimisers = self._optimisers()
-            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
+            raise MissingError(f"no training state {path}", "start with --fresh")
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.device)
+        except UNREADABLE as error:
+            raise DataError(f"{path} cannot be read", "it is torn; start with --fresh") from error
+        known = state.get("settings", {})  # older states have none
+        now = _settings(self.config)
+        if changed := [name for name in now if name in known and known[name] != now[name]]:
+            raise UserError(f"{path} was made with another {', '.join(changed)}", hint)
+        try:
+            self.net.load_state_dict(state["net"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.helpers.load_state_dict(state["helpers"])
+            self.progress = Progress(**state["progress"])
+            if self.progress.stage < len(self.config.stages):
+                self.optimisers = self._optimisers()
+                if self.progress.step:  # else those of a stage before, or of nothing yet
+                    for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                        optimiser.load_state_dict(saved)
+        except (RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} does not fit this config: {why}", hint) from error
 
 
 def _quiet_worker(_: int) -> None:
@@ -819,7 +948,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--init", type=Path, help="checkpoint of the network to start from")
     parser.add_argument("--flow-init", type=Path, help="checkpoint of a SpyNet to start from")
     parser.add_argument("--out", type=Path, help="checkpoint to write (.safetensors)")
-    parser.add_argument("--resume", action="store_true", help="continue a stopped training")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue a stopped training")
+    again.add_argument("--fresh", action="store_true", help="start over where there is one already")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
@@ -828,13 +959,32 @@ def main(argv: list[str] | None = None) -> None:
             config = replace(config, init=str(args.init))
         if args.flow_init:
             config = replace(config, flow_init=str(args.flow_init))
-        if args.steps or args.minutes:
+        if args.steps is not None or args.minutes is not None:
             last = replace(config.stages[-1], steps=args.steps or 0, minutes=args.minutes or 0.0)
             config = replace(config, stages=(*config.stages[:-1], last))
         out = args.out or Path("build") / f"{args.config.stem}.safetensors"
+        made = [out, out.with_suffix(".train.pt"), out.with_suffix(".csv")]
+        there = [str(path) for path in made if path.exists()]
+        if there and not args.resume and not args.fresh:
+            raise UserError(
+                f"{there[0]} is there already",
+                "go on with --resume, start over with --fresh, or name another --out",
+            )
         trainer = Trainer(config, args.pool, out, *_join(args.device))
         if args.resume:
             trainer.resume()
+            if trainer.progress.stage >= len(config.stages):
+                if not trainer.rank:
+                    print(
+                        f"already finished: {_spent(trainer.progress.done)}; for more, start from "
+                        f"it: --init {out} --out NEW",
+                        file=sys.stderr,
+                    )
+                return
+        if args.fresh and not trainer.rank:
+            for path in made[1:]:
+                path.unlink(missing_ok=True)
+            shutil.rmtree(out.with_suffix(".strips"), ignore_errors=True)
         # Between steps only, so that what is saved is whole.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: setattr(trainer, "stop", True))
