@@ -687,6 +687,20 @@ def _store(options: argparse.Namespace) -> Store:
     return Store(options.results or options.root / "results" / "local")
 
 
+def _records(store: Store, strict: bool = False) -> list[Record]:
+    """The newest records; what was passed over is said. Raises as `Store.require`."""
+    try:
+        return store.require(strict)
+    finally:
+        _say_notices(store)
+
+
+def _say_notices(store: Store) -> None:
+    for line in store.notices:
+        note(f"note: {line}")
+    store.notices.clear()
+
+
 def _summary(
     options: argparse.Namespace,
     records: Sequence[Record],
@@ -726,12 +740,13 @@ def _table(options: argparse.Namespace) -> int:
             known = published.read(options.root)
             summary = published.summary(known, options.published, *chosen)
         else:
-            summary = _summary(options, store.require(), *chosen)
+            summary = _summary(options, _records(store), *chosen)
         if options.with_published:
             files = specs.dataset_files(options.root)
             bases = {name: specs.dataset_spec(options.root, name).base or name for name in files}
             summary = published.beside(published.read(options.root), summary, bases)
         text = _formatted(store, summary, options.format)
+    _say_notices(store)
     if options.output:
         _write(options.output, text)
     else:
@@ -743,10 +758,11 @@ def _report(options: argparse.Namespace) -> int:
     from vsrbench import report
 
     store = _store(options)
-    records = store.require()
+    records = _records(store)
     summary = _summary(options, records, options.methods, options.datasets, options.metrics)
     out = options.output or store.folder / "report.html"
     report.build(summary, records, store, out, options.images, note)
+    _say_notices(store)
     print(out)
     return OK
 
@@ -766,8 +782,8 @@ def _compare(options: argparse.Namespace) -> int:
         Store.at(path or options.root / "results" / "local") for path in (options.base, options.new)
     )
     changes = compare.compare(
-        base.require(),
-        new.require(),
+        _records(base, strict=True),
+        _records(new, strict=True),
         options.methods,
         options.datasets,
         options.metrics,
@@ -793,7 +809,7 @@ def _figure(options: argparse.Namespace) -> int:
     from vsrbench import figures
 
     store = _store(options)
-    records = store.require()
+    records = _records(store)
     quality = [r for r in records if r.kind == "quality"]
     sets = list(dict.fromkeys(r.dataset for r in quality))
     dataset = options.dataset or ("synthetic" if "synthetic" in sets else sets[0] if sets else "")
