@@ -180,6 +180,25 @@ def test_kept_frames_serve_new_metrics_without_the_method(
     assert sum(r["metric"] == "lr_psnr" and r["status"] == "ok" for r in records(tmp_path)) == 2
 
 
+def test_frames_of_older_settings_are_not_shown_with_newer_scores(
+    run: Run, bench: Path, tmp_path: Path
+) -> None:
+    lq = write_clip(tmp_path / "lq")
+    args = ("--methods", "good", "--input", lq, "--no-cost", "--metrics", "lr_psnr,flicker")
+    assert run(*args, "--keep-frames")[0] == 0
+    assert run("figure", "crops")[0] == 0
+    write_card(bench, "good", settings='mode = "good", more = 1')
+    assert run(*args)[0] == 0
+    code, _, err = run("figure", "crops")
+    assert code == 3
+    assert "kept frames of good are of other weights or settings" in err
+    assert run("report")[0] == 0
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "kept frames of good are of other weights or settings" in page
+    assert run(*args, "--keep-frames")[0] == 0
+    assert run("figure", "crops")[0] == 0
+
+
 def test_methods_that_break_their_contract_fail_alone(run: Run, tmp_path: Path) -> None:
     lq = write_clip(tmp_path / "lq")
     code, out, err = run("--methods", ",".join(MODES[:-1]), "--input", lq, *FAST)
