@@ -78,6 +78,8 @@ def test_key_ignores_where_things_are() -> None:
     assert here == keys.output_key(a_card(folder="b", title="T", paper="P"), "abc", a_clip())
     assert here != keys.output_key(a_card(), "other weights", a_clip())
     assert here != keys.output_key(a_card(), "abc", a_clip(digest="d2"))
+    slow, slower = (a_card(kind="command", settings={"timeout_s": s}) for s in (1, 2))
+    assert keys.output_key(slow, "", a_clip()) == keys.output_key(slower, "", a_clip())
 
 
 def test_store_round_trip(tmp_path: Path) -> None:
