@@ -394,6 +394,23 @@ def test_one_clip_twice_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["walk.mp4", "walk.mov"], "clip 'walk' is there twice: .*walk.mov and .*walk.mp4"),
+        (["a b.mp4", "a_b.mp4"], "clip 'a_b' is there twice"),
+        (["a.mp4", "b.mp4", "thumb.png"], r"images and videos, such as thumb\.png and a\.mp4"),
+    ],
+)
+def test_no_clip_of_ones_own_is_dropped_silently(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=message):
+        datasets.clips_below(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("native_scale = 3", "does not divide scale 4"),
