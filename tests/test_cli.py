@@ -21,8 +21,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import heed_interrupts
-from vsrbench import frames
+from vsrbench import frames, specs
 from vsrbench.cli import main
+from vsrbench.errors import UserError
 
 ADAPTER = '''
 """A method that does what its settings say."""
@@ -472,10 +473,36 @@ def test_list_and_check(run: Run) -> None:
     assert "Did you mean" in err
 
 
+def test_a_method_in_a_root_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As README has it: no __init__.py, and bicubic is that of the checkout."""
+    mine = tmp_path / "my" / "methods" / "mine"
+    mine.mkdir(parents=True)
+    (mine / "mine.toml").write_text(
+        'version = 1\ntitle = "Mine"\nentry = "methods.mine.adapter:load"\n'
+        'settings = { mode = "good" }\n[weights]\norigin = "none"\n'
+    )
+    (mine / "adapter.py").write_text(ADAPTER)
+    lq = write_clip(tmp_path / "lq")
+    where = ["--root", str(tmp_path / "my"), "--results", str(tmp_path / "results")]
+    args = ["--methods", "mine", "--input", str(lq), *FAST, *where]
+    assert main(args) == 0, capsys.readouterr().err
+    assert {r["method"] for r in records(tmp_path)} == {"bicubic", "mine"}
+    assert main(["list", "datasets", *where[:2]]) == 0
+    assert "synthetic" in capsys.readouterr().out
+
+
+def test_a_folder_of_cards_hides_that_of_the_checkout(bench: Path) -> None:
+    assert specs.method_card(bench, "bicubic").folder == str(bench / "methods" / "interpolation")
+    (bench / "methods" / "interpolation" / "lanczos.toml").unlink()
+    with pytest.raises(UserError, match="no method named 'lanczos'"):
+        specs.method_card(bench, "lanczos")
+
+
 def test_list_methods_v_says_what_they_take(
     run: Run, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VSRBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(specs, "ROOT", bench)
     for path in (bench / "methods").glob("*/*.toml"):
         if path.stem not in ("bicubic", "load"):
             path.unlink()

@@ -53,13 +53,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def method_files(root: Path) -> dict[str, Path]:
-    """Method name -> its card, from methods/<folder>/<name>.toml."""
-    return {path.stem: path for path in sorted(root.glob("methods/*/*.toml"))}
+    """Method name -> its card, from methods/<folder>/<name>.toml.
+
+    Folders that another root lacks are those of the checkout; a folder is never mixed of both, as
+    the cards in it share their modules.
+    """
+    own = sorted(root.glob("methods/*/*.toml"))
+    folders = {path.parent.name for path in own}
+    more = [p for p in sorted(ROOT.glob("methods/*/*.toml")) if p.parent.name not in folders]
+    return {path.stem: path for path in (*more, *own)}
 
 
 def dataset_files(root: Path) -> dict[str, Path]:
-    """Data set name -> its spec, from datasets/<name>.toml."""
-    return {path.stem: path for path in sorted(root.glob("datasets/*.toml"))}
+    """Data set name -> its spec, from datasets/<name>.toml; what a root lacks, the checkout has."""
+    files = (*sorted(ROOT.glob("datasets/*.toml")), *sorted(root.glob("datasets/*.toml")))
+    return {path.stem: path for path in files}
 
 
 def read_card(path: Path) -> MethodCard:
