@@ -157,7 +157,9 @@ def build_parsers() -> dict[str, Parser]:
     run.add_argument("--version", action="version", version=f"vsrbench {__version__}")
     what = run.add_argument_group("what")
     what.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
-    what.add_argument("--datasets", type=names, help="test sets (default: synthetic)")
+    what.add_argument(
+        "--datasets", type=names, help="test sets, NAME or NAME:LAYOUT (default: synthetic)"
+    )
     what.add_argument("--input", type=Path, help="your own video, folder of frames or of clips")
     what.add_argument("--gt", type=Path, help="its ground truth, laid out alike")
     what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
@@ -670,6 +672,9 @@ def _datasets_fetch(options: argparse.Namespace) -> int:
 def _datasets_degrade(options: argparse.Namespace) -> int:
     from vsrbench import newset, specs
 
+    whole, _, layout = options.name.partition(":")
+    if layout:
+        raise UserError("GT is degraded, of whichever layout", f"leave out :{layout} of {whole}")
     spec = specs.dataset_spec(options.root, options.name)
     name, folder = newset.degrade_set(options.root, spec, options.recipe, options.seed, note)
     print(name)

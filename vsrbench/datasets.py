@@ -139,23 +139,36 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
     found[name] = path
 
 
-def open_dataset(spec: DatasetSpec, note: Callable[[str], None]) -> Dataset:
-    """Open all clips of a spec. Raises MissingError when the set is not here."""
+def on_disk(spec: DatasetSpec, note: Callable[[str], None]) -> OnDisk:
+    """The clips of a set that a run takes. Raises MissingError when it is not here, DataError."""
     reason = missing(spec)
     if reason:
         raise reason
-    if spec.kind == "embedded":
-        from vsrbench import synthetic
-
-        return Dataset(spec, synthetic.clips(cache_folder(), note))
     root = root_of(spec)
     assert root is not None  # `missing` has seen to it
-    here = find_layouts(spec, root)[0]
+    here, *others = find_layouts(spec, root)
     if not here.lq:
         raise MissingError(
             f"dataset '{spec.name}': {root} holds GT and no LQ",
             f"make LQ: run_bench.py datasets degrade {spec.name} --recipe realbasicvsr --seed 0",
         )
+    # The pattern {clip} fits anything, also the folder that holds all the rest.
+    more = [e.layout.name for e in others if e.lq not in ({}, here.lq) and "/" in e.layout.lq]
+    if more:
+        note(
+            f"{spec.name}: layout '{here.layout.name}' is used, also here: {', '.join(more)} "
+            f"(choose one: {spec.name}:{more[0]})"
+        )
+    return here
+
+
+def open_dataset(spec: DatasetSpec, note: Callable[[str], None]) -> Dataset:
+    """Open all clips of a spec. Raises MissingError when the set is not here, DataError."""
+    if spec.kind == "embedded":
+        from vsrbench import synthetic
+
+        return Dataset(spec, synthetic.clips(cache_folder(), note))
+    here = on_disk(spec, note)
     native = here.layout.native_scale or spec.native_scale or spec.scale
     return _pair(spec, here.lq, here.gt if here.layout.gt else None, native)
 

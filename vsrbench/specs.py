@@ -113,8 +113,25 @@ def method_card(root: Path, name: str) -> MethodCard:
 
 
 def dataset_spec(root: Path, name: str) -> DatasetSpec:
-    """The spec of a data set named on the command line. Raises UserError."""
+    """The spec of a data set named on the command line, NAME or NAME:LAYOUT. Raises UserError.
+
+    One layout alone is a set of its own: the LQ of two may differ.
+    """
     files = dataset_files(root)
+    whole, _, layout = name.partition(":")
+    if layout and whole in files and name not in files:
+        all_of = dataset_spec(root, whole)
+        only = tuple(entry for entry in all_of.layouts if entry.name == layout)
+        if not only:
+            raise unknown(f"layout of {whole}", layout, (entry.name for entry in all_of.layouts))
+        return replace(
+            all_of,
+            name=name,
+            title=f"{all_of.title} ({layout})",
+            layouts=only,
+            base=all_of.base or whole,
+            folder=all_of.folder or whole,
+        )
     if name not in files:
         raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
     path = files[name]
