@@ -18,7 +18,6 @@ from vsrbench import __version__
 from vsrbench.errors import (
     FAILED,
     INTERRUPTED,
-    MISSING,
     OK,
     REGRESSION,
     MissingError,
@@ -228,7 +227,9 @@ def build_parsers() -> dict[str, Parser]:
     check = command("check", "Preflight: files, hashes, imports; runs nothing.", "")
     check.usage = "run_bench.py check [--methods A,B] [--datasets A,B] [--metrics A,B]"
     for kind in ("methods", "datasets", "metrics"):
-        check.add_argument(f"--{kind}", type=names, default=[], help="names, separated by commas")
+        check.add_argument(
+            f"--{kind}", type=names, default=[], help="names, separated by commas (default: all)"
+        )
 
     table = command("table", "Print a table from stored records.", "")
     table.usage = (
@@ -896,16 +897,45 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    code = OK
-    for kind in ("methods", "datasets", "metrics"):
-        known = {row[0]: row for row in _readiness(options.root, kind)}
-        for name in getattr(options, kind):
-            if name not in known:
-                raise unknown(kind[:-1], name, known)
-            _, _, ready, why = known[name]
-            print(f"{kind[:-1]} {name}: {'ready' if ready == 'yes' else why}")
-            code = code if ready == "yes" else MISSING
-    return code
+    from vsrbench import metrics, specs
+
+    kinds = {
+        "methods": [m for m in specs.method_files(options.root) if m != "spandrel"],
+        "datasets": list(specs.dataset_files(options.root)),
+        "metrics": list(metrics.METRICS),
+    }
+    everything = not any(getattr(options, kind) for kind in kinds)
+    codes = []
+    for kind, known in kinds.items():
+        for name in known if everything else getattr(options, kind):
+            why = _problem(options.root, kind, name)
+            if type(why) is UserError and name not in known:
+                raise why
+            print(f"{kind[:-1]} {name}: {why or 'ready'}")
+            codes += [why.exit_code] if why else []
+    return min(codes, default=OK)  # what is damaged or wrong before what is missing
+
+
+def _problem(root: Path, kind: str, name: str) -> UserError | None:
+    """Why something cannot be used here; None when it can. Imports what it needs, runs nothing."""
+    from vsrbench import command, datasets, method, metrics, specs
+
+    try:
+        if kind == "methods":
+            card = specs.method_card(root, name)
+            if card.kind == "command":
+                command.ready(card)
+            command.identify(card)
+            method.entry(card)
+        elif kind == "datasets":
+            spec = specs.dataset_spec(root, name)
+            if spec.kind != "embedded":
+                datasets.on_disk(spec, note)
+        else:  # what lacks weights is not to fetch them now
+            return metrics.unavailable(name, fetch=False) or metrics.unavailable(name)
+    except UserError as error:
+        return error
+    return None
 
 
 def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
@@ -929,14 +959,21 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
             try:
                 card = specs.read_card(path)
                 what = f"{card.title}, x{card.scale or 'any'}, weights: {card.weights.origin}"
-                command.identify(card)
+                if card.kind == "command":  # whose checkpoints take too long to read
+                    command.ready(card)
+                else:
+                    command.identify(card)
             except UserError as error:
                 why = error
             row(name, what, why)
     elif kind == "datasets":
         for name in specs.dataset_files(root):
-            spec = specs.dataset_spec(root, name)
-            row(name, f"{spec.title}, {spec.kind}, x{spec.scale}", datasets.missing(spec))
+            try:
+                spec = specs.dataset_spec(root, name)
+            except UserError as error:
+                row(name, "", error)
+            else:
+                row(name, f"{spec.title}, {spec.kind}, x{spec.scale}", datasets.missing(spec))
     else:
         for name, info in metrics.METRICS.items():
             unit = f" in {info.unit}" if info.unit else ""

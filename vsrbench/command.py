@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 ENV = "VSRBENCH_COMMANDS"
 TIMEOUT_S = 3600.0
+GIVEN = ("input", "input_dir", "output_dir", "height", "width")
+"""What a run itself gives to the arguments."""
 _POLL_S = 0.05
 _GRACE_S = 5.0
 
@@ -137,13 +139,22 @@ def _folder(path: Path) -> str:
 
 def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
     """The arguments with their {names} replaced. Raises UserError for an unknown one."""
+    if not argv:
+        raise UserError("the card has no argv", "write the program's arguments into its settings")
     try:
         return [part.format_map(values) for part in argv]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"argv of the card: {error}", "write { as {{ and } as }}") from error
     except KeyError as error:
         raise UserError(
             f"the command names {{{error.args[0]}}}, which nothing gives",
             f"add it to the table in ${ENV}; known: {', '.join(sorted(values))}",
         ) from error
+
+
+def ready(card: MethodCard) -> None:
+    """Raises MissingError or UserError when a place that a card's arguments name is not given."""
+    fill(card.settings.get("argv", ()), places(card.name) | dict.fromkeys(GIVEN, ""))
 
 
 def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float) -> Usage:
