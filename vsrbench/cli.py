@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -457,9 +458,12 @@ def _run(options: argparse.Namespace) -> int:
     for spec in found:
         try:
             sets.append(datasets.open_dataset(spec, note))
-        except MissingError as error:
+        except UserError as error:  # the other sets go on
             say_error(error)
-            run.missing = True
+            if isinstance(error, MissingError):
+                run.missing = True
+            else:
+                run.counts["failed"] += 1
     if sets:
         run.go(cards, sets)
         _print_tables(options, run, cards, sets, "markdown")
@@ -716,13 +720,21 @@ def _summary(
     own: Mapping[str, DatasetSpec] | None = None,
 ) -> Summary:
     """The summary of these records; `own` are specs that no file declares."""
-    from vsrbench import specs
     from vsrbench.summary import summarise
 
-    known = {
-        name: specs.dataset_spec(options.root, name) for name in specs.dataset_files(options.root)
-    }
+    known = _specs(options.root, (r.dataset for r in records))
     return summarise(records, methods, datasets, metrics, known | dict(own or {}))
+
+
+def _specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
+    """The specs of these data sets; without those that are none, or damaged."""
+    from vsrbench import specs
+
+    found = {}
+    for name in dict.fromkeys(names):
+        with suppress(UserError):
+            found[name] = specs.dataset_spec(root, name)
+    return found
 
 
 def _formatted(store: Store, summary: Summary, form: str) -> str:
@@ -735,7 +747,7 @@ def _formatted(store: Store, summary: Summary, form: str) -> str:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from vsrbench import published, specs
+    from vsrbench import published
 
     store = _store(options)
     chosen = options.methods, options.datasets, options.metrics
@@ -748,8 +760,8 @@ def _table(options: argparse.Namespace) -> int:
         else:
             summary = _summary(options, _records(store), *chosen)
         if options.with_published:
-            files = specs.dataset_files(options.root)
-            bases = {name: specs.dataset_spec(options.root, name).base or name for name in files}
+            sets = _specs(options.root, (block.dataset for block in summary.blocks))
+            bases = {name: spec.base or name for name, spec in sets.items()}
             summary = published.beside(published.read(options.root), summary, bases)
         text = _formatted(store, summary, options.format)
     _say_notices(store)
