@@ -817,9 +817,21 @@ def _compare(options: argparse.Namespace) -> int:
     return REGRESSION if compare.regressed(changes) else OK
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Around the writing of a file: its folder is made, errors of the disk are one clear line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "choose another file: -o"
+        ) from error
+
+
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with _writing(path):
+        path.write_text(text, encoding="utf-8")
     note(f"wrote {path}")
 
 
@@ -846,18 +858,20 @@ def _figure(options: argparse.Namespace) -> int:
     methods = options.methods or (kept if from_frames and kept else have)
     label = dataset if options.kind == "scatter" else f"{dataset}-{clip}"
     out = options.output or store.folder / "figures" / f"{options.kind}-{label}.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if options.kind == "profile":
-        figures.profile(store.frames, dataset, clip, methods, out, options.row, records)
-    elif options.kind == "crops":
-        figures.crops(
-            store.frames, dataset, clip, methods, out, options.box, options.frame, records
-        )
-    elif options.kind == "scatter":
-        summary = _summary(options, records, methods, [dataset], None)
-        figures.scatter(summary, out, y=options.metric, dataset=dataset)
-    else:
-        figures.over_time(records, dataset, clip, methods, options.metric, out)
+    out = out if out.suffix else out.with_suffix(".png")
+    if out.suffix.lower() != ".png":
+        raise UserError(f"figures are PNG, and {out} is not", f"-o {out.with_suffix('.png')}")
+    frames = store.frames
+    with _writing(out):
+        if options.kind == "profile":
+            figures.profile(frames, dataset, clip, methods, out, options.row, records)
+        elif options.kind == "crops":
+            figures.crops(frames, dataset, clip, methods, out, options.box, options.frame, records)
+        elif options.kind == "scatter":
+            summary = _summary(options, records, methods, [dataset], None)
+            figures.scatter(summary, out, y=options.metric, dataset=dataset)
+        else:
+            figures.over_time(records, dataset, clip, methods, options.metric, out)
     print(out)
     return OK
 
