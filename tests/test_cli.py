@@ -21,8 +21,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import heed_interrupts
-from vsrbench import frames
+from vsrbench import frames, specs
 from vsrbench.cli import main
+from vsrbench.errors import UserError
 
 ADAPTER = '''
 """A method that does what its settings say."""
@@ -178,6 +179,25 @@ def test_kept_frames_serve_new_metrics_without_the_method(
     sys.modules.pop("toy_adapter", None)
     assert code == 0, err
     assert sum(r["metric"] == "lr_psnr" and r["status"] == "ok" for r in records(tmp_path)) == 2
+
+
+def test_frames_of_older_settings_are_not_shown_with_newer_scores(
+    run: Run, bench: Path, tmp_path: Path
+) -> None:
+    lq = write_clip(tmp_path / "lq")
+    args = ("--methods", "good", "--input", lq, "--no-cost", "--metrics", "lr_psnr,flicker")
+    assert run(*args, "--keep-frames")[0] == 0
+    assert run("figure", "crops")[0] == 0
+    write_card(bench, "good", settings='mode = "good", more = 1')
+    assert run(*args)[0] == 0
+    code, _, err = run("figure", "crops")
+    assert code == 3
+    assert "kept frames of good are of other weights or settings" in err
+    assert run("report")[0] == 0
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "kept frames of good are of other weights or settings" in page
+    assert run(*args, "--keep-frames")[0] == 0
+    assert run("figure", "crops")[0] == 0
 
 
 def test_methods_that_break_their_contract_fail_alone(run: Run, tmp_path: Path) -> None:
@@ -358,6 +378,27 @@ def test_metrics_that_need_gt_say_so(run: Run, tmp_path: Path) -> None:
     assert "needs ground truth" in out
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["table", "-o", "."], 2, "cannot write .: Is a directory"),
+        (["figure", "time", "--metric", "flicker", "-o", "x.svg"], 2, "are PNG, and x.svg is not"),
+        (["figure", "time", "--metric", "flicker", "-o", "DIR/noext"], 0, "DIR/noext.png\n"),
+        (["figure", "time", "--metric", "flicker", "-o", "DIR/f/x.png"], 2, "cannot write DIR/f"),
+    ],
+)
+def test_where_output_cannot_go(
+    args: list[str], code: int, said: str, run: Run, tmp_path: Path
+) -> None:
+    lq = write_clip(tmp_path / "lq")
+    assert run("--methods", "bicubic", "--input", lq, *FAST)[0] == 0
+    (tmp_path / "f").write_text("")
+    found, out, err = run(*(a.replace("DIR", str(tmp_path)) for a in args))
+    assert found == code
+    assert said.replace("DIR", str(tmp_path)) in out + err
+    assert (tmp_path / "noext.png").is_file() == (code == 0)
+
+
 def test_unwritable_results(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     lq = write_clip(tmp_path / "lq")
@@ -453,10 +494,103 @@ def test_list_and_check(run: Run) -> None:
     assert "Did you mean" in err
 
 
+def test_check_imports_and_fills_in(
+    run: Run, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = bench / "methods" / "toy"
+    text = (toy / "good.toml").read_text()
+    (toy / "gone.toml").write_text(text.replace("toy_adapter:load", "nowhere.at_all:lod"))
+    (toy / "misspelt.toml").write_text(text.replace("toy_adapter:load", "toy_adapter:lod"))
+    (toy / "halfway.toml").write_text("version = ")
+    (toy / "program.toml").write_text(
+        text.replace("toy_adapter", "vsrbench.command")
+        .replace("[weights]", '[settings]\nargv = ["{python}", "{ckpt}"]\n[weights]')
+        .replace('settings = { mode = "good" }', 'kind = "command"')
+    )
+    (tmp_path / "c.toml").write_text(f'[program]\npython = "{sys.executable}"\nrepo = "/tmp"\n')
+    monkeypatch.setenv("VSRBENCH_COMMANDS", str(tmp_path / "c.toml"))
+    torch.save({"w": torch.zeros(1)}, tmp_path / "net.pth")
+    for name, code, said in (
+        ("good", 0, "method good: ready"),
+        ("gone", 3, "method gone: method 'gone' cannot be imported: No module named 'nowhere'"),
+        ("misspelt", 2, "method misspelt: card 'misspelt': entry = \"toy_adapter:lod\" names no"),
+        ("halfway", 2, "is not valid TOML"),
+        ("program", 2, "the command names {ckpt}, which nothing gives"),
+        ("gone,good,halfway", 2, "method good: ready"),
+        (tmp_path / "net.pth", 0, "net.pth: ready"),
+    ):
+        found, out, _ = run("check", "--methods", name)
+        assert (found, said in out) == (code, True), out
+    assert run("check", "--methods", tmp_path / "no.pth")[0] == 2
+    code, out, _ = run("check")
+    assert code == 2
+    assert {line.split()[0] for line in out.splitlines()} == {"method", "dataset", "metric"}
+    assert "dataset synthetic: ready" in out
+
+
+def test_a_damaged_spec_spoils_nothing_else(run: Run, bench: Path, tmp_path: Path) -> None:
+    (bench / "datasets" / "wip.toml").write_text("version = ")
+    lq = write_clip(tmp_path / "lq")
+    code, out, err = run("--methods", "good", "--input", lq, *FAST)
+    assert code == 0, err
+    assert run("table")[0] == 0
+    code, out, _ = run("list", "datasets")
+    assert code == 0
+    (row,) = (line for line in out.splitlines() if line.startswith("wip"))
+    assert "is not valid TOML" in row
+    assert run("--methods", "good", "--datasets", "wip", *FAST)[0] == 2
+    shutil.copytree(tmp_path / "results", tmp_path / "of wip")
+    log = tmp_path / "of wip" / "records.jsonl"  # a spec that was whole when it was scored
+    log.write_text(log.read_text().replace('"dataset":"lq"', '"dataset":"wip"'))
+    code, out, _ = run("table", results="of wip")
+    assert (code, "| wip, x4" in out) == (0, True)
+
+
+def test_a_damaged_set_does_not_stop_the_others(
+    run: Run, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = 'version = 1\ntitle = "T"\nkind = "real"\nscale = 4\nlq = "{clip}"\n'
+    for name in ("one", "two"):
+        (bench / "datasets" / f"{name}.toml").write_text(spec)
+        monkeypatch.setenv(f"VSRBENCH_{name.upper()}", str(tmp_path / name))
+        write_clip(tmp_path / name / "a")
+    (tmp_path / "one" / "a.mp4").write_bytes(b"")
+    code, _, err = run("--methods", "good", "--datasets", "one,two", *FAST)
+    assert code == 1
+    assert "clip 'a' is there twice" in err
+    assert {r["dataset"] for r in records(tmp_path)} == {"two"}
+
+
+def test_a_method_in_a_root_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As README has it: no __init__.py, and bicubic is that of the checkout."""
+    mine = tmp_path / "my" / "methods" / "mine"
+    mine.mkdir(parents=True)
+    (mine / "mine.toml").write_text(
+        'version = 1\ntitle = "Mine"\nentry = "methods.mine.adapter:load"\n'
+        'settings = { mode = "good" }\n[weights]\norigin = "none"\n'
+    )
+    (mine / "adapter.py").write_text(ADAPTER)
+    lq = write_clip(tmp_path / "lq")
+    where = ["--root", str(tmp_path / "my"), "--results", str(tmp_path / "results")]
+    args = ["--methods", "mine", "--input", str(lq), *FAST, *where]
+    assert main(args) == 0, capsys.readouterr().err
+    assert {r["method"] for r in records(tmp_path)} == {"bicubic", "mine"}
+    assert main(["list", "datasets", *where[:2]]) == 0
+    assert "synthetic" in capsys.readouterr().out
+
+
+def test_a_folder_of_cards_hides_that_of_the_checkout(bench: Path) -> None:
+    assert specs.method_card(bench, "bicubic").folder == str(bench / "methods" / "interpolation")
+    (bench / "methods" / "interpolation" / "lanczos.toml").unlink()
+    with pytest.raises(UserError, match="no method named 'lanczos'"):
+        specs.method_card(bench, "lanczos")
+
+
 def test_list_methods_v_says_what_they_take(
     run: Run, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VSRBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(specs, "ROOT", bench)
     for path in (bench / "methods").glob("*/*.toml"):
         if path.stem not in ("bicubic", "load"):
             path.unlink()

@@ -248,6 +248,49 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         command.places("toy")
 
 
+def test_identity_follows_everything_that_can_change_the_output(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(more: str = "") -> str:
+        command._commit.cache_clear()  # each call stands for a process
+        table = f'[toy]\npython = "{sys.executable}"\nrepo = "{repo}"\n{more}\n'
+        (tmp_path / "commands.toml").write_text(table)
+        return command.identify(card())
+
+    def git(*argv: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", "-C", repo, *who, *argv], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    seen = [identity()]
+    (repo / "toy.py").write_text(TOY.replace("2 // 16", "2 // 32"))  # of the same size
+    seen.append(identity())
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "toy")
+    (repo / "__pycache__").mkdir()
+    (repo / "__pycache__/toy.pyc").write_text("")
+    assert identity() == git("rev-parse", "HEAD")
+    assert identity("timeout_s = 5") == identity()
+    seen.append(identity())
+    (repo / "toy.py").write_text(TOY)
+    seen.append(identity())
+    git("checkout", "-q", "toy.py")
+    (tmp_path / "net").mkdir()
+    files = {"light.pt": "light.pt", "net/a.bin": "net", "repo/wrapper.py": "repo/wrapper.py"}
+    for name, named in files.items():
+        for content in "ab":
+            (tmp_path / name).write_text(name + content)
+            seen.append(identity(f'model = "{tmp_path / named}"'))
+    assert identity('model = "wrapper.py"') == seen[-1]  # as the program sees it
+    (tmp_path / "copy.pt").write_bytes((tmp_path / "light.pt").read_bytes())
+    copies = (f'model = "{tmp_path / name}"' for name in ("copy.pt", "light.pt"))
+    assert len({identity(text) for text in copies}) == 1
+    seen += [identity(f'model = "{text}"') for text in ("heavy", "light", "", "x" * 300)]
+    assert len(set(seen)) == len(seen)
+
+
 def test_cost_covers_the_process_tree(repo: Path) -> None:
     measured = cost.measure(card("memory"), (16, 24), 4, "cpu")
     assert measured.region == "process"

@@ -131,6 +131,16 @@ def test_a_gate_does_not_pass_for_want_of_scores(
     assert regressed([change])
 
 
+def test_a_metric_that_is_no_more_is_lost(tmp_path: Path) -> None:
+    base = [*clips(30.0), *clips(1.0, metric="old")]
+    changes = compare(base, base)
+    assert [(c.column.name, c.verdict) for c in changes] == [("psnr", "same"), ("old", "lost")]
+    assert "this version has no such metric" in markdown(changes)
+    assert only(base, base, metrics=["old"]).verdict == "lost"
+    folder = str(stored(tmp_path, base))
+    assert main(["table", "--results", folder]) == main(["report", "--results", folder]) == 0
+
+
 def test_new_weights_and_new_rows_are_welcome() -> None:
     new = [*clips(31.0, 31.0, weights_sha256="w2"), *clips(9.0, method="theirs")]
     changes = compare(clips(30.0, 30.0), new)
@@ -205,6 +215,26 @@ def test_gate_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["compare", str(base), str(worse), "-o", str(out)]) == 4
     assert "REGRESSION: 1 worse" in out.read_text()
     assert "REGRESSION: 1 worse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["base", "new"])
+def test_a_damaged_line_is_no_pass(
+    side: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("base", "new"):
+        stored(tmp_path / name, clips(30.0, 31.0))
+    arguments = ["compare", str(tmp_path / "base"), str(tmp_path / "new")]
+    file = tmp_path / side / "records.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + whole[:30])  # cut in writing
+    assert main(arguments) == 0
+    assert "records.jsonl:3: cut line passed over" in capsys.readouterr().err
+    file.write_text(whole.replace('"key"', "key", 1))
+    assert main(arguments) == 1
+    assert "is damaged" in capsys.readouterr().err
+    for command in ("table", "report"):
+        assert main([command, "--results", str(tmp_path / side)]) == 0
+        assert "damaged line passed over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from vsrbench import keys, specs
-from vsrbench.errors import MissingError, UserError, unknown
+from vsrbench.errors import DataError, MissingError, UserError, unknown
 from vsrbench.metrics import METRICS
 from vsrbench.specs import GT_CARD
 from vsrbench.store import Store, latest
@@ -79,6 +79,8 @@ def test_key_ignores_where_things_are() -> None:
     assert here == keys.output_key(a_card(folder="b", title="T", paper="P"), "abc", a_clip())
     assert here != keys.output_key(a_card(), "other weights", a_clip())
     assert here != keys.output_key(a_card(), "abc", a_clip(digest="d2"))
+    slow, slower = (a_card(kind="command", settings={"timeout_s": s}) for s in (1, 2))
+    assert keys.output_key(slow, "", a_clip()) == keys.output_key(slower, "", a_clip())
 
 
 def test_store_round_trip(tmp_path: Path) -> None:
@@ -106,6 +108,24 @@ def test_store_passes_over_a_cut_line_and_goes_on(tmp_path: Path) -> None:
     assert "cut line" in store.notices[0]
     store.append(a_record(key="k3"))
     assert [r.key for r in Store(tmp_path).read()] == ["k1", "k3"]
+
+
+@pytest.mark.parametrize(
+    "line", ["5", "[]", "null", '{"key": "k"}', '{"schema": "x"}', "\x80", "{"]
+)
+def test_a_line_that_is_no_record_is_passed_over(line: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    good = json.dumps(a_record().to_json())
+    store.records.write_bytes(f"{line}\n{good}\n".encode("latin-1"))
+    for _ in range(2):
+        assert [r.key for r in store.read()] == ["k1"]
+    assert store.notices == [f"{store.records}:1: damaged line passed over"]
+    with pytest.raises(DataError, match=r"records.jsonl:1 is damaged"):
+        store.require(strict=True)
+    store.records.write_text(f'{good}\n{{"key": "k2", "ru')  # only cut in writing
+    assert len(store.require(strict=True)) == 1
+    store.runs.write_text(f'{line}\n{{"run_id": "r", "env": {{}}}}\n', encoding="latin-1")
+    assert store.code({"r"}) == ""
 
 
 def test_store_reads_old_lines_and_refuses_newer_ones(tmp_path: Path) -> None:

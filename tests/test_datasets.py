@@ -381,6 +381,39 @@ def test_a_declared_scale_is_kept(
     assert "GT is 1 times the size of LQ, and udm10 has x4" in str(found.broken["000"])
 
 
+def test_two_layouts_side_by_side_are_two_sets(
+    mini: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("VSRBENCH_VID4", str(tmp_path / "data"))
+    spec = specs.dataset_spec(mini, "vid4")
+    build(tmp_path / "data", spec, spec.layouts[0])
+    for clip in clip_names(spec):
+        lq = [scene(clip, t)[::4, ::4] for t in range(FRAMES)]
+        write(tmp_path / "data" / "BDx4" / clip, lq, False)
+    args = ["--methods", "bicubic", "--metrics", "psnr", "--no-cost", "-q", "--device", "cpu"]
+    where = ["--root", str(mini), "--results", str(tmp_path / "results")]
+    assert main([*args, *where, "--datasets", "vid4,vid4:bd"]) == 0
+    said = capsys.readouterr()
+    assert "vid4: layout 'bi' is used, also here: bd (choose one: vid4:bd)" in said.err
+    assert "vid4:bd: layout" not in said.err
+    assert "Vid4 (bd), x4, 4 clips" in said.out
+    lines = (tmp_path / "results" / "records.jsonl").read_text().splitlines()
+    rows = {(r["dataset"], r["method"], r["clip"]): r for r in map(json.loads, lines)}
+    for clip in clip_names(spec):
+        bi, bd = (rows[name, "bicubic", clip] for name in ("vid4", "vid4:bd"))
+        assert bd["value"] < bi["value"]
+        assert bd["clip_digest"] != bi["clip_digest"]
+    assert main(["table", *where]) == 0
+    assert "Vid4 (bd), x4" in capsys.readouterr().out
+    assert main([*args, *where, "--datasets", "vid4:bx"]) == 2
+    assert "no layout of vid4 named 'bx'" in capsys.readouterr().err
+    degrade = ["datasets", "degrade", "vid4:bd", "--recipe", "mild", "--seed", "0"]
+    assert main([*degrade, *where[:2]]) == 2
+
+
 def test_one_clip_twice_is_refused(
     mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +424,23 @@ def test_one_clip_twice_is_refused(
     shutil.copy(video, video.with_suffix(".mp4"))
     with pytest.raises(DataError, match="clip '000' is there twice"):
         datasets.open_dataset(spec, print)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["walk.mp4", "walk.mov"], "clip 'walk' is there twice: .*walk.mov and .*walk.mp4"),
+        (["a b.mp4", "a_b.mp4"], "clip 'a_b' is there twice"),
+        (["a.mp4", "b.mp4", "thumb.png"], r"images and videos, such as thumb\.png and a\.mp4"),
+    ],
+)
+def test_no_clip_of_ones_own_is_dropped_silently(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=message):
+        datasets.clips_below(tmp_path)
 
 
 @pytest.mark.parametrize(

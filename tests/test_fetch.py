@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -256,6 +257,32 @@ def test_nothing_is_overwritten(server: Server, get: Get, tmp_path: Path) -> Non
     shutil.rmtree(mine.parent)
     assert len(get(toy(server))) == 3  # from the archive that is still here
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_pack_of_several_files_goes_on_after_the_first(
+    keep: bool, server: Server, get: Get, tmp_path: Path
+) -> None:
+    server.files["/gt.zip"] = pack(["GT/a/0.png"])
+    downloads = tuple(Download("toy", url=f"{server.url}/{n}.zip") for n in ("gt", "lq"))
+    spec = dataclasses.replace(toy(server), downloads=downloads)
+    with pytest.raises(MissingError, match="404"):
+        get(spec, keep=keep)
+    server.files["/lq.zip"] = pack(["LQ/a/0.png"])
+    assert get(spec, keep=keep) == ["GT/a/0.png", "LQ/a/0.png"]
+    assert [path for path, _ in server.asked] == ["/gt.zip", "/lq.zip", "/lq.zip"]
+    shutil.rmtree(tmp_path / "shelf" / "set")  # a whole pack that went away is no reason to skip
+    assert get(spec, keep=keep) == ["GT/a/0.png", "LQ/a/0.png"]
+
+
+def test_a_part_that_went_away_is_fetched_again(server: Server, get: Get, tmp_path: Path) -> None:
+    server.files["/gt.zip"] = pack(["GT/a/0.png"])
+    downloads = tuple(Download("toy", url=f"{server.url}/{n}.zip") for n in ("gt", "lq"))
+    spec = dataclasses.replace(toy(server), downloads=downloads)
+    for _ in range(2):
+        with pytest.raises(MissingError, match="404"):
+            get(spec)
+        shutil.rmtree(tmp_path / "shelf" / "set" / "GT")
 
 
 def test_a_full_disk_is_seen_before(

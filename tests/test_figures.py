@@ -14,8 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsrbench import figures
+from vsrbench import figures, keys
 from vsrbench.errors import DataError, MissingError, UserError
+from vsrbench.metrics import METRICS
+from vsrbench.plan import mark
 from vsrbench.summary import summarise
 from vsrbench.types import Measurement, Record
 
@@ -197,6 +199,43 @@ def test_frames_that_do_not_match(kept: Path, tmp_path: Path) -> None:
     keep(kept, "theirs", clip(5)[:-1])
     with pytest.raises(DataError, match="theirs 7 of 60x40"):
         figures.profile(kept, "toy", "pan", ["theirs"], tmp_path / "p.png")
+
+
+# Scores of kept frames
+
+
+def made(output: str, metric: str, value: float, flow: str = "", border: int = 0) -> Record:
+    """A score of the output with this key; other outputs are of other weights."""
+    key = keys.quality_key(output, METRICS[metric], border, flow)
+    version = METRICS[metric].version
+    return score("ours", metric, value, key=key, metric_version=version, weights_sha256=output)
+
+
+def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
+    mark(kept / "ours" / "toy" / "pan").write_text("one\n")
+
+    def shown_of(*records: Record) -> list[float | None]:
+        return [r.value for r in figures.kept_scores(kept, "toy", "pan", ["ours"], records)]
+
+    newer = {"at": "u"}
+    assert shown_of(made("one", "psnr", 30, border=8)) == [30]
+    assert shown_of(made("one", "ewarp", 2, flow="x"), made("one", "flicker", 3)) == [2, 3]
+    # Weights that are older or newer than the frames, by a metric that they do not share.
+    assert shown_of(made("two", "psnr", 31), replace(made("one", "ssim", 0.9), **newer)) == [0.9]
+    with pytest.raises(MissingError, match="kept frames of ours are of other weights") as caught:
+        shown_of(made("one", "ssim", 0.9), replace(made("two", "psnr", 31), **newer))
+    assert "--keep-frames" in caught.value.hint
+    # Whose frames these are cannot be told from the key of a score that took estimated flow.
+    assert shown_of(made("two", "ewarp", 2, flow="x")) == []
+    mark(kept / "ours" / "toy" / "pan").unlink()
+    assert shown_of(made("one", "psnr", 30)) == []
+
+
+@pytest.mark.parametrize("draw", [figures.profile, figures.crops])
+def test_new_scores_are_not_put_under_old_pictures(draw: Any, kept: Path, tmp_path: Path) -> None:
+    mark(kept / "ours" / "toy" / "pan").write_text("one\n")
+    with pytest.raises(MissingError, match="other weights"):
+        draw(kept, "toy", "pan", ["ours"], tmp_path / "o.png", records=[made("two", "psnr", 31)])
 
 
 # Crops

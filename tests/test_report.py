@@ -98,6 +98,8 @@ def test_pictures_are_what_was_scored(report: Path, results: Path) -> None:
         assert comparison["frame"] == {"one": 1, "two": 2}[comparison["clip"]]
         assert comparison["profile"].startswith("data:image/png;base64,iVBOR")
         for picture in comparison["pictures"]:
+            assert ("PSNR " in picture["scores"]) == (picture["method"] != "gt")
+            assert "Flicker " in picture["scores"]
             data = base64.b64decode(picture["uri"].removeprefix("data:image/webp;base64,"))
             folder = results / "frames" / picture["method"] / "lq" / comparison["clip"]
             kept = sorted(folder.glob("*.png"))[comparison["frame"]]

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,7 +19,6 @@ from vsrbench import __version__
 from vsrbench.errors import (
     FAILED,
     INTERRUPTED,
-    MISSING,
     OK,
     REGRESSION,
     MissingError,
@@ -157,7 +157,9 @@ def build_parsers() -> dict[str, Parser]:
     run.add_argument("--version", action="version", version=f"vsrbench {__version__}")
     what = run.add_argument_group("what")
     what.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
-    what.add_argument("--datasets", type=names, help="test sets (default: synthetic)")
+    what.add_argument(
+        "--datasets", type=names, help="test sets, NAME or NAME:LAYOUT (default: synthetic)"
+    )
     what.add_argument("--input", type=Path, help="your own video, folder of frames or of clips")
     what.add_argument("--gt", type=Path, help="its ground truth, laid out alike")
     what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
@@ -226,7 +228,9 @@ def build_parsers() -> dict[str, Parser]:
     check = command("check", "Preflight: files, hashes, imports; runs nothing.", "")
     check.usage = "run_bench.py check [--methods A,B] [--datasets A,B] [--metrics A,B]"
     for kind in ("methods", "datasets", "metrics"):
-        check.add_argument(f"--{kind}", type=names, default=[], help="names, separated by commas")
+        check.add_argument(
+            f"--{kind}", type=names, default=[], help="names, separated by commas (default: all)"
+        )
 
     table = command("table", "Print a table from stored records.", "")
     table.usage = (
@@ -454,9 +458,12 @@ def _run(options: argparse.Namespace) -> int:
     for spec in found:
         try:
             sets.append(datasets.open_dataset(spec, note))
-        except MissingError as error:
+        except UserError as error:  # the other sets go on
             say_error(error)
-            run.missing = True
+            if isinstance(error, MissingError):
+                run.missing = True
+            else:
+                run.counts["failed"] += 1
     if sets:
         run.go(cards, sets)
         _print_tables(options, run, cards, sets, "markdown")
@@ -670,6 +677,9 @@ def _datasets_fetch(options: argparse.Namespace) -> int:
 def _datasets_degrade(options: argparse.Namespace) -> int:
     from vsrbench import newset, specs
 
+    whole, _, layout = options.name.partition(":")
+    if layout:
+        raise UserError("GT is degraded, of whichever layout", f"leave out :{layout} of {whole}")
     spec = specs.dataset_spec(options.root, options.name)
     name, folder = newset.degrade_set(options.root, spec, options.recipe, options.seed, note)
     print(name)
@@ -687,6 +697,20 @@ def _store(options: argparse.Namespace) -> Store:
     return Store(options.results or options.root / "results" / "local")
 
 
+def _records(store: Store, strict: bool = False) -> list[Record]:
+    """The newest records; what was passed over is said. Raises as `Store.require`."""
+    try:
+        return store.require(strict)
+    finally:
+        _say_notices(store)
+
+
+def _say_notices(store: Store) -> None:
+    for line in store.notices:
+        note(f"note: {line}")
+    store.notices.clear()
+
+
 def _summary(
     options: argparse.Namespace,
     records: Sequence[Record],
@@ -696,13 +720,21 @@ def _summary(
     own: Mapping[str, DatasetSpec] | None = None,
 ) -> Summary:
     """The summary of these records; `own` are specs that no file declares."""
-    from vsrbench import specs
     from vsrbench.summary import summarise
 
-    known = {
-        name: specs.dataset_spec(options.root, name) for name in specs.dataset_files(options.root)
-    }
+    known = _specs(options.root, (r.dataset for r in records))
     return summarise(records, methods, datasets, metrics, known | dict(own or {}))
+
+
+def _specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
+    """The specs of these data sets; without those that are none, or damaged."""
+    from vsrbench import specs
+
+    found = {}
+    for name in dict.fromkeys(names):
+        with suppress(UserError):
+            found[name] = specs.dataset_spec(root, name)
+    return found
 
 
 def _formatted(store: Store, summary: Summary, form: str) -> str:
@@ -715,7 +747,7 @@ def _formatted(store: Store, summary: Summary, form: str) -> str:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from vsrbench import published, specs
+    from vsrbench import published
 
     store = _store(options)
     chosen = options.methods, options.datasets, options.metrics
@@ -726,12 +758,13 @@ def _table(options: argparse.Namespace) -> int:
             known = published.read(options.root)
             summary = published.summary(known, options.published, *chosen)
         else:
-            summary = _summary(options, store.require(), *chosen)
+            summary = _summary(options, _records(store), *chosen)
         if options.with_published:
-            files = specs.dataset_files(options.root)
-            bases = {name: specs.dataset_spec(options.root, name).base or name for name in files}
+            sets = _specs(options.root, (block.dataset for block in summary.blocks))
+            bases = {name: spec.base or name for name, spec in sets.items()}
             summary = published.beside(published.read(options.root), summary, bases)
         text = _formatted(store, summary, options.format)
+    _say_notices(store)
     if options.output:
         _write(options.output, text)
     else:
@@ -743,10 +776,11 @@ def _report(options: argparse.Namespace) -> int:
     from vsrbench import report
 
     store = _store(options)
-    records = store.require()
+    records = _records(store)
     summary = _summary(options, records, options.methods, options.datasets, options.metrics)
     out = options.output or store.folder / "report.html"
     report.build(summary, records, store, out, options.images, note)
+    _say_notices(store)
     print(out)
     return OK
 
@@ -766,8 +800,8 @@ def _compare(options: argparse.Namespace) -> int:
         Store.at(path or options.root / "results" / "local") for path in (options.base, options.new)
     )
     changes = compare.compare(
-        base.require(),
-        new.require(),
+        _records(base, strict=True),
+        _records(new, strict=True),
         options.methods,
         options.datasets,
         options.metrics,
@@ -783,9 +817,21 @@ def _compare(options: argparse.Namespace) -> int:
     return REGRESSION if compare.regressed(changes) else OK
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Around the writing of a file: its folder is made, errors of the disk are one clear line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "choose another file: -o"
+        ) from error
+
+
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with _writing(path):
+        path.write_text(text, encoding="utf-8")
     note(f"wrote {path}")
 
 
@@ -793,7 +839,7 @@ def _figure(options: argparse.Namespace) -> int:
     from vsrbench import figures
 
     store = _store(options)
-    records = store.require()
+    records = _records(store)
     quality = [r for r in records if r.kind == "quality"]
     sets = list(dict.fromkeys(r.dataset for r in quality))
     dataset = options.dataset or ("synthetic" if "synthetic" in sets else sets[0] if sets else "")
@@ -812,18 +858,20 @@ def _figure(options: argparse.Namespace) -> int:
     methods = options.methods or (kept if from_frames and kept else have)
     label = dataset if options.kind == "scatter" else f"{dataset}-{clip}"
     out = options.output or store.folder / "figures" / f"{options.kind}-{label}.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if options.kind == "profile":
-        figures.profile(store.frames, dataset, clip, methods, out, options.row, records)
-    elif options.kind == "crops":
-        figures.crops(
-            store.frames, dataset, clip, methods, out, options.box, options.frame, records
-        )
-    elif options.kind == "scatter":
-        summary = _summary(options, records, methods, [dataset], None)
-        figures.scatter(summary, out, y=options.metric, dataset=dataset)
-    else:
-        figures.over_time(records, dataset, clip, methods, options.metric, out)
+    out = out if out.suffix else out.with_suffix(".png")
+    if out.suffix.lower() != ".png":
+        raise UserError(f"figures are PNG, and {out} is not", f"-o {out.with_suffix('.png')}")
+    frames = store.frames
+    with _writing(out):
+        if options.kind == "profile":
+            figures.profile(frames, dataset, clip, methods, out, options.row, records)
+        elif options.kind == "crops":
+            figures.crops(frames, dataset, clip, methods, out, options.box, options.frame, records)
+        elif options.kind == "scatter":
+            summary = _summary(options, records, methods, [dataset], None)
+            figures.scatter(summary, out, y=options.metric, dataset=dataset)
+        else:
+            figures.over_time(records, dataset, clip, methods, options.metric, out)
     print(out)
     return OK
 
@@ -875,16 +923,45 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    code = OK
-    for kind in ("methods", "datasets", "metrics"):
-        known = {row[0]: row for row in _readiness(options.root, kind)}
-        for name in getattr(options, kind):
-            if name not in known:
-                raise unknown(kind[:-1], name, known)
-            _, _, ready, why = known[name]
-            print(f"{kind[:-1]} {name}: {'ready' if ready == 'yes' else why}")
-            code = code if ready == "yes" else MISSING
-    return code
+    from vsrbench import metrics, specs
+
+    kinds = {
+        "methods": [m for m in specs.method_files(options.root) if m != "spandrel"],
+        "datasets": list(specs.dataset_files(options.root)),
+        "metrics": list(metrics.METRICS),
+    }
+    everything = not any(getattr(options, kind) for kind in kinds)
+    codes = []
+    for kind, known in kinds.items():
+        for name in known if everything else getattr(options, kind):
+            why = _problem(options.root, kind, name)
+            if type(why) is UserError and name not in known:
+                raise why
+            print(f"{kind[:-1]} {name}: {why or 'ready'}")
+            codes += [why.exit_code] if why else []
+    return min(codes, default=OK)  # what is damaged or wrong before what is missing
+
+
+def _problem(root: Path, kind: str, name: str) -> UserError | None:
+    """Why something cannot be used here; None when it can. Imports what it needs, runs nothing."""
+    from vsrbench import command, datasets, method, metrics, specs
+
+    try:
+        if kind == "methods":
+            card = specs.method_card(root, name)
+            if card.kind == "command":
+                command.ready(card)
+            command.identify(card)
+            method.entry(card)
+        elif kind == "datasets":
+            spec = specs.dataset_spec(root, name)
+            if spec.kind != "embedded":
+                datasets.on_disk(spec, note)
+        else:  # what lacks weights is not to fetch them now
+            return metrics.unavailable(name, fetch=False) or metrics.unavailable(name)
+    except UserError as error:
+        return error
+    return None
 
 
 def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
@@ -908,14 +985,21 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
             try:
                 card = specs.read_card(path)
                 what = f"{card.title}, x{card.scale or 'any'}, weights: {card.weights.origin}"
-                command.identify(card)
+                if card.kind == "command":  # whose checkpoints take too long to read
+                    command.ready(card)
+                else:
+                    command.identify(card)
             except UserError as error:
                 why = error
             row(name, what, why)
     elif kind == "datasets":
         for name in specs.dataset_files(root):
-            spec = specs.dataset_spec(root, name)
-            row(name, f"{spec.title}, {spec.kind}, x{spec.scale}", datasets.missing(spec))
+            try:
+                spec = specs.dataset_spec(root, name)
+            except UserError as error:
+                row(name, "", error)
+            else:
+                row(name, f"{spec.title}, {spec.kind}, x{spec.scale}", datasets.missing(spec))
     else:
         for name, info in metrics.METRICS.items():
             unit = f" in {info.unit}" if info.unit else ""

@@ -7,11 +7,15 @@ use says a TOML file of the user, named in $VSRBENCH_COMMANDS:
     [seedvr2-3b]
     python = "/envs/seedvr/bin/python"
     repo = "/src/SeedVR"
+    timeout_s = 7200   # instead of that of the card
+
+What else a table holds goes to the arguments that name it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -25,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsrbench import frames, weights
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
+from vsrbench.keys import digest, sha256_file
 from vsrbench.nvml import tree_mib
 
 if TYPE_CHECKING:
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 
 ENV = "VSRBENCH_COMMANDS"
 TIMEOUT_S = 3600.0
+GIVEN = ("input", "input_dir", "output_dir", "height", "width")
+"""What a run itself gives to the arguments."""
 _POLL_S = 0.05
 _GRACE_S = 5.0
 
@@ -79,7 +86,7 @@ def places(name: str) -> dict[str, str]:
 
 
 def identify(card: MethodCard) -> str:
-    """What a method's outputs come from: hash of its weights, or commit of its checkout.
+    """What a method's outputs come from: hash of its weights, or state of its program.
 
     Raises as `weights.identify` or `places`.
     """
@@ -87,26 +94,67 @@ def identify(card: MethodCard) -> str:
 
 
 def commit(name: str) -> str:
-    """Commit of the program's checkout; empty outside git. Raises as `places`."""
-    repo = places(name)["repo"]
+    """What a program is: commit of its checkout, and a digest of what else can change its output.
+
+    That is uncommitted edits, and what the user's table adds: a file by its content, a folder as
+    `_folder` tells. A checkout outside git is taken as such a folder. Looked at once a process.
+    Raises as `places`.
+    """
+    return _commit(tuple(sorted(places(name).items())))
+
+
+@functools.cache
+def _commit(table: tuple[tuple[str, str], ...]) -> str:
+    repo = dict(table)["repo"]
+    head = _git(repo, "rev-parse", "HEAD").decode().strip() or _folder(Path(repo))
+    edits = _git(repo, "diff", "--no-ext-diff", "--no-color", "--binary", "HEAD").hex()
+    more = {k: v for k, v in table if k not in ("python", "repo", "timeout_s")}
+    for key, value in more.items():
+        path = Path(repo, value)  # as the program, which runs there, sees it
+        with contextlib.suppress(OSError):  # a text that is too long for a name
+            if value and path.exists():
+                more[key] = _folder(path) if path.is_dir() else sha256_file(path)
+    return f"{head}-{digest([edits, more])}" if edits or more else head
+
+
+def _git(repo: str, *argv: str) -> bytes:
+    """What git says about a checkout; nothing outside one."""
     try:
-        done = subprocess.run(
-            ["git", "-C", repo, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run(["git", "-C", repo, *argv], capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+def _folder(path: Path) -> str:
+    """A digest of names, and of sizes or, below 64 KiB, contents; without hidden files, caches."""
+    found = []
+    for file in path.rglob("*"):
+        name = file.relative_to(path)
+        if file.is_file() and not any(p.startswith((".", "__pycache__")) for p in name.parts):
+            bytes_ = file.stat().st_size
+            found.append((str(name), bytes_ if bytes_ >= 1 << 16 else sha256_file(file)))
+    return digest(sorted(found))
 
 
 def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
     """The arguments with their {names} replaced. Raises UserError for an unknown one."""
+    if not argv:
+        raise UserError("the card has no argv", "write the program's arguments into its settings")
     try:
         return [part.format_map(values) for part in argv]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"argv of the card: {error}", "write { as {{ and } as }}") from error
     except KeyError as error:
         raise UserError(
             f"the command names {{{error.args[0]}}}, which nothing gives",
             f"add it to the table in ${ENV}; known: {', '.join(sorted(values))}",
         ) from error
+
+
+def ready(card: MethodCard) -> None:
+    """Raises MissingError or UserError when a place that a card's arguments name is not given."""
+    fill(card.settings.get("argv", ()), places(card.name) | dict.fromkeys(GIVEN, ""))
 
 
 def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float) -> Usage:
@@ -138,7 +186,7 @@ def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float) -> Usag
                 if time.perf_counter() - started > timeout_s:
                     raise ContractError(
                         f"'{name}' did not end within {timeout_s:.0f} s",
-                        "raise timeout_s in its card",
+                        f"raise timeout_s in its table in ${ENV}",
                     )
                 time.sleep(_POLL_S)
         finally:
@@ -235,8 +283,8 @@ class CommandMethod:
             }
             argv = fill(settings.get("argv", ()), values)
             repo = Path(self.places["repo"])
-            timeout_s = float(settings.get("timeout_s", TIMEOUT_S))
-            self.usage = execute(self.card.name, argv, repo, timeout_s)
+            timeout_s = self.places.get("timeout_s", settings.get("timeout_s", TIMEOUT_S))
+            self.usage = execute(self.card.name, argv, repo, float(timeout_s))
             outputs = _outputs(self.card.name, out)
             expected = count + self._surplus(count)
             if len(outputs) != expected:

@@ -92,7 +92,7 @@ def compare(
     known = [*base, *new]
     refuse("method with results", methods, {r.method for r in known})
     refuse("dataset with results", datasets, {r.dataset for r in known if r.dataset})
-    refuse("metric", metrics, METRICS)
+    refuse("metric", metrics, {*METRICS, *(r.metric for r in known)})
     refuse("metric", list(tolerances or ()), METRICS)
 
     def wanted(records: Iterable[Record]) -> list[Record]:
@@ -150,7 +150,8 @@ def _score_change(
     key: Key, before: Mapping[str, Record], after: Mapping[str, Record], limits: Mapping[str, float]
 ) -> Change:
     dataset, method, metric = key
-    column, info = metric_column(metric), METRICS[metric]
+    known = metric in METRICS
+    column = metric_column(metric) if known else Column(metric, metric, "", "", 0)
     old, now = _scored(before), _scored(after)
 
     def change(verdict: Verdict, note: str = "") -> Change:
@@ -158,6 +159,8 @@ def _score_change(
 
     if not old:
         return change("new")
+    if not known:
+        return change("lost", "this version has no such metric")
     if gone := sorted(old.keys() - now.keys()):
         what = reason(after[gone[0]]) if gone[0] in after else "not run"
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
@@ -165,6 +168,7 @@ def _score_change(
     for clip, r in old.items():
         if scoring(r) != scoring(now[clip]):
             return change("apart", f"clip '{clip}': {_what_differs(r, now[clip])}")
+    info = METRICS[metric]
     sign = 1.0 if info.better == "higher" else -1.0
     gains = {clip: sign * (_value(now[clip]) - _value(r)) for clip, r in old.items()}
     mean = statistics.fmean(gains.values())

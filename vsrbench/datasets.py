@@ -125,33 +125,50 @@ def _matches(root: Path, pattern: str) -> dict[str, Path]:
             name = path.stem
         elif "{clip}" in parts[at] and (match := form.fullmatch(name)):
             name = match[1]
-        name = safe_name(name)
-        if name in found:
-            raise DataError(
-                f"clip '{name}' is there twice: {found[name]} and {path}",
-                "keep one of the two",
-            )
-        found[name] = path
+        _add(found, name, path)
     return found
 
 
-def open_dataset(spec: DatasetSpec, note: Callable[[str], None]) -> Dataset:
-    """Open all clips of a spec. Raises MissingError when the set is not here."""
+def _add(found: dict[str, Path], name: str, path: Path) -> None:
+    """Put a clip among the others. Raises DataError when one has its name already."""
+    name = safe_name(name)
+    if name in found:
+        raise DataError(
+            f"clip '{name}' is there twice: {found[name]} and {path}", "keep one of the two"
+        )
+    found[name] = path
+
+
+def on_disk(spec: DatasetSpec, note: Callable[[str], None]) -> OnDisk:
+    """The clips of a set that a run takes. Raises MissingError when it is not here, DataError."""
     reason = missing(spec)
     if reason:
         raise reason
-    if spec.kind == "embedded":
-        from vsrbench import synthetic
-
-        return Dataset(spec, synthetic.clips(cache_folder(), note))
     root = root_of(spec)
     assert root is not None  # `missing` has seen to it
-    here = find_layouts(spec, root)[0]
+    here, *others = find_layouts(spec, root)
     if not here.lq:
         raise MissingError(
             f"dataset '{spec.name}': {root} holds GT and no LQ",
             f"make LQ: run_bench.py datasets degrade {spec.name} --recipe realbasicvsr --seed 0",
         )
+    # The pattern {clip} fits anything, also the folder that holds all the rest.
+    more = [e.layout.name for e in others if e.lq not in ({}, here.lq) and "/" in e.layout.lq]
+    if more:
+        note(
+            f"{spec.name}: layout '{here.layout.name}' is used, also here: {', '.join(more)} "
+            f"(choose one: {spec.name}:{more[0]})"
+        )
+    return here
+
+
+def open_dataset(spec: DatasetSpec, note: Callable[[str], None]) -> Dataset:
+    """Open all clips of a spec. Raises MissingError when the set is not here, DataError."""
+    if spec.kind == "embedded":
+        from vsrbench import synthetic
+
+        return Dataset(spec, synthetic.clips(cache_folder(), note))
+    here = on_disk(spec, note)
     native = here.layout.native_scale or spec.native_scale or spec.scale
     return _pair(spec, here.lq, here.gt if here.layout.gt else None, native)
 
@@ -191,17 +208,27 @@ def clips_below(path: Path) -> dict[str, Path]:
     """
     if not path.exists():
         raise MissingError(f"no file or folder at {path}", "check the path")
-    if path.is_file() or any(frames.is_image(p) for p in path.iterdir()):
-        return {safe_name(path.resolve().stem if path.is_file() else path.resolve().name): path}
+    if path.is_file():
+        return {safe_name(path.resolve().stem): path}
     inside = sorted(
         p for p in path.iterdir() if (p.is_dir() or is_video(p)) and not p.name.startswith(".")
     )
+    if image := min(filter(frames.is_image, path.iterdir()), default=None):
+        if video := next((p for p in inside if p.is_file()), None):
+            raise DataError(
+                f"{path} holds images and videos, such as {image.name} and {video.name}",
+                "move one kind away: is it one clip or several?",
+            )
+        return {safe_name(path.resolve().name): path}
     if not inside:
         raise DataError(
             f"{path} holds no frames and no clips",
             "expected images, video files, or one folder of images per clip",
         )
-    return {safe_name(p.stem if p.is_file() else p.name): p for p in inside}
+    found: dict[str, Path] = {}
+    for p in inside:
+        _add(found, p.stem if p.is_file() else p.name, p)
+    return found
 
 
 def is_video(path: Path) -> bool:

@@ -14,12 +14,13 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from vsrbench.datasets import find_layouts
 from vsrbench.errors import DataError, MissingError, UserError, unknown
+from vsrbench.keys import digest, sha256_file
 from vsrbench.types import DatasetSpec, Download
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ TIMEOUT_S = 20.0  # without an answer, or without a byte
 SPARE = 64 << 20  # bytes that are left free on the disk
 BLOCK = 1 << 16  # bytes; what has come of a block is lost when the line breaks
 PARTIAL = ".partial"
+DONE = ".done"
 
 
 def chosen_pack(spec: DatasetSpec, pack: str | None) -> list[Download]:
@@ -74,12 +76,21 @@ def fetch(
     shelf = root.parent / ".downloads" / spec.name
     with _disk(shelf):
         shelf.mkdir(parents=True, exist_ok=True)
+        done = {d: shelf / (digest([str(root.resolve()), asdict(d)]) + DONE) for d in downloads}
         for download in downloads:
             note(f"from {source_of(download)}")
+            if done[download].is_file():
+                names = done[download].read_text(encoding="utf-8").splitlines()
+                if all((root / name).exists() for name in names):
+                    note("  is here already")
+                    continue
             file = _Transfer(download, shelf, note, timeout_s).run()
-            _unpack(file, root, download.to, spec, note)
+            names = _unpack(file, root, download.to, spec, note)
+            done[download].write_text("\n".join(names) + "\n", encoding="utf-8")
             if not keep:
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
+        for mark in done.values():  # what is moved away later is to be fetched again
+            mark.unlink()
         if not keep:
             shutil.rmtree(shelf, ignore_errors=True)
             with suppress(OSError):  # others may be on their way there
@@ -274,8 +285,6 @@ class _Transfer:
         return place
 
     def _checked(self, file: Path) -> Path:
-        from vsrbench.keys import sha256_file
-
         if self.download.sha256 and sha256_file(file) != self.download.sha256:
             file.unlink()
             raise self._wrong_hash(file.name)
@@ -339,8 +348,11 @@ class _Member:
 
 def _unpack(
     file: Path, root: Path, to: str, spec: DatasetSpec, note: Callable[[str], None]
-) -> None:
-    """The content of an archive, a folder or a lone file, moved below `root` when it is whole."""
+) -> list[str]:
+    """The content of an archive, a folder or a lone file, moved below `root` when it is whole.
+
+    Gives the names of what is there then, seen from `root`.
+    """
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".unpack-") as folder:
         inside = Path(folder)
@@ -366,6 +378,7 @@ def _unpack(
         for entry in entries:
             entry.rename(place / entry.name)
     note(f"  unpacked into {place}: {', '.join(e.name for e in entries[:6])}")
+    return [str((place / entry.name).relative_to(root)) for entry in entries]
 
 
 def _top(inside: Path, spec: DatasetSpec) -> Path | None:

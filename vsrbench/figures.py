@@ -13,16 +13,18 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from vsrbench import keys
 from vsrbench.errors import DataError, MissingError, UserError, unknown
 from vsrbench.frames import FrameSource, open_frames
 from vsrbench.metrics import METRICS
+from vsrbench.plan import mark
 from vsrbench.summary import (
     BASELINE,
     COST,
@@ -31,6 +33,7 @@ from vsrbench.summary import (
     Block,
     Row,
     Summary,
+    made_by,
     metric_column,
     newest,
     setting_text,
@@ -50,6 +53,7 @@ Box = tuple[int, int, int, int]
 """x, y, width, height in px of the output frame."""
 
 DPI = 150
+MAX_BORDER_PX = 64
 INK, GREY, PALE, SIGNAL = "#1a1a1a", "#6b6b6b", "#d9d9d9", "#ffb000"
 # Okabe and Ito's palette without black and yellow: told apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -101,10 +105,11 @@ def profile(
     the reference (GT, else bicubic) within the middle 80 % of the height. Bicubic and GT are added
     where they were kept. Writes `out` (PNG), `<stem>.slices.png` (the slices unstretched, one below
     the other) and `<stem>.json`, which is also returned. Raises MissingError for frames that were
-    not kept, UserError for a row outside the frame.
+    not kept or are older than the scores, UserError for a row outside the frame.
     """
     records = list(records)
     sources = kept_frames(frames_root, dataset, clip, methods)
+    scored = kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
     titles = titles_of(records, sources)
@@ -147,7 +152,7 @@ def profile(
         page.text(left, below + 28, text, va="top", **SMALL)
         for i, (method, pixels) in enumerate(slices.items()):
             y = top + i * step
-            said = "   ".join(scores(records, dataset, clip, method, ("ewarp", "flicker")))
+            said = "   ".join(scores(scored, dataset, clip, method, ("ewarp", "flicker")))
             page.text(right, y - 6, titles[method], **HEAD)
             page.text(right + strip_w, y - 6, said, ha="right", **SMALL)
             strip = _resize(pixels, strip_w, count).repeat(strip_h // count, axis=0)
@@ -192,10 +197,12 @@ def crops(
     Without `frame` it is the middle one; without `box` it is the window, a fifth of the width, with
     the highest variance of luma in the reference (GT, else bicubic). Bicubic and GT are added
     where they were kept. Writes `out` (PNG) and `<stem>.json`, which is also returned. Raises
-    MissingError for frames that were not kept, UserError for a box or a frame outside the clip.
+    MissingError for frames that were not kept or are older than the scores, UserError for a box or
+    a frame outside the clip.
     """
     records = list(records)
     sources = kept_frames(frames_root, dataset, clip, methods)
+    scored = kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
     titles = titles_of(records, sources)
@@ -249,7 +256,7 @@ def crops(
             view = source[frame][y : y + h, x : x + w]
             _paste(page, _resize(view, view_w, view_h), view_x, view_y)
             centre, below = view_x + view_w / 2, view_y + view_h + 10
-            said = "\n".join(scores(records, dataset, clip, method, ("psnr", "lpips")))
+            said = "\n".join(scores(scored, dataset, clip, method, ("psnr", "lpips")))
             page.text(centre, below, titles[method], ha="center", va="top", **HEAD)
             page.text(centre, below + 28, said, ha="center", va="top", **SMALL)
     return about
@@ -571,6 +578,50 @@ def kept_frames(
             "remove them and run again with --keep-frames",
         )
     return sources
+
+
+def kept_scores(
+    frames_root: Path, dataset: str, clip: str, methods: Iterable[str], records: Iterable[Record]
+) -> list[Record]:
+    """The newest records of a clip that score the very frames kept of it; none without a mark.
+
+    Raises MissingError for frames of other weights or settings than the newest scores.
+    """
+    latest, found = newest(records), []
+    for method in methods:
+        own = [
+            r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
+        ]
+        own = [r for r in own if r.status == "ok" and r.metric in METRICS]
+        file = mark(frames_root / method / dataset / clip)
+        if not own or not file.is_file():
+            continue
+        output = file.read_text(encoding="utf-8").strip()
+        states = [_state(r) for r in own if _scores_output(r, output)]
+        current = _state(max(own, key=lambda r: r.at))
+        # Only of metrics of single frames is it sure that their key can be made again.
+        sure = (r for r in own if METRICS[r.metric].span == "frame")
+        if current not in states and any(_state(r) == current for r in sure):
+            raise MissingError(
+                f"kept frames of {method} are of other weights or settings than its scores",
+                "run again with --keep-frames",
+            )
+        found += [r for r in own if _state(r) in states]
+    return found
+
+
+def _state(r: Record) -> tuple[Any, ...]:
+    """What scores of the same frames share."""
+    return (made_by(r), r.dataset_version, r.clip_digest, r.scale)
+
+
+def _scores_output(r: Record, output: str) -> bool:
+    """Whether a record can be shown to score the output with this key."""
+    metric = replace(METRICS[r.metric], version=r.metric_version)
+    flows = {"", str(r.extra.get("flow", ""))}
+    # Records do not say the border of their data set.
+    tries = itertools.product(range(MAX_BORDER_PX + 1), flows)
+    return any(keys.quality_key(output, metric, border, flow) == r.key for border, flow in tries)
 
 
 def titles_of(records: Iterable[Record], methods: Iterable[str]) -> dict[str, str]:

@@ -31,6 +31,8 @@ def sha256_file(path: Path) -> str:
 
 def _method(card: MethodCard, weights_sha256: str) -> list[Any]:
     settings = dict(card.settings)
+    if card.kind == "command":
+        settings.pop("timeout_s", None)  # ends a program, and changes nothing that it makes
     geometry = [card.window, card.multiple_of, card.pad]
     return [card.name, card.version, weights_sha256, card.precision, settings, geometry]
 

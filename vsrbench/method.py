@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import numpy as np
 
 from vsrbench.errors import ContractError, MissingError, UserError
 from vsrbench.keys import digest
+from vsrbench.specs import ROOT
 from vsrbench.types import Clip, Method, MethodCard, Size
 
 if TYPE_CHECKING:
@@ -58,23 +59,48 @@ def load_method(card: MethodCard, device: str) -> Method:
 
     An error inside foreign code comes out as ContractError with its type and message.
     """
-    module_name, _, function = card.entry.partition(":")
-    root = str(Path(card.folder).parents[1])
-    if root not in sys.path:  # cards below another --root bring their own adapters
-        sys.path.insert(0, root)
+    load = entry(card)
     try:
-        module = importlib.import_module(module_name)
-        method: Method = getattr(module, function)(card, device, dtype_of(card, device))
+        method: Method = load(card, device, dtype_of(card, device))
     except UserError:
         raise
     except ImportError as error:
-        raise MissingError(
-            f"method '{card.name}' cannot be imported: {error}",
-            f'install what it needs, or correct entry = "{card.entry}" in its card',
-        ) from error
+        raise _not_imported(card, error) from error
     except (Exception, SystemExit) as error:
         raise foreign_error(card, "loading", error) from error
     return method
+
+
+def entry(card: MethodCard) -> Callable[..., Method]:
+    """The function that a card names, imported. Raises as `load_method`."""
+    module, _, function = card.entry.partition(":")
+    own = Path(card.folder).parent
+    for place in (str(ROOT), str(own.parent)):
+        if place not in sys.path:  # cards below another --root bring their own adapters
+            sys.path.insert(0, place)
+    try:
+        # There is one package `methods`, and in it the folders beside the card's own come first.
+        package = importlib.import_module("methods")
+        package.__path__ = list(dict.fromkeys((str(own), *package.__path__)))
+        found = getattr(importlib.import_module(module), function, None) if function else None
+    except ImportError as error:
+        raise _not_imported(card, error) from error
+    except (Exception, SystemExit) as error:
+        raise foreign_error(card, "loading", error) from error
+    if found is None:
+        raise UserError(
+            f"card '{card.name}': entry = \"{card.entry}\" names no function of a module",
+            'write it as "methods.folder.adapter:load"',
+        )
+    load: Callable[..., Method] = found
+    return load
+
+
+def _not_imported(card: MethodCard, error: ImportError) -> MissingError:
+    return MissingError(
+        f"method '{card.name}' cannot be imported: {error}",
+        f'install what it needs, or correct entry = "{card.entry}" in its card',
+    )
 
 
 def foreign_error(card: MethodCard, doing: str, error: BaseException) -> ContractError:

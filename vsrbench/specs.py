@@ -53,13 +53,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def method_files(root: Path) -> dict[str, Path]:
-    """Method name -> its card, from methods/<folder>/<name>.toml."""
-    return {path.stem: path for path in sorted(root.glob("methods/*/*.toml"))}
+    """Method name -> its card, from methods/<folder>/<name>.toml.
+
+    Folders that another root lacks are those of the checkout; a folder is never mixed of both, as
+    the cards in it share their modules.
+    """
+    own = sorted(root.glob("methods/*/*.toml"))
+    folders = {path.parent.name for path in own}
+    more = [p for p in sorted(ROOT.glob("methods/*/*.toml")) if p.parent.name not in folders]
+    return {path.stem: path for path in (*more, *own)}
 
 
 def dataset_files(root: Path) -> dict[str, Path]:
-    """Data set name -> its spec, from datasets/<name>.toml."""
-    return {path.stem: path for path in sorted(root.glob("datasets/*.toml"))}
+    """Data set name -> its spec, from datasets/<name>.toml; what a root lacks, the checkout has."""
+    files = (*sorted(ROOT.glob("datasets/*.toml")), *sorted(root.glob("datasets/*.toml")))
+    return {path.stem: path for path in files}
 
 
 def read_card(path: Path) -> MethodCard:
@@ -105,8 +113,25 @@ def method_card(root: Path, name: str) -> MethodCard:
 
 
 def dataset_spec(root: Path, name: str) -> DatasetSpec:
-    """The spec of a data set named on the command line. Raises UserError."""
+    """The spec of a data set named on the command line, NAME or NAME:LAYOUT. Raises UserError.
+
+    One layout alone is a set of its own: the LQ of two may differ.
+    """
     files = dataset_files(root)
+    whole, _, layout = name.partition(":")
+    if layout and whole in files and name not in files:
+        all_of = dataset_spec(root, whole)
+        only = tuple(entry for entry in all_of.layouts if entry.name == layout)
+        if not only:
+            raise unknown(f"layout of {whole}", layout, (entry.name for entry in all_of.layouts))
+        return replace(
+            all_of,
+            name=name,
+            title=f"{all_of.title} ({layout})",
+            layouts=only,
+            base=all_of.base or whole,
+            folder=all_of.folder or whole,
+        )
     if name not in files:
         raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
     path = files[name]

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vsrbench.errors import MissingError, UserError
+from vsrbench.errors import DataError, MissingError, UserError
 from vsrbench.types import RECORD_SCHEMA, Record
+
+T = TypeVar("T")
+# Of a line about a run: what tables and reports read of it.
+RUN_FIELDS = frozenset(
+    {"run_id", "started", "argv", "version", "device", "env", "finished", "counts", "exit_code"}
+)
+ENV_FIELDS = frozenset(
+    {"python", "system", "cpu", "cores", "ram_mib", "cuda", "gpus", "packages", "git"}
+)
 
 
 class Store:
@@ -21,6 +30,7 @@ class Store:
         self.runs = folder / "runs.jsonl"
         self.frames = folder / "frames"
         self.notices: list[str] = []
+        """What was passed over in reading, once each."""
 
     @classmethod
     def at(cls, path: Path) -> Store:
@@ -60,15 +70,15 @@ class Store:
         """Version and commit of the code behind these runs; `+` marks uncommitted changes."""
         found: dict[str, None] = {}
         for data in self.read_runs():
-            if data.get("run_id") in runs:
+            if data["run_id"] in runs:
                 git = data["env"]["git"]
                 commit = git["commit"] and f", commit {git['commit'][:7]}{'+' * bool(git['dirty'])}"
                 found[f"vsrbench {data['version']}{commit or ''}"] = None
         return "; ".join(found)
 
     def read_runs(self) -> Iterator[dict[str, Any]]:
-        """The lines about runs, in order of writing; a cut line is passed over with a notice."""
-        return _lines(self.runs, self.notices)
+        """The lines about runs, in order of writing; what is no such line leaves a notice."""
+        return self._lines(self.runs, _run)
 
     def _append_line(self, path: Path, value: dict[str, Any]) -> None:
         # NaN has no JSON spelling that other readers accept: refuse it here.
@@ -89,26 +99,32 @@ class Store:
                 "everything recorded before is kept",
             ) from error
 
-    def read(self) -> list[Record]:
-        """All records in order of writing; a cut line is passed over with a notice."""
-        found = []
-        for data in _lines(self.records, self.notices):
-            if data.get("schema", 0) > RECORD_SCHEMA:
-                raise UserError(
-                    f"{self.records} was written by a newer version (schema {data['schema']}, this "
-                    f"one reads up to {RECORD_SCHEMA})",
-                    "update vsrbench or choose another folder with --results DIR",
-                )
-            found.append(Record.from_json(data))
-        return found
+    def read(self, strict: bool = False) -> list[Record]:
+        """All records in order of writing; what is no record is passed over with a notice.
+
+        strict: it is a DataError, unless it is a last line that was cut in writing.
+        """
+        return list(self._lines(self.records, self._record, strict))
+
+    def _record(self, data: dict[str, Any]) -> Record:
+        if data.get("schema", 0) > RECORD_SCHEMA:
+            raise UserError(
+                f"{self.records} was written by a newer version (schema {data['schema']}, this "
+                f"one reads up to {RECORD_SCHEMA})",
+                "update vsrbench or choose another folder with --results DIR",
+            )
+        return Record.from_json(data)
 
     def latest(self) -> dict[str, Record]:
         """The newest record of each key; a success is never hidden by a later failure."""
         return latest(self.read())
 
-    def require(self) -> list[Record]:
-        """The newest records, for tables and figures. Raises MissingError when there are none."""
-        records = list(self.latest().values())
+    def require(self, strict: bool = False) -> list[Record]:
+        """The newest records, for tables and figures. Raises MissingError when there are none.
+
+        strict: as for `read`.
+        """
+        records = list(latest(self.read(strict)).values())
         if not records:
             raise MissingError(
                 f"no records in {self.folder}",
@@ -116,19 +132,35 @@ class Store:
             )
         return records
 
-
-def _lines(path: Path, notices: list[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a cut line leaves a notice."""
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            try:
-                data = json.loads(line)
-            except ValueError:
-                notices.append(f"{path}:{number}: cut line passed over")
+    def _lines(
+        self, path: Path, made_of: Callable[[dict[str, Any]], T], strict: bool = False
+    ) -> Iterator[T]:
+        """What the lines of a file make; a line of which nothing can be made leaves a notice."""
+        if not path.is_file():
+            return
+        lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
                 continue
-            yield data
+            try:
+                yield made_of(json.loads(line))
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                cut = number == len(lines) and isinstance(error, json.JSONDecodeError)
+                if strict and not cut:
+                    raise DataError(
+                        f"{path}:{number} is damaged", "restore the file, or remove that line"
+                    ) from error
+                notice = f"{path}:{number}: {'cut' if cut else 'damaged'} line passed over"
+                if notice not in self.notices:
+                    self.notices.append(notice)
+
+
+def _run(data: dict[str, Any]) -> dict[str, Any]:
+    """A line about a run, if it is one. Raises KeyError, TypeError, AttributeError."""
+    env = data["env"]
+    if lost := (RUN_FIELDS - data.keys()) | (ENV_FIELDS - env.keys()):
+        raise KeyError(*lost)
+    return data
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:

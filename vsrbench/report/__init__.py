@@ -240,6 +240,7 @@ def _comparison(
 ) -> Comparison:
     """The middle frame by every method, and their temporal profiles. Raises UserError."""
     sources = figures.kept_frames(frames, dataset, clip, methods)
+    scored = figures.kept_scores(frames, dataset, clip, sources, records)
     titles = figures.titles_of(records, sources)
     count = len(next(iter(sources.values())))
     latest = newest(records)
@@ -249,7 +250,7 @@ def _comparison(
             method,
             titles[method],
             _uri(source[count // 2]),
-            ", ".join(figures.scores(records, dataset, clip, method, own)),
+            ", ".join(figures.scores(scored, dataset, clip, method, own)),
         )
         for method, source in sources.items()
     )
