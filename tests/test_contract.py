@@ -17,9 +17,11 @@ import pytest
 import torch
 from torch import nn
 
-from vsrbench import command, cost, nvml, specs
-from vsrbench.errors import ContractError, MissingError
-from vsrbench.method import at_scale, load_method, padding, upscale
+from tests.conftest import heed_interrupts
+from vsrbench import command, cost, nvml, specs, weights
+from vsrbench.errors import ContractError, MissingError, UserError
+from vsrbench.evaluate import error_json
+from vsrbench.method import at_scale, check_size, load_method, padding, upscale
 from vsrbench.specs import ROOT
 from vsrbench.types import Clip, Method, MethodCard, Weights
 from vsrbench.weights import load_state, read_checkpoint, save_checkpoint
@@ -282,6 +284,20 @@ def test_windows_restart_the_state() -> None:
 
     card = replace(TOY, window=2)
     assert [f.max() for f in upscale(Counter(), card, clip(), "cpu")] == [0, 1, 0, 1, 0]
+
+
+def test_weights_are_hashed_once_while_they_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(weights, "sha256_file", lambda path: str(hashed.append(path)))
+    file = tmp_path / "net.pth"
+    card = replace(TOY, weights=Weights("user", file=str(file)))
+    for content, times in ((b"one", 1), (b"one more", 2)):
+        file.write_bytes(content)
+        weights.identify(card)
+        weights.identify(card)
+        assert len(hashed) == times
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
