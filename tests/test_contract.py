@@ -231,6 +231,7 @@ class FakeNvml(types.ModuleType):
     """A GPU whose memory goes up and down."""
 
     used = 100 * 2**20
+    pids: tuple[int, ...] = (1,)
 
     def nvmlInit(self) -> None: ...
 
@@ -241,7 +242,13 @@ class FakeNvml(types.ModuleType):
         return types.SimpleNamespace(used=self.used)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[types.SimpleNamespace]:
-        return [types.SimpleNamespace(pid=1)]
+        return [types.SimpleNamespace(pid=p, usedGpuMemory=2**30) for p in self.pids]
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return "GPU-1"
 
 
 def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +262,21 @@ def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
         fake.used = 120 * 2**20
     assert meter.peak_mib == 250
-    assert meter.shared
+
+
+def test_nvml_tells_other_processes_apart_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    own, parent = os.getpid(), os.getppid()
+    for pids, shared in (((own, parent), False), ((own, parent, 1), True), ((1,), None)):
+        fake.pids = pids
+        with nvml.MemoryMeter("GPU-1") as meter:
+            pass
+        assert meter.shared is shared
+    # In a PID namespace of its own a tree has other numbers there: unknown, not nothing.
+    assert nvml._device_mib({own}) is None
+    fake.pids = (own, 1)
+    assert nvml._device_mib({own}) == 1024
 
 
 def test_nvml_absent_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
