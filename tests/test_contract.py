@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -220,6 +223,88 @@ def test_cost_counts_what_is_known() -> None:
 def test_a_dead_measuring_process_is_one_clear_error() -> None:
     with pytest.raises(ContractError, match="'dies' ended its process at 32x24, 2 frames"):
         cost.measure(replace(TOY, name="dies"), (24, 32), 2, "cpu")
+
+
+STRANGE = """
+import os, sys, time
+from pathlib import Path
+from vsrbench.command import execute
+
+class Two(Exception):
+    def __init__(self, one, two):  # cannot be unpickled
+        super().__init__(one)
+
+class Strange:
+    def __init__(self, card, device, dtype):
+        self.how = card.settings["how"]
+
+    def upscale(self, frames):
+        if self.how == "raises":
+            raise Two("boom", "bang")
+        pids = Path(__file__).with_name("pids")
+        if self.how == "sleeps":
+            pids.write_text(f"{os.getpid()} .")
+            time.sleep(60)
+        program = f"import os, pathlib, time; pathlib.Path({str(pids)!r}).write_text("
+        program += "f'{os.getppid()} {os.getpid()} .'); time.sleep(60)"
+        execute("program", [sys.executable, "-c", program], pids.parent, 60)
+"""
+
+
+def strange(folder: Path, how: str, **changes: Any) -> MethodCard:
+    (folder / "strange.py").write_text(STRANGE)
+    card = replace(TOY, entry="strange:Strange", folder=str(folder / "a/b"), settings={"how": how})
+    return replace(card, **changes)
+
+
+@pytest.mark.parametrize("kind", ["python", "command"])
+def test_whatever_a_measured_method_raises_is_one_clear_error(tmp_path: Path, kind: str) -> None:
+    card = strange(tmp_path, "raises", kind=kind)
+    with pytest.raises(ContractError, match="'toy' failed at 32x24, 2 frames: Two: boom") as caught:
+        cost.measure(card, (24, 32), 2, "cpu")
+    assert "in upscale" in error_json(caught.value)["log"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("how", "kind"), [("sleeps", "python"), ("program", "command")])
+def test_an_interrupted_measurement_ends_at_once(tmp_path: Path, how: str, kind: str) -> None:
+    code = f"from pathlib import Path; from vsrbench import cost; from {__name__} import strange; "
+    code += f"card = strange(Path({str(tmp_path)!r}), {how!r}, kind={kind!r}); "
+    code += "cost.measure(card, (24, 32), 2, 'cpu')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
+    )
+    pids, deadline = tmp_path / "pids", time.monotonic() + 60
+    while not (pids.is_file() and pids.read_text().endswith(".")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    assert not any(alive(int(pid)) for pid in pids.read_text().split()[:-1])
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 7, 64])
+@pytest.mark.parametrize("side", ["bottom-right", "top-left"])
+def test_sizes_that_cannot_be_mirrored_are_refused(multiple: int, side: str) -> None:
+    card = replace(TOY, multiple_of=multiple, pad=side)  # type: ignore[arg-type]
+    for height in range(1, 70):
+        try:
+            cost._clip(card, (height, 70), 1, "cpu")
+        except RuntimeError:
+            with pytest.raises(UserError, match=f"at least {multiple // 2 + 1} px"):
+                check_size(card, (height, 70))
+        else:
+            check_size(card, (height, 70))
 
 
 def test_a_method_that_exits_does_not_end_the_run() -> None:

@@ -446,6 +446,7 @@ def _run(options: argparse.Namespace) -> int:
         fresh=options.fresh,
         quiet=options.quiet,
         with_cost=not options.no_cost,
+        verbose=options.verbose,
     )
     run = Run(choice, store)
     sets = []
@@ -520,6 +521,7 @@ def _score(options: argparse.Namespace) -> int:
         fresh=options.fresh,
         quiet=options.quiet,
         with_cost=False,
+        verbose=options.verbose,
     )
     run = Run(choice, store)
     run.go(cards, [found])

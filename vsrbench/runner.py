@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from vsrbench.datasets import Dataset, cache_folder
 from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
 from vsrbench.evaluate import Context, error_json, evaluate, timestamp
 from vsrbench.flow import Estimator, best_estimator
-from vsrbench.method import at_scale, load_method
+from vsrbench.method import at_scale, load_method, no_tf32
 from vsrbench.metrics import METRICS, unavailable
 from vsrbench.plan import Job, plan, unfit
 from vsrbench.progress import Progress, note, say_error
@@ -41,7 +42,9 @@ class Choice:
     quiet: bool = False
     """No progress."""
     with_cost: bool = True
-    """Measure cost at the size of each data set's first clip."""
+    """Measure cost at the most frequent size of each data set."""
+    verbose: bool = False
+    """Show the tracebacks of what failed."""
 
 
 class Run:
@@ -82,10 +85,17 @@ class Run:
             "device": self.choice.device,
             "env": env.capture(self.choice.root),
         }
-        code = INTERRUPTED
+        no_tf32()
+        code = FAILED  # what Python makes of an exception that nobody catches
         try:
             yield
             code = self.exit_code
+        except UserError as error:
+            code = error.exit_code
+            raise
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            raise
         finally:
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
             self.store.append_run(about | end)
@@ -146,11 +156,16 @@ class Run:
         loader = Loader(self.choice.device)
         with Progress(frames, len(jobs), self.choice.quiet) as progress:
             context = Context(
-                self.id, self.choice.device, estimator, cache_folder() / "flow", progress.tick
+                self.id,
+                self.choice.device,
+                estimator,
+                cache_folder() / "flow",
+                progress.tick,
+                functools.cache(progress.line),
             )
             for job in jobs:
                 progress.start(f"{job.card.name}  {job.clip.dataset}/{job.clip.name}")
-                progress.done(self._job(job, loader, context))
+                progress.done(self._job(job, loader, context, progress))
 
     def _estimator(self, asked: Mapping[str, Any], sets: Sequence[Dataset]) -> Estimator | None:
         """The flow estimator, where some metric needs flow and some motion is not known."""
@@ -158,17 +173,23 @@ class Run:
         exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
         return best_estimator(self.choice.device) if needed and not exact else None
 
-    def _job(self, job: Job, loader: Loader, context: Context) -> str:
+    def _job(self, job: Job, loader: Loader, context: Context, progress: Progress) -> str:
         """Record everything that one job yields; `ok`, or what went wrong."""
         outcome = "ok"
+        logs = dict[str, None]()
         try:
             for record in evaluate(job, lambda: loader.load(job.card), context):
                 self._append(record)
                 if record.status == "failed" and record.error:
                     outcome = f"FAILED: {record.error['message']}"
+                    logs[record.error.get("log", "")] = None
         except UserError as error:  # frames were to be kept and nothing was to be scored
             self.counts["failed"] += 1
             outcome = f"FAILED: {error}"
+            logs[error_json(error).get("log", "")] = None
+        if self.choice.verbose:
+            for log in filter(None, logs):
+                progress.line(log.rstrip())
         if isinstance(job.error, MissingError):
             self.missing = True
             outcome = f"skipped: {job.error}"
