@@ -21,8 +21,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import heed_interrupts
-from vsrbench import frames
+from vsrbench import cost, frames
 from vsrbench.cli import main
+from vsrbench.errors import ContractError, MissingError
+from vsrbench.runner import Choice
+from vsrbench.runner import Run as Runner
+from vsrbench.store import Store
 
 ADAPTER = '''
 """A method that does what its settings say."""
@@ -479,6 +483,37 @@ def test_cost_alone(run: Run) -> None:
     assert code == 0, err
     assert "Bicubic" in out
     assert "ms/frame" in out
+
+
+def test_tables_show_the_cost_that_was_asked_for(run: Run, tmp_path: Path) -> None:
+    ours = ("--methods", "bicubic", "--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr")
+    alone = ("cost", "--methods", "bicubic", "--size", "32x40", "--device", "cpu:0", "--frames")
+    for args, timed, new in (
+        (ours, 10, "2 new results"),
+        ((*alone, 4), 4, "1 new results"),
+        ((*alone, 10), 10, "0 new results"),  # of the run: another name of the same device
+        (ours, 10, "0 new results"),
+    ):
+        code, out, err = run(*args)
+        assert code == 0, err
+        assert new in err
+        assert f"{timed} frames timed" in out
+
+
+def test_cost_is_measured_at_the_most_frequent_size(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def measure(card: object, size: tuple[int, int], frames: int, device: str) -> None:
+        sizes.append(size)
+        raise ContractError("measured elsewhere")
+
+    monkeypatch.setattr(cost, "measure", measure)
+    for name, width in (("a", 32), ("b", 40), ("c", 40)):
+        write_clip(tmp_path / "set" / name, w=width)
+    run("--methods", "bicubic", "--input", tmp_path / "set", "--metrics", "lr_psnr")
+    assert sizes == [(32, 40)]
 
 
 def test_readme_shows_the_reference_records(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -541,7 +541,7 @@ def _print_tables(
     from vsrbench import specs
 
     latest = run.store.latest().values()
-    records = [r for r in latest if r.kind == "cost" or r.key in run.keys]
+    records = [r for r in latest if r.key in run.keys]
     shown = [c.name for c in cards] + [specs.GT_CARD.name]
     for dataset in sets:
         own = {r.method for r in records if r.dataset == dataset.spec.name}
@@ -558,11 +558,11 @@ def _cost(options: argparse.Namespace) -> int:
     cards = _cards(options, device)
     store = _store(options)
     store.prepare()
-    choice = Choice(root=options.root, device=device, fresh=options.fresh)
+    choice = Choice(options.root, device, fresh=options.fresh, verbose=options.verbose)
     run = Run(choice, store)
     with run.logged():
         run.cost(cards, options.size, options.scale, options.frames)
-    records = [r for r in store.require() if r.kind == "cost" and r.size == options.size]
+    records = [r for r in store.require() if r.key in run.keys]
     rows = [c.name for c in cards if any(r.method == c.name for r in records)]
     print(_formatted(store, _summary(options, records, rows, None, None), "markdown"))
     _say_counts(run)

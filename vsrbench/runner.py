@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vsrbench import __version__, command, cost, env, keys
 from vsrbench.datasets import Dataset, cache_folder
 from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
@@ -22,6 +24,7 @@ from vsrbench.metrics import METRICS, unavailable
 from vsrbench.plan import Job, plan, unfit
 from vsrbench.progress import Progress, note, say_error
 from vsrbench.store import Store
+from vsrbench.summary import usual_size
 from vsrbench.types import Method, MethodCard, Record, Size
 
 
@@ -57,7 +60,7 @@ class Run:
         self.missing = False
         """Something that was asked for by name is not here."""
         self.keys: set[str] = set()
-        """Identities of all scores asked for, new or reused."""
+        """Identities of all scores and costs asked for, new or reused."""
 
     @property
     def exit_code(self) -> int:
@@ -68,11 +71,12 @@ class Run:
         """Score and measure everything that is not on disk yet."""
         with self.logged():
             self._quality(cards, sets)
-            if self.choice.with_cost:
-                for dataset in sets:
-                    if dataset.clips:
-                        first = dataset.clips[0]
-                        self.cost(cards, first.size, first.scale, cost.FRAMES)
+            torch.cuda.empty_cache()  # cost is measured in another process
+            for dataset in sets if self.choice.with_cost else ():
+                size = usual_size(clip.size for clip in dataset.clips)
+                scales = [clip.scale for clip in dataset.clips if clip.size == size]
+                if scales:
+                    self.cost(cards, size, scales[0], cost.FRAMES)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -208,20 +212,29 @@ class Run:
             try:
                 card = at_scale(card, scale)
                 sha = command.identify(card)
-                old = done.get(keys.cost_key(card, sha, size, frames, machine))
-                if old is not None and old.status == "ok":
+            except UserError as failure:
+                error = failure
+            key = keys.cost_key(card, sha, size, frames, machine)
+            self.keys.add(key)
+            if error is None:
+                if key in done and done[key].status == "ok":
                     self.counts["reused"] += 1
                     continue
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
-                measurement = cost.measure(card, size, frames, self.choice.device)
-            except UserError as failure:
-                error = failure
+                try:
+                    measurement = cost.measure(card, size, frames, self.choice.device)
+                except UserError as failure:
+                    error = failure
+            told = error_json(error) if error else None
+            if error and told:
                 say_error(error)
+                if self.choice.verbose and "log" in told:
+                    note(told["log"].rstrip())
             absent = isinstance(error, MissingError)
             self.missing |= absent
             self._append(
                 Record(
-                    key=keys.cost_key(card, sha, size, frames, machine),
+                    key=key,
                     run_id=self.id,
                     at=timestamp(),
                     kind="cost",
@@ -237,7 +250,7 @@ class Run:
                     size=size,
                     scale=scale,
                     measurement=measurement,
-                    error=error_json(error) if error else None,
+                    error=told,
                 )
             )
 
