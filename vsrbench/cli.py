@@ -603,12 +603,14 @@ def _device(asked: str | None) -> str:
         device = torch.device(asked)
     except RuntimeError as error:
         raise UserError(f"no device named '{asked}'", "cpu, cuda, cuda:1 ...") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"nothing here runs on device '{asked}'", "cpu, cuda, cuda:1 ...")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MissingError(
             f"device '{asked}' was asked for and {torch.cuda.device_count()} CUDA devices are here",
             "use --device cpu",
         )
-    return asked
+    return "cpu" if device.type == "cpu" else str(device)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -853,6 +855,8 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
     device = _device(None)
     try:
         card = specs.method_card(root, row[0])
+        if card.kind == "command":  # whole programs, which may run for an hour
+            return dash
         card = replace(card, scale=card.scale or 4)
         if device == "cpu":
             card = replace(card, precision="fp32")

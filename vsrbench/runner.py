@@ -128,6 +128,11 @@ class Run:
         for why in reasons.values():
             note(f"missing: {why.message}\n  {why.hint}")
         self.missing |= bool(self.choice.metrics and reasons)
+        for name in self.choice.metrics:
+            whys = [unfit(METRICS[name], clip) for dataset in sets for clip in dataset.clips]
+            if name not in reasons and whys and all(whys):
+                note(f"not computed: {whys[0]}")
+                self.missing = True
         estimator = self._estimator(asked, sets)
         done = {} if self.choice.fresh else self.store.latest()
         for line in self.store.notices:
