@@ -21,9 +21,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import heed_interrupts
-from vsrbench import frames, specs
+from vsrbench import cost, frames, specs
 from vsrbench.cli import main
-from vsrbench.errors import UserError
+from vsrbench.errors import ContractError, MissingError, UserError
+from vsrbench.runner import Choice
+from vsrbench.runner import Run as Runner
+from vsrbench.store import Store
 
 ADAPTER = '''
 """A method that does what its settings say."""
@@ -125,7 +128,7 @@ def records(tmp_path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines]
 
 
-FAST = ["--metrics", "psnr,flicker", "--no-cost"]
+FAST = ["--metrics", "lr_psnr,flicker", "--no-cost"]
 
 
 def test_a_whole_run_resumes_keeps_frames_and_feeds_tables(run: Run, tmp_path: Path) -> None:
@@ -242,6 +245,7 @@ def test_failures_are_tried_again(run: Run, bench: Path, tmp_path: Path) -> None
         (["tabel"], "no command named 'tabel'. Did you mean 'table'?"),
         (["--methods", "bicubic", "--gt", "x"], "--gt needs --input"),
         (["--methods", "bicubic", "--device", "gpu"], "no device named 'gpu'"),
+        (["--methods", "bicubic", "--device", "mps"], "nothing here runs on device 'mps'"),
         (["--methods", "nowhere.pth"], "no checkpoint at nowhere.pth"),
         (["cost", "--methods", "bicubic", "--size", "64"], "write it as 180x320"),
     ],
@@ -359,10 +363,8 @@ def test_a_truncated_frame_fails_its_clip_and_the_rest_goes_on(run: Run, tmp_pat
 
 def test_one_frame_and_frames_too_small(run: Run, bench: Path, tmp_path: Path) -> None:
     one = write_clip(tmp_path / "one", count=1)
-    code, out, err = run(
-        "--methods", "good", "--input", one, "--metrics", "flicker,lr_psnr", "--no-cost"
-    )
-    assert code == 0, err
+    code, out, err = run("--methods", "good", "--input", one, *FAST)
+    assert code == 3, err  # flicker was asked for by name
     assert "needs two frames" in out
     card = bench / "methods" / "toy" / "good.toml"
     card.write_text(card.read_text().replace("[weights]", "min_size = 64\n[weights]"))
@@ -373,9 +375,30 @@ def test_one_frame_and_frames_too_small(run: Run, bench: Path, tmp_path: Path) -
 
 def test_metrics_that_need_gt_say_so(run: Run, tmp_path: Path) -> None:
     lq = write_clip(tmp_path / "lq")
-    code, out, err = run("--methods", "good", "--input", lq, *FAST)
-    assert code == 0, err
-    assert "needs ground truth" in out
+    args = ("--methods", "good", "--input", lq, "--no-cost", "--metrics", "psnr,flicker")
+    for _ in range(2):  # new or reused
+        code, out, err = run(*args)
+        assert code == 3, err
+        assert "not computed: 'psnr' needs ground truth and clip 'lq' has none" in err
+        assert "needs ground truth" in out
+
+
+def test_tracebacks_are_there_with_v(run: Run, tmp_path: Path) -> None:
+    lq = write_clip(tmp_path / "lq")
+    for args in (("--input", lq, *FAST), ("cost", "--size", "24x32", "--frames", "2")):
+        code, _, err = run(*args, "--methods", "raise", "-v")
+        assert code == 1
+        assert err.count("ValueError: boom") == (3 if "cost" in args else 2), err
+        assert err.count('raise ValueError("boom")') == 1
+    assert all("in upscale" in r["error"]["log"] for r in records(tmp_path) if r["error"])
+
+
+def test_the_exit_code_of_a_run_is_on_record(root: Path, tmp_path: Path) -> None:
+    for error in (MissingError("gone"), KeyboardInterrupt(), RuntimeError("a defect")):
+        with pytest.raises(type(error)), Runner(Choice(root, "cpu"), Store(tmp_path)).logged():
+            raise error
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["exit_code"] for line in lines] == [3, 130, 1]
 
 
 @pytest.mark.parametrize(
@@ -458,7 +481,8 @@ def test_a_foreign_checkpoint_runs_by_path(run: Run, shared: Path, tmp_path: Pat
 def test_misaligned_ground_truth_is_named(run: Run, shared: Path) -> None:
     clips = shared / "real" / "clips-gt"
     lq, gt = clips / "vid4-calendar-lr-bd4", clips / "vid4-calendar"
-    code, out, err = run("--methods", "bicubic", "--input", lq, "--gt", gt, *FAST)
+    args = ("--methods", "bicubic", "--input", lq, "--gt", gt)
+    code, out, err = run(*args, "--metrics", "psnr", "--no-cost")
     assert code == 0, err
     note = next(line for line in out.splitlines() if "shift" in line)
     assert "vid4-calendar-lr-bd4" in note
@@ -595,6 +619,9 @@ def test_list_methods_v_says_what_they_take(
         if path.stem not in ("bicubic", "load"):
             path.unlink()
     write_card(bench, "absent", weights='origin = "official"\nfile = "absent.pth"\n')
+    write_card(bench, "program")
+    program = bench / "methods" / "toy" / "program.toml"
+    program.write_text('kind = "command"\n' + program.read_text())
     code, out, err = run("list", "methods", "-v")
     rows = {line.split()[0]: line for line in out.splitlines()}
     assert code == 0
@@ -604,6 +631,7 @@ def test_list_methods_v_says_what_they_take(
     assert "64x64" in rows["absent"]  # building needs no numbers
     assert "absent.pth" in rows["absent"]
     assert rows["load"].split().count("–") == 5
+    assert rows["program"].split().count("–") == 5  # it would have to be run
     assert "cannot build" in err
     assert len(list((tmp_path / "cache/construction").glob("*.json"))) == 2
 
@@ -613,6 +641,37 @@ def test_cost_alone(run: Run) -> None:
     assert code == 0, err
     assert "Bicubic" in out
     assert "ms/frame" in out
+
+
+def test_tables_show_the_cost_that_was_asked_for(run: Run, tmp_path: Path) -> None:
+    ours = ("--methods", "bicubic", "--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr")
+    alone = ("cost", "--methods", "bicubic", "--size", "32x40", "--device", "cpu:0", "--frames")
+    for args, timed, new in (
+        (ours, 10, "2 new results"),
+        ((*alone, 4), 4, "1 new results"),
+        ((*alone, 10), 10, "0 new results"),  # of the run: another name of the same device
+        (ours, 10, "0 new results"),
+    ):
+        code, out, err = run(*args)
+        assert code == 0, err
+        assert new in err
+        assert f"{timed} frames timed" in out
+
+
+def test_cost_is_measured_at_the_most_frequent_size(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def measure(card: object, size: tuple[int, int], frames: int, device: str) -> None:
+        sizes.append(size)
+        raise ContractError("measured elsewhere")
+
+    monkeypatch.setattr(cost, "measure", measure)
+    for name, width in (("a", 32), ("b", 40), ("c", 40)):
+        write_clip(tmp_path / "set" / name, w=width)
+    run("--methods", "bicubic", "--input", tmp_path / "set", "--metrics", "lr_psnr")
+    assert sizes == [(32, 40)]
 
 
 def test_readme_shows_the_reference_records(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,14 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +21,11 @@ import pytest
 import torch
 from torch import nn
 
-from vsrbench import command, cost, nvml, specs
-from vsrbench.errors import ContractError, MissingError
-from vsrbench.method import at_scale, load_method, padding, upscale
+from tests.conftest import heed_interrupts
+from vsrbench import command, cost, nvml, specs, weights
+from vsrbench.errors import ContractError, MissingError, UserError
+from vsrbench.evaluate import error_json
+from vsrbench.method import at_scale, check_size, load_method, padding, upscale
 from vsrbench.specs import ROOT
 from vsrbench.types import Clip, Method, MethodCard, Size, Weights
 from vsrbench.weights import load_state, read_checkpoint, save_checkpoint
@@ -221,6 +226,88 @@ def test_a_dead_measuring_process_is_one_clear_error() -> None:
         cost.measure(replace(TOY, name="dies"), (24, 32), 2, "cpu")
 
 
+STRANGE = """
+import os, sys, time
+from pathlib import Path
+from vsrbench.command import execute
+
+class Two(Exception):
+    def __init__(self, one, two):  # cannot be unpickled
+        super().__init__(one)
+
+class Strange:
+    def __init__(self, card, device, dtype):
+        self.how = card.settings["how"]
+
+    def upscale(self, frames):
+        if self.how == "raises":
+            raise Two("boom", "bang")
+        pids = Path(__file__).with_name("pids")
+        if self.how == "sleeps":
+            pids.write_text(f"{os.getpid()} .")
+            time.sleep(60)
+        program = f"import os, pathlib, time; pathlib.Path({str(pids)!r}).write_text("
+        program += "f'{os.getppid()} {os.getpid()} .'); time.sleep(60)"
+        execute("program", [sys.executable, "-c", program], pids.parent, 60)
+"""
+
+
+def strange(folder: Path, how: str, **changes: Any) -> MethodCard:
+    (folder / "strange.py").write_text(STRANGE)
+    card = replace(TOY, entry="strange:Strange", folder=str(folder / "a/b"), settings={"how": how})
+    return replace(card, **changes)
+
+
+@pytest.mark.parametrize("kind", ["python", "command"])
+def test_whatever_a_measured_method_raises_is_one_clear_error(tmp_path: Path, kind: str) -> None:
+    card = strange(tmp_path, "raises", kind=kind)
+    with pytest.raises(ContractError, match="'toy' failed at 32x24, 2 frames: Two: boom") as caught:
+        cost.measure(card, (24, 32), 2, "cpu")
+    assert "in upscale" in error_json(caught.value)["log"]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("how", "kind"), [("sleeps", "python"), ("program", "command")])
+def test_an_interrupted_measurement_ends_at_once(tmp_path: Path, how: str, kind: str) -> None:
+    code = f"from pathlib import Path; from vsrbench import cost; from {__name__} import strange; "
+    code += f"card = strange(Path({str(tmp_path)!r}), {how!r}, kind={kind!r}); "
+    code += "cost.measure(card, (24, 32), 2, 'cpu')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
+    )
+    pids, deadline = tmp_path / "pids", time.monotonic() + 60
+    while not (pids.is_file() and pids.read_text().endswith(".")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    assert not any(alive(int(pid)) for pid in pids.read_text().split()[:-1])
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 7, 64])
+@pytest.mark.parametrize("side", ["bottom-right", "top-left"])
+def test_sizes_that_cannot_be_mirrored_are_refused(multiple: int, side: str) -> None:
+    card = replace(TOY, multiple_of=multiple, pad=side)  # type: ignore[arg-type]
+    for height in range(1, 70):
+        try:
+            cost._clip(card, (height, 70), 1, "cpu")
+        except RuntimeError:
+            with pytest.raises(UserError, match=f"at least {multiple // 2 + 1} px"):
+                check_size(card, (height, 70))
+        else:
+            check_size(card, (height, 70))
+
+
 def test_a_method_that_exits_does_not_end_the_run() -> None:
     with pytest.raises(ContractError, match="'exits' failed loading: SystemExit: no licence"):
         load_method(replace(TOY, name="exits"), "cpu")
@@ -230,6 +317,7 @@ class FakeNvml(types.ModuleType):
     """A GPU whose memory goes up and down."""
 
     used = 100 * 2**20
+    pids: tuple[int, ...] = (1,)
 
     def nvmlInit(self) -> None: ...
 
@@ -240,7 +328,13 @@ class FakeNvml(types.ModuleType):
         return types.SimpleNamespace(used=self.used)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[types.SimpleNamespace]:
-        return [types.SimpleNamespace(pid=1)]
+        return [types.SimpleNamespace(pid=p, usedGpuMemory=2**30) for p in self.pids]
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return "GPU-1"
 
 
 def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +348,21 @@ def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
         fake.used = 120 * 2**20
     assert meter.peak_mib == 250
-    assert meter.shared
+
+
+def test_nvml_tells_other_processes_apart_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    own, parent = os.getpid(), os.getppid()
+    for pids, shared in (((own, parent), False), ((own, parent, 1), True), ((1,), None)):
+        fake.pids = pids
+        with nvml.MemoryMeter("GPU-1") as meter:
+            pass
+        assert meter.shared is shared
+    # In a PID namespace of its own a tree has other numbers there: unknown, not nothing.
+    assert nvml._device_mib({own}) is None
+    fake.pids = (own, 1)
+    assert nvml._device_mib({own}) == 1024
 
 
 def test_nvml_absent_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +391,20 @@ def test_windows_restart_the_state() -> None:
 
     card = replace(TOY, window=2)
     assert [f.max() for f in upscale(Counter(), card, clip(), "cpu")] == [0, 1, 0, 1, 0]
+
+
+def test_weights_are_hashed_once_while_they_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(weights, "sha256_file", lambda path: str(hashed.append(path)))
+    file = tmp_path / "net.pth"
+    card = replace(TOY, weights=Weights("user", file=str(file)))
+    for content, times in ((b"one", 1), (b"one more", 2)):
+        file.write_bytes(content)
+        weights.identify(card)
+        weights.identify(card)
+        assert len(hashed) == times
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:

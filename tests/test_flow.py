@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from vsrbench import flow
 from vsrbench import raft as raft_network
-from vsrbench.errors import DataError
+from vsrbench.errors import DataError, UserError
 from vsrbench.types import PairFlow
 from vsrbench.weights import read_checkpoint
 
@@ -367,7 +368,7 @@ class Counting(flow.Estimator):
 def test_reference_flow_is_cached_and_rounded_alike(tmp_path: Path) -> None:
     frames = [np.full((4, 5, 3), i, np.uint8) for i in range(4)]
     counting = Counting()
-    fresh = flow.ReferenceFlow(frames, counting, "digest", tmp_path)
+    fresh = flow.ReferenceFlow(frames, counting, "digest", tmp_path, pytest.fail)
     assert len(fresh) == 3
     assert counting.calls == 0
     pairs = list(fresh)
@@ -375,7 +376,7 @@ def test_reference_flow_is_cached_and_rounded_alike(tmp_path: Path) -> None:
     assert counting.calls == 6
     assert pairs[1].forward[0, 0, 0] == np.float16(1.102)
     assert pairs[1].backward[0, 0, 0] == np.float16(2.101)
-    again = flow.ReferenceFlow(frames, counting, "digest", tmp_path)
+    again = flow.ReferenceFlow(frames, counting, "digest", tmp_path, pytest.fail)
     np.testing.assert_array_equal(again[-1].forward, pairs[2].forward)
     np.testing.assert_array_equal([p.backward for p in again[:2]], [p.backward for p in pairs[:2]])
     assert counting.calls == 6
@@ -389,9 +390,46 @@ def test_reference_flow_keys_by_clip_and_estimator(tmp_path: Path) -> None:
     frames = [np.full((4, 5, 3), i, np.uint8) for i in range(2)]
     for digest, identity in (("a", "x"), ("b", "x"), ("a", "y")):
         counting = Counting(identity)
-        assert flow.ReferenceFlow(frames, counting, digest, tmp_path)[0]
+        assert flow.ReferenceFlow(frames, counting, digest, tmp_path, pytest.fail)[0]
         assert counting.calls == 2
-    assert len(flow.ReferenceFlow(frames[:1], Counting(), "a", tmp_path)) == 0
+    assert len(flow.ReferenceFlow(frames[:1], Counting(), "a", tmp_path, pytest.fail)) == 0
+
+
+def test_a_cut_flow_is_estimated_again(tmp_path: Path) -> None:
+    frames = [np.full((4, 5, 3), i, np.uint8) for i in range(2)]
+    made = flow.ReferenceFlow(frames, Counting(), "a", tmp_path, pytest.fail)
+    first = made[0].forward
+    (file,) = tmp_path.rglob("*.npy")
+    for size in (0, 20, 150):
+        file.write_bytes(file.read_bytes()[:size])
+        np.testing.assert_array_equal(made[0].forward, first)
+        assert file.stat().st_size == 128 + 8 * 4 * 5
+
+
+def test_the_cache_keeps_what_was_used_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [np.full((40, 50, 3), i, np.uint8) for i in range(3)]
+    notes: list[str] = []
+
+    def calls(digest: str) -> int:
+        counting = Counting()
+        list(flow.ReferenceFlow(frames, counting, digest, tmp_path, notes.append))
+        time.sleep(0.02)  # file systems tell times apart that differ by that much
+        return counting.calls
+
+    clip = 2 * 8 * 40 * 50 / 2**30
+    monkeypatch.setenv("VSRBENCH_CACHE_GIB", str(2.5 * clip))
+    assert [calls(c) for c in "ababcacb"] == [4, 4, 0, 0, 4, 4, 0, 4]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not notes
+    monkeypatch.setenv("VSRBENCH_CACHE_GIB", str(0.5 * clip))
+    assert [calls("d"), calls("c")] == [4, 0]
+    assert len(set(notes)) == 1
+    assert "one clip takes" in notes[0]
+    monkeypatch.setenv("VSRBENCH_CACHE_GIB", "plenty")
+    with pytest.raises(UserError, match="VSRBENCH_CACHE_GIB is 'plenty'"):
+        calls("e")
 
 
 def test_metrics_table_imports_nothing_heavy() -> None:

@@ -23,10 +23,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from methods.instavsr.losses import gradient_energy
 from vsrbench import metrics
-from vsrbench.errors import DataError, MissingError, UserError
+from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
 from vsrbench.keys import sha256_file
-from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable
+from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable, video
 from vsrbench.raft import RaftNetwork
 from vsrbench.types import PairFlow, Record, Sample, Score
 
@@ -1063,13 +1063,25 @@ def test_silent_server_does_not_hold_up(
     assert "download failed" in error.message
 
 
+def test_raw_outputs_that_are_no_numbers_are_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(name: str, argv: Sequence[str], *_: object) -> None:
+        Path(argv[-1]).write_text('[{"technical": NaN, "aesthetic": 0.1}]')
+
+    monkeypatch.setattr(video, "execute", execute)
+    monkeypatch.setattr(video, "places", lambda name: {"python": "python", "repo": "."})
+    metric = video.VideoMetric(metric_info("dover"))
+    metric.update(Sample(0, texture(), None, None, texture(), None))
+    with pytest.raises(ContractError, match="NaN among the raw outputs"):
+        metric.result()
+
+
 def test_package_that_cannot_be_imported(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [m for m in sys.modules if m.partition(".")[0] == "pyiqa"]:
         monkeypatch.delitem(sys.modules, module)
     (tmp_path / "pyiqa").mkdir()
-    (tmp_path / "pyiqa/__init__.py").write_text("raise ImportError('built for another torch')")
+    (tmp_path / "pyiqa/__init__.py").write_text("raise ValueError('built for another torch')")
     monkeypatch.syspath_prepend(str(tmp_path))
     metrics._import_failure.cache_clear()
     try:

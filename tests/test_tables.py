@@ -15,7 +15,7 @@ from scipy import stats
 from vsrbench import summary as summary_module
 from vsrbench import tables
 from vsrbench.errors import UserError
-from vsrbench.summary import summarise
+from vsrbench.summary import summarise, usual_size
 from vsrbench.types import DatasetSpec, Measurement, MetricInfo, Record
 
 ORIGINS = {"gt": "none", "bicubic": "none", "ours": "trained_here", "raw": "random"}
@@ -276,6 +276,14 @@ def test_cost_of_this_size_and_newest() -> None:
     assert summary.blocks[1].rows[0].cells["ms"].value == 999
     assert [b.dataset for b in summarise(records, datasets=["toy"]).blocks] == ["toy"]
     assert tables.markdown(summary).count("| Cost, LQ 128x128") == 1
+
+
+def test_the_size_of_a_data_set_is_its_most_frequent_one() -> None:
+    clips = {"a": (64, 112), "b": (0, 0), "c": (0, 0), "d": (32, 32), "e": (64, 112), "f": (0, 0)}
+    records = [score("ours", "psnr", clip, 26, size=size) for clip, size in clips.items()]
+    assert summarise(records).blocks[0].size == (64, 112)
+    assert usual_size([(9, 8), (8, 9)]) == (8, 9)  # whatever the order
+    assert usual_size([(0, 0)]) == (0, 0)
 
 
 def test_cost_measured_otherwise_is_not_ranked() -> None:

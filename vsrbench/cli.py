@@ -450,6 +450,7 @@ def _run(options: argparse.Namespace) -> int:
         fresh=options.fresh,
         quiet=options.quiet,
         with_cost=not options.no_cost,
+        verbose=options.verbose,
     )
     run = Run(choice, store)
     sets = []
@@ -527,6 +528,7 @@ def _score(options: argparse.Namespace) -> int:
         fresh=options.fresh,
         quiet=options.quiet,
         with_cost=False,
+        verbose=options.verbose,
     )
     run = Run(choice, store)
     run.go(cards, [found])
@@ -546,7 +548,7 @@ def _print_tables(
     from vsrbench import specs
 
     latest = run.store.latest().values()
-    records = [r for r in latest if r.kind == "cost" or r.key in run.keys]
+    records = [r for r in latest if r.key in run.keys]
     shown = [c.name for c in cards] + [specs.GT_CARD.name]
     for dataset in sets:
         own = {r.method for r in records if r.dataset == dataset.spec.name}
@@ -563,11 +565,11 @@ def _cost(options: argparse.Namespace) -> int:
     cards = _cards(options, device)
     store = _store(options)
     store.prepare()
-    choice = Choice(root=options.root, device=device, fresh=options.fresh)
+    choice = Choice(options.root, device, fresh=options.fresh, verbose=options.verbose)
     run = Run(choice, store)
     with run.logged():
         run.cost(cards, options.size, options.scale, options.frames)
-    records = [r for r in store.require() if r.kind == "cost" and r.size == options.size]
+    records = [r for r in store.require() if r.key in run.keys]
     rows = [c.name for c in cards if any(r.method == c.name for r in records)]
     print(_formatted(store, _summary(options, records, rows, None, None), "markdown"))
     _say_counts(run)
@@ -608,12 +610,14 @@ def _device(asked: str | None) -> str:
         device = torch.device(asked)
     except RuntimeError as error:
         raise UserError(f"no device named '{asked}'", "cpu, cuda, cuda:1 ...") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"nothing here runs on device '{asked}'", "cpu, cuda, cuda:1 ...")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MissingError(
             f"device '{asked}' was asked for and {torch.cuda.device_count()} CUDA devices are here",
             "use --device cpu",
         )
-    return asked
+    return "cpu" if device.type == "cpu" else str(device)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -899,6 +903,8 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
     device = _device(None)
     try:
         card = specs.method_card(root, row[0])
+        if card.kind == "command":  # whole programs, which may run for an hour
+            return dash
         card = replace(card, scale=card.scale or 4)
         if device == "cpu":
             card = replace(card, precision="fp32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -19,7 +20,14 @@ from vsrbench.command import Usage
 from vsrbench.env import device_name
 from vsrbench.errors import ContractError, UserError
 from vsrbench.keys import cost_key
-from vsrbench.method import check_size, dtype_of, foreign_error, load_method, padding
+from vsrbench.method import (
+    check_size,
+    dtype_of,
+    foreign_error,
+    load_method,
+    no_tf32,
+    padding,
+)
 from vsrbench.nvml import MemoryMeter
 from vsrbench.types import Measurement, MethodCard, Size
 
@@ -40,12 +48,13 @@ def machine(device: str) -> dict[str, Any]:
     """What a cost figure depends on besides the method; part of its key."""
     import torch
 
-    return {
+    about = {
         "version": VERSION,
         "device": device_name(device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads() if device == "cpu" else 0,
     }
+    return about if device == "cpu" else about | {"tf32": False}
 
 
 def measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
@@ -58,16 +67,37 @@ def measure(card: MethodCard, size: Size, frames: int, device: str) -> Measureme
 
 
 def _apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
-    """`work(*args)` in a process of its own. Raises ContractError when that dies."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return pool.submit(work, *args).result()
-        except BrokenProcessPool as error:
-            raise ContractError(
-                f"'{card.name}' ended its process {where}",
-                "most likely out of memory: use a smaller --size",
-            ) from error
+    """`work(*args)` in a process of its own, which never outlives this call.
+
+    Raises UserError; ContractError when foreign code raises or the process dies.
+    """
+    # Ctrl-C reaches every process of a terminal: this one decides what becomes of the other.
+    pool = ProcessPoolExecutor(
+        1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
+        return pool.submit(_guarded, card, where, work, *args).result()
+    except BrokenProcessPool as error:
+        raise ContractError(
+            f"'{card.name}' ended its process {where}",
+            "most likely out of memory: use a smaller --size",
+        ) from error
+    except (KeyboardInterrupt, SystemExit):
+        for process in pool._processes.values():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _guarded(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
+    no_tf32()
+    try:
+        return work(*args)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # here, as not all that foreign code raises travels
+        raise foreign_error(f"'{card.name}'", where, error) from error
 
 
 def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dict[str, Any]:
@@ -105,10 +135,7 @@ def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
     }
     parameters = _parameters(method, card)
     frames = abs(card.lookahead) + 1
-    try:
-        macs = _macs(method, _clip(card, size, frames, device))
-    except (Exception, SystemExit) as error:
-        raise foreign_error(card, f"at {size[1]}x{size[0]}", error) from error
+    macs = _macs(method, _clip(card, size, frames, device))
     return found | {
         "params_m": None if parameters is None else parameters / 1e6,
         "macs_g": macs / 1e9,
@@ -140,21 +167,17 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
     warmup = min(max(WARMUP, card.lookahead + 1), frames)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    try:
-        with memory:
-            _timed(method, clip[:warmup], device)
-            first, samples, total = _timed(method, clip, device)
-        macs = _macs(method, clip[: max(1, card.lookahead + 1)])
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        where = f"at {size[1]}x{size[0]}, {frames} frames"
-        raise foreign_error(card, where, error) from error
+    with memory:
+        _timed(method, clip[:warmup], device)
+        first, samples, total = _timed(method, clip, device)
+    macs = _macs(method, clip[: max(1, card.lookahead + 1)])
     if card.lookahead < 0 or not samples:
         samples = [total / frames]
     ordered = sorted(samples)
     if memory.shared:
         why["gpu_shared"] = "another process was on the GPU"
+    elif memory.shared is None and on_gpu:
+        why["gpu_shared"] = memory.why or "NVML does not list this process: others may have been"
     return Measurement(
         region="device",
         device=device_name(device),
@@ -173,7 +196,7 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
         vram_allocator_mib=torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None,
         params_m=None if parameters is None else parameters / 1e6,
         macs_g=macs / 1e9,
-        gpu_shared=memory.shared,
+        gpu_shared=bool(memory.shared),
         why=why,
     )
 
@@ -182,6 +205,8 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     """A program from start to exit, loading included (region `process`), over its process tree."""
     import torch
 
+    # Terminated, it still ends the program, which has a process group of its own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     method = load_method(card, "cpu")
     for _ in method.upscale(iter(_clip(card, size, frames, "cpu"))):
         pass
@@ -190,7 +215,7 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     apart = "a program in an environment of its own"
     why = dict.fromkeys(("rss_idle_mib", "vram_allocator_mib", "params_m", "macs_g"), apart)
     if usage.vram_peak_mib is None:
-        why["vram_peak_mib"] = "NVML shows no device"
+        why["vram_peak_mib"] = "NVML shows no memory of its processes"
     return Measurement(
         region="process",
         device=device_name(device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from vsrbench import frames
 from vsrbench.errors import ContractError, MissingError, UserError
 from vsrbench.flow import Estimator, ReferenceFlow
-from vsrbench.method import upscale
+from vsrbench.method import foreign_error, upscale
 from vsrbench.metrics import METRICS, load_metric
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.plan import EXACT_FLOW, Job, mark, scores_outputs
-from vsrbench.types import Clip, Method, MetricInfo, PairFlow, Record, Sample
+from vsrbench.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame
@@ -35,6 +36,8 @@ class Context:
     """Folder of cached flow fields."""
     tick: Callable[[], None]
     """Called after every frame."""
+    note: Callable[[str], None]
+    """Takes what a user should know; the same line may come again and again."""
 
 
 def timestamp() -> str:
@@ -58,77 +61,101 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     """Records of one job: refused metrics first, then one per metric. Never raises for a bad job.
 
     method: gives the loaded method when it is needed. Failures become records of every metric
-    they touch; a metric that raises fails alone.
+    they touch: a metric that raises fails alone, flow that raises fails the metrics that need it.
+    Raises UserError when frames were to be kept, could not be, and nothing was to be scored.
     """
     started = time.perf_counter()
     for name, why in job.refused.items():
-        yield _record(job, context, METRICS[name], "skipped", error=why)
+        yield _record(job, context, METRICS[name], "skipped", error_json(why))
     if job.error is not None:
         status = "skipped" if isinstance(job.error, MissingError) else "failed"
         for metric in job.todo:
-            yield _record(job, context, metric, status, error=job.error)
+            yield _record(job, context, metric, status, error_json(job.error))
         return
     if not job.todo and not job.keep:
         return
-    failures: dict[str, UserError] = {}
-    running = {}
+    # Not the exceptions themselves, which would hold on to the tensors of the code that failed.
+    failures: dict[str, Mapping[str, str]] = {}
+    running: dict[str, Metric] = {}
     for metric in job.todo:
         try:
             running[metric.name] = load_metric(metric.name, context.device)
-        except UserError as error:
-            failures[metric.name] = error
+        except Exception as error:
+            failures[metric.name] = _failure(f"metric '{metric.name}'", "loading", error)
+    flow = _flow(job, context)
     try:
         for sample in _samples(job, method, context):
+            at = f"at frame {sample.index}"
+            moving = [name for name in running if "flow" in METRICS[name].needs]
+            if flow is not None and moving and sample.index:
+                try:
+                    pair = _cut_flow(flow[sample.index - 1], job.clip.border_px)
+                    sample = replace(sample, flow=pair)
+                except Exception as error:
+                    failures |= dict.fromkeys(moving, _failure("flow", at, error))
+                    running = {k: v for k, v in running.items() if k not in moving}
             for name, metric_object in list(running.items()):
                 try:
                     metric_object.update(sample)
-                except (UserError, ArithmeticError, ValueError, RuntimeError) as error:
-                    failures[name] = _metric_error(name, sample.index, error)
+                except Exception as error:
+                    failures[name] = _failure(f"metric '{name}'", at, error)
                     del running[name]
             context.tick()
-    except UserError as error:
-        running.clear()
-        failures = {metric.name: error for metric in job.todo}
+    except Exception as error:
+        failure = _user_error(f"clip '{job.clip.name}'", "while it was scored", error)
         if not job.todo:
-            raise
+            raise failure from error
+        failures = dict.fromkeys((metric.name for metric in job.todo), error_json(failure))
     seconds = time.perf_counter() - started
     for metric in job.todo:
+        if metric.name not in failures:
+            try:
+                score, extra = _score(job, context, metric, running[metric.name])
+            except Exception as error:
+                who = f"metric '{metric.name}'"
+                failures[metric.name] = _failure(who, "after the last frame", error)
         if metric.name in failures:
-            yield _record(job, context, metric, "failed", failures[metric.name], seconds=seconds)
+            yield _record(job, context, metric, "failed", failures[metric.name], seconds)
             continue
-        try:
-            score = running[metric.name].result()
-        except UserError as error:
-            yield _record(job, context, metric, "failed", error, seconds=seconds)
-            continue
-        low, high = metric.range
-        if not low <= score.value <= high:
-            outside = ContractError(
-                f"'{metric.name}' gave {score.value}, outside {low}..{high}",
-                "this is a defect of the metric or of its weights: please report it",
-            )
-            yield _record(job, context, metric, "failed", outside, seconds=seconds)
-            continue
-        extra: dict[str, Any] = dict(score.extra)
-        if job.clip.protocol:
-            extra["protocol"] = dict(job.clip.protocol)
-        if "flow" in metric.needs:
-            estimated = context.estimator if job.flow != EXACT_FLOW else None
-            extra["flow"] = estimated.name if estimated else EXACT_FLOW
-        if metric.name == "psnr":
-            extra |= _registration(job)
-        record = _record(job, context, metric, "ok", seconds=seconds, extra=extra)
-        yield replace(record, value=score.value, per_frame=score.per_frame)
+        record = _record(job, context, metric, "ok", None, seconds)
+        yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra)
+
+
+def _score(
+    job: Job, context: Context, metric: MetricInfo, running: Metric
+) -> tuple[Score, dict[str, Any]]:
+    """What a metric found, and what belongs beside it. Raises ContractError outside its range."""
+    score = running.result()
+    low, high = metric.range
+    if not low <= score.value <= high:
+        raise ContractError(
+            f"'{metric.name}' gave {score.value}, outside {low}..{high}",
+            "this is a defect of the metric or of its weights: please report it",
+        )
+    extra: dict[str, Any] = dict(score.extra)
+    if job.clip.protocol:
+        extra["protocol"] = dict(job.clip.protocol)
+    if "flow" in metric.needs:
+        estimated = context.estimator if job.flow != EXACT_FLOW else None
+        extra["flow"] = estimated.name if estimated else EXACT_FLOW
+    if metric.name == "psnr":
+        extra |= _registration(job)
+    return score, extra
+
+
+def _flow(job: Job, context: Context) -> Sequence[PairFlow] | None:
+    """Motion of the reference: exact where it is known; lazy."""
+    clip = job.clip
+    if clip.flow is not None or context.estimator is None:
+        return clip.flow
+    reference = reference_frames(clip)
+    return ReferenceFlow(reference, context.estimator, clip.digest, context.cache, context.note)
 
 
 def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Sample]:
-    """Output frames next to LQ, GT, reference and flow; kept on the way if the job says so."""
+    """Output frames next to LQ, GT and reference; kept on the way if the job says so."""
     clip, border = job.clip, job.clip.border_px
     reference = reference_frames(clip)
-    flow: Sequence[PairFlow] | None = clip.flow
-    wants_flow = any("flow" in metric.needs for metric in job.todo)
-    if wants_flow and flow is None and context.estimator is not None:
-        flow = ReferenceFlow(reference, context.estimator, clip.digest, context.cache)
     with ExitStack() as stack:
         writer = None
         if job.keep:
@@ -144,7 +171,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                 lq=_cut(clip.lq[index], border // clip.scale) if clip.lq else None,
                 gt=target if clip.gt is not None else None,
                 reference=target,
-                flow=_cut_flow(flow[index - 1], border) if wants_flow and flow and index else None,
+                flow=None,
             )
     if job.keep:
         mark(job.frames).write_text(job.output_key + "\n")
@@ -186,16 +213,20 @@ def _registration(job: Job) -> dict[str, Any]:
     return {"shift": [dy, dx], "psnr_at_zero": at_zero, "psnr_at_shift": at_best}
 
 
-def _metric_error(name: str, index: int, error: Exception) -> UserError:
-    if isinstance(error, UserError):
-        return error
-    text = (str(error).splitlines() or [""])[0][:200]
-    return ContractError(f"metric '{name}' failed at frame {index}: {type(error).__name__}: {text}")
+def _user_error(who: str, doing: str, error: Exception) -> UserError:
+    return error if isinstance(error, UserError) else foreign_error(who, doing, error)
+
+
+def _failure(who: str, doing: str, error: Exception) -> Mapping[str, str]:
+    return error_json(_user_error(who, doing, error))
 
 
 def error_json(error: UserError) -> Mapping[str, str]:
-    """An error as a record keeps it."""
-    return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    """An error as a record keeps it; `log` is the traceback of what caused it."""
+    found = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    if error.__cause__ is not None:
+        found["log"] = "".join(traceback.format_exception(error.__cause__))
+    return found
 
 
 def _record(
@@ -203,9 +234,8 @@ def _record(
     context: Context,
     metric: MetricInfo,
     status: Any,
-    error: UserError | None = None,
+    error: Mapping[str, str] | None,
     seconds: float = 0.0,
-    extra: Mapping[str, Any] | None = None,
 ) -> Record:
     card, clip = job.card, job.clip
     return Record(
@@ -231,7 +261,6 @@ def _record(
         metric=metric.name,
         metric_version=metric.version,
         unit=metric.unit,
-        extra=dict(extra or {}),
-        error=None if error is None else error_json(error),
+        error=error,
         seconds=round(seconds, 3),
     )

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vsrbench.errors import UserError
 from vsrbench.keys import sha256_file
 from vsrbench.raft import RaftNetwork
 from vsrbench.types import PairFlow
@@ -225,21 +229,36 @@ def best_estimator(device: str = "cpu") -> Estimator:
     return Dis()
 
 
+CACHE_GIB = 20.0
+"""What flows on disk may take, unless $VSRBENCH_CACHE_GIB says otherwise."""
+
+
 class ReferenceFlow(Sequence[PairFlow]):
     """Motion of a reference clip, both directions for each adjacent pair, estimated when indexed.
 
-    frames: the reference frames. digest: identifies them. cache: folder to keep flows in. What is
-    returned has always gone through the float16 that is stored, so that a cached and a fresh run
-    agree; the rounding is at most 0.004 px below 16 px and 0.03 px below 128 px.
+    frames: the reference frames. digest: identifies them. cache: folder to keep flows in, 8 bytes a
+    pixel and pair, at most `CACHE_GIB`: clips that were used least recently go first. note: told,
+    in the same words for each pair, when flows cannot be kept. What is returned has always gone
+    through the float16 that is stored, so that a cached and a fresh run agree; the rounding is at
+    most 0.004 px below 16 px and 0.03 px below 128 px.
     """
 
     def __init__(
-        self, frames: Sequence[Frame], estimator: Estimator, digest: str, cache: Path
+        self,
+        frames: Sequence[Frame],
+        estimator: Estimator,
+        digest: str,
+        cache: Path,
+        note: Callable[[str], None],
     ) -> None:
         self.estimator = estimator
-        self._frames = frames
+        self._frames, self._note = frames, note
         key = hashlib.sha256(f"{digest} {estimator.identity}".encode()).hexdigest()
         self._folder = cache / key[:32]
+        self._why: str | None = None
+        """Why flows of this clip are not kept, empty if they are; None before the first is."""
+        with suppress(OSError):
+            os.utime(self._folder)
 
     def __len__(self) -> int:
         return max(len(self._frames) - 1, 0)
@@ -253,15 +272,58 @@ class ReferenceFlow(Sequence[PairFlow]):
         if isinstance(numbers, range):
             return [self[i] for i in numbers]
         path = self._folder / f"{numbers:06d}.npy"
-        if path.is_file():
-            both = np.load(path)
-        else:
+        both = _load(path)
+        if both is None:
             a, b = self._frames[numbers], self._frames[numbers + 1]
             motion = self.estimator.both(a, b)
             both = np.stack((motion.forward, motion.backward)).astype(np.float16)
-            _save(path, both)
+            self._keep(path, both)
         forward, backward = both.astype(np.float32)
         return PairFlow(forward, backward)
+
+    def _keep(self, path: Path, both: Array) -> None:
+        """Save the flow of one pair, or say why not."""
+        try:
+            if self._why is None:
+                self._why = _make_room(self._folder, both.nbytes * len(self))
+            if not self._why:
+                _save(path, both)
+                return
+            why = self._why
+        except OSError as error:
+            why = f"{error.strerror} (set $VSRBENCH_CACHE to another folder)"
+        self._note(f"flow is estimated again each time, {self._folder.parent} keeps none: {why}")
+
+
+def _make_room(folder: Path, need: int) -> str:
+    """Remove flows of other clips until `need` bytes fit beside them; why they cannot, or ''.
+
+    Raises OSError, and UserError where the limit is no number.
+    """
+    given = os.environ.get("VSRBENCH_CACHE_GIB", str(CACHE_GIB))
+    try:
+        limit = float(given) * 2**30
+    except ValueError as error:
+        raise UserError(f"$VSRBENCH_CACHE_GIB is '{given}'", "give it a number of GiB") from error
+    if need > limit:
+        return f"one clip takes {need / 2**30:.1f} GiB and $VSRBENCH_CACHE_GIB is {given}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    others = [p for p in folder.parent.iterdir() if p.is_dir() and p != folder]
+    sizes = {p: sum(file.stat().st_size for file in p.iterdir()) for p in others}
+    for oldest in sorted(others, key=lambda p: p.stat().st_mtime):
+        if need + sum(sizes.values()) > limit:
+            shutil.rmtree(oldest, ignore_errors=True)
+            del sizes[oldest]
+    return ""
+
+
+def _load(path: Path) -> Array | None:
+    """A saved array; None where it is not there or cut."""
+    try:
+        found: Array = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found
 
 
 def _save(path: Path, array: Array) -> None:

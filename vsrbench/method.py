@@ -33,13 +33,25 @@ def at_scale(card: MethodCard, scale: int) -> MethodCard:
 
 
 def check_size(card: MethodCard, size: Size) -> None:
-    """Raises UserError when frames of this LQ size are below what the network accepts."""
-    if min(size) < card.min_size:
+    """Raises UserError when frames of this LQ size are below what network or padding accept."""
+    left, right, top, bottom = padding(card, size)
+    mirrored = left + right < size[1] and top + bottom < size[0]
+    if min(size) < card.min_size or not mirrored:
+        # Reflection gives less than a side holds: half of the multiple is always enough.
+        least = max(card.min_size, 1 if mirrored else card.multiple_of // 2 + 1)
         raise UserError(
             f"frames of {size[1]}x{size[0]} are too small for '{card.name}', which needs at least "
-            f"{card.min_size} px a side",
+            f"{least} px a side",
             "use a larger clip or another method",
         )
+
+
+def no_tf32() -> None:
+    """fp32 is fp32 on a GPU, too: torch would round the inputs of convolutions to TF32."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def dtype_of(card: MethodCard, device: str) -> torch.dtype:
@@ -67,7 +79,7 @@ def load_method(card: MethodCard, device: str) -> Method:
     except ImportError as error:
         raise _not_imported(card, error) from error
     except (Exception, SystemExit) as error:
-        raise foreign_error(card, "loading", error) from error
+        raise foreign_error(f"'{card.name}'", "loading", error) from error
     return method
 
 
@@ -86,7 +98,7 @@ def entry(card: MethodCard) -> Callable[..., Method]:
     except ImportError as error:
         raise _not_imported(card, error) from error
     except (Exception, SystemExit) as error:
-        raise foreign_error(card, "loading", error) from error
+        raise foreign_error(f"'{card.name}'", "loading", error) from error
     if found is None:
         raise UserError(
             f"card '{card.name}': entry = \"{card.entry}\" names no function of a module",
@@ -103,18 +115,21 @@ def _not_imported(card: MethodCard, error: ImportError) -> MissingError:
     )
 
 
-def foreign_error(card: MethodCard, doing: str, error: BaseException) -> ContractError:
-    """Foreign code raised: one line that names the method, the place and the error."""
+def foreign_error(who: str, doing: str, error: BaseException) -> ContractError:
+    """Foreign code raised: one line that names who, the place and the error, which is its cause."""
     text = (str(error).splitlines() or [""])[0][:200]
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or "can't allocate memory" in text:
-        return ContractError(
-            f"'{card.name}' ran out of memory {doing}", "use smaller frames or a card with tiles"
+        made = ContractError(
+            f"{who} ran out of memory {doing}", "use smaller frames or a card with tiles"
         )
-    return ContractError(
-        f"'{card.name}' failed {doing}: {type(error).__name__}: {text}",
-        "run again with -v for the traceback",
-    )
+    else:
+        made = ContractError(
+            f"{who} failed {doing}: {type(error).__name__}: {text}",
+            "run again with -v for the traceback",
+        )
+    made.__cause__ = error
+    return made
 
 
 def padding(card: MethodCard, size: Size) -> tuple[int, int, int, int]:
@@ -163,9 +178,8 @@ def _window(
         except UserError:
             raise
         except (Exception, SystemExit) as error:
-            raise foreign_error(
-                card, f"at frame {indices.start + produced} of clip '{clip.name}'", error
-            ) from error
+            doing = f"at frame {indices.start + produced} of clip '{clip.name}'"
+            raise foreign_error(f"'{card.name}'", doing, error) from error
         if y is None:
             break
         where = f"'{card.name}' at frame {indices.start + produced} of clip '{clip.name}'"

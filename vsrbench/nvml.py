@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -16,14 +17,16 @@ class MemoryMeter:
     """Context manager around a timed region; read `peak_mib` and `shared` afterwards.
 
     NVML counts the whole device, driver-reserved memory included, so the peak is taken over the
-    idle baseline of `start_idle`. The GPU is picked by UUID, which CUDA_VISIBLE_DEVICES cannot
-    renumber. `why` says why there is no number.
+    idle baseline at the start. The GPU is picked by UUID, which CUDA_VISIBLE_DEVICES cannot
+    renumber. `why` says why there is no number. `shared` is True when another process than this
+    one and its parent was on the GPU at the end; None when NVML does not list this one, as in a PID
+    namespace of its own, where nobody can be told apart.
     """
 
     def __init__(self, uuid: str | None) -> None:
         self.why = ""
         self.peak_mib: float | None = None
-        self.shared = False
+        self.shared: bool | None = None
         self._nvml: Any = None
         self._idle = self._peak = 0
         self._stop = threading.Event()
@@ -37,12 +40,11 @@ class MemoryMeter:
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
             self._nvml = pynvml
+            self._idle = self._used()
         except ImportError:
             self.why = "pynvml is not installed (pip install nvidia-ml-py)"
         except Exception as error:  # NVMLError exists only where the import went well
-            self.why = f"NVML: {error}"
-        else:
-            self._idle = self._used()
+            self.why, self._nvml = f"NVML: {error}", None
 
     def _used(self) -> int:
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
@@ -70,14 +72,18 @@ class MemoryMeter:
         self._thread.join()
         self._peak = max(self._peak, self._used())
         self.peak_mib = (self._peak - self._idle) / 2**20
-        running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-        self.shared = any(process.pid != os.getpid() for process in running)
+        with contextlib.suppress(Exception):  # not every device tells
+            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+            pids = {process.pid for process in running}
+            if os.getpid() in pids:
+                self.shared = bool(pids - {os.getpid(), os.getppid()})
 
 
 def tree_mib(root: int) -> tuple[float | None, float | None]:
     """(resident memory, device memory) in MiB of a process and all that descend from it now.
 
-    None where /proc, or NVML, is not there.
+    None where /proc, or NVML, is not there, or NVML lists none of these processes: they use no
+    device, or it knows them by other numbers.
     """
     parents, rss = {}, {}
     for status in Path("/proc").glob("[0-9]*/status"):
@@ -100,11 +106,12 @@ def _device_mib(pids: set[int]) -> float | None:
         import pynvml
 
         pynvml.nvmlInit()
-        total = 0
+        found = []
         for i in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(i)
             for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                total += (process.usedGpuMemory or 0) if process.pid in pids else 0
+                if process.pid in pids and process.usedGpuMemory is not None:
+                    found.append(process.usedGpuMemory)
     except Exception:  # no library, no driver
         return None
-    return total / 2**20
+    return sum(found) / 2**20 if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,16 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vsrbench import __version__, command, cost, env, keys
 from vsrbench.datasets import Dataset, cache_folder
 from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
 from vsrbench.evaluate import Context, error_json, evaluate, timestamp
 from vsrbench.flow import Estimator, best_estimator
-from vsrbench.method import at_scale, load_method
+from vsrbench.method import at_scale, load_method, no_tf32
 from vsrbench.metrics import METRICS, unavailable
 from vsrbench.plan import Job, plan, unfit
 from vsrbench.progress import Progress, note, say_error
 from vsrbench.store import Store
+from vsrbench.summary import usual_size
 from vsrbench.types import Method, MethodCard, Record, Size
 
 
@@ -41,7 +45,9 @@ class Choice:
     quiet: bool = False
     """No progress."""
     with_cost: bool = True
-    """Measure cost at the size of each data set's first clip."""
+    """Measure cost at the most frequent size of each data set."""
+    verbose: bool = False
+    """Show the tracebacks of what failed."""
 
 
 class Run:
@@ -54,7 +60,7 @@ class Run:
         self.missing = False
         """Something that was asked for by name is not here."""
         self.keys: set[str] = set()
-        """Identities of all scores asked for, new or reused."""
+        """Identities of all scores and costs asked for, new or reused."""
 
     @property
     def exit_code(self) -> int:
@@ -65,11 +71,12 @@ class Run:
         """Score and measure everything that is not on disk yet."""
         with self.logged():
             self._quality(cards, sets)
-            if self.choice.with_cost:
-                for dataset in sets:
-                    if dataset.clips:
-                        first = dataset.clips[0]
-                        self.cost(cards, first.size, first.scale, cost.FRAMES)
+            torch.cuda.empty_cache()  # cost is measured in another process
+            for dataset in sets if self.choice.with_cost else ():
+                size = usual_size(clip.size for clip in dataset.clips)
+                scales = [clip.scale for clip in dataset.clips if clip.size == size]
+                if scales:
+                    self.cost(cards, size, scales[0], cost.FRAMES)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -82,10 +89,17 @@ class Run:
             "device": self.choice.device,
             "env": env.capture(self.choice.root),
         }
-        code = INTERRUPTED
+        no_tf32()
+        code = FAILED  # what Python makes of an exception that nobody catches
         try:
             yield
             code = self.exit_code
+        except UserError as error:
+            code = error.exit_code
+            raise
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            raise
         finally:
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
             self.store.append_run(about | end)
@@ -114,6 +128,11 @@ class Run:
         for why in reasons.values():
             note(f"missing: {why.message}\n  {why.hint}")
         self.missing |= bool(self.choice.metrics and reasons)
+        for name in self.choice.metrics:
+            whys = [unfit(METRICS[name], clip) for dataset in sets for clip in dataset.clips]
+            if name not in reasons and whys and all(whys):
+                note(f"not computed: {whys[0]}")
+                self.missing = True
         estimator = self._estimator(asked, sets)
         done = {} if self.choice.fresh else self.store.latest()
         for line in self.store.notices:
@@ -146,11 +165,16 @@ class Run:
         loader = Loader(self.choice.device)
         with Progress(frames, len(jobs), self.choice.quiet) as progress:
             context = Context(
-                self.id, self.choice.device, estimator, cache_folder() / "flow", progress.tick
+                self.id,
+                self.choice.device,
+                estimator,
+                cache_folder() / "flow",
+                progress.tick,
+                functools.cache(progress.line),
             )
             for job in jobs:
                 progress.start(f"{job.card.name}  {job.clip.dataset}/{job.clip.name}")
-                progress.done(self._job(job, loader, context))
+                progress.done(self._job(job, loader, context, progress))
 
     def _estimator(self, asked: Mapping[str, Any], sets: Sequence[Dataset]) -> Estimator | None:
         """The flow estimator, where some metric needs flow and some motion is not known."""
@@ -158,17 +182,23 @@ class Run:
         exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
         return best_estimator(self.choice.device) if needed and not exact else None
 
-    def _job(self, job: Job, loader: Loader, context: Context) -> str:
+    def _job(self, job: Job, loader: Loader, context: Context, progress: Progress) -> str:
         """Record everything that one job yields; `ok`, or what went wrong."""
         outcome = "ok"
+        logs = dict[str, None]()
         try:
             for record in evaluate(job, lambda: loader.load(job.card), context):
                 self._append(record)
                 if record.status == "failed" and record.error:
                     outcome = f"FAILED: {record.error['message']}"
+                    logs[record.error.get("log", "")] = None
         except UserError as error:  # frames were to be kept and nothing was to be scored
             self.counts["failed"] += 1
             outcome = f"FAILED: {error}"
+            logs[error_json(error).get("log", "")] = None
+        if self.choice.verbose:
+            for log in filter(None, logs):
+                progress.line(log.rstrip())
         if isinstance(job.error, MissingError):
             self.missing = True
             outcome = f"skipped: {job.error}"
@@ -187,20 +217,29 @@ class Run:
             try:
                 card = at_scale(card, scale)
                 sha = command.identify(card)
-                old = done.get(keys.cost_key(card, sha, size, frames, machine))
-                if old is not None and old.status == "ok":
+            except UserError as failure:
+                error = failure
+            key = keys.cost_key(card, sha, size, frames, machine)
+            self.keys.add(key)
+            if error is None:
+                if key in done and done[key].status == "ok":
                     self.counts["reused"] += 1
                     continue
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
-                measurement = cost.measure(card, size, frames, self.choice.device)
-            except UserError as failure:
-                error = failure
+                try:
+                    measurement = cost.measure(card, size, frames, self.choice.device)
+                except UserError as failure:
+                    error = failure
+            told = error_json(error) if error else None
+            if error and told:
                 say_error(error)
+                if self.choice.verbose and "log" in told:
+                    note(told["log"].rstrip())
             absent = isinstance(error, MissingError)
             self.missing |= absent
             self._append(
                 Record(
-                    key=keys.cost_key(card, sha, size, frames, machine),
+                    key=key,
                     run_id=self.id,
                     at=timestamp(),
                     kind="cost",
@@ -216,7 +255,7 @@ class Run:
                     size=size,
                     scale=scale,
                     measurement=measurement,
-                    error=error_json(error) if error else None,
+                    error=told,
                 )
             )
 

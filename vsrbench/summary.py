@@ -177,6 +177,12 @@ def setting_text(m: Measurement) -> str:
     return f"{m.device}, {m.threads} CPU thread{plural}, region {m.region}, {m.frames} frames timed"
 
 
+def usual_size(sizes: Iterable[Size]) -> Size:
+    """The most frequent size, the smallest of several such; (0, 0) of broken clips has no vote."""
+    counts = Counter(size for size in sizes if size != (0, 0))
+    return min(counts, key=lambda size: (-counts[size], size), default=(0, 0))
+
+
 def newest(records: Iterable[Record]) -> dict[tuple[str, str, str, str], Record]:
     """The newest quality record of each (dataset, method, clip, metric)."""
     quality = sorted((r for r in records if r.kind == "quality"), key=lambda r: r.at)
@@ -222,7 +228,7 @@ def summarise(
         own = [r for r in quality if r.dataset == dataset]
         version = max(r.dataset_version for r in own)
         own = [r for r in own if r.dataset_version == version]
-        size = Counter({r.clip: r.size for r in own}.values()).most_common(1)[0][0]
+        size = usual_size({r.clip: r.size for r in own}.values())
         here = {r.method for r in own} | {m for m, s in costs if s == size}
         chosen = [m for m in order if methods is not None or m in here]
         spec = (specs or {}).get(dataset)

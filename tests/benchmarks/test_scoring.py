@@ -52,7 +52,7 @@ def one_pass(sr: Path, gt: Path, cache: Path, estimator: Estimator) -> dict[str,
     found = open_outputs(sr, gt)
     jobs, _ = plan([card], found, METRICS, {}, {}, cache, False, True, estimator.identity)
     (job,) = (job for job in jobs if scores_outputs(job.card))
-    context = Context("run", "cpu", estimator, cache, lambda: None)
+    context = Context("run", "cpu", estimator, cache, lambda: None, print)
     records = list(evaluate(job, lambda: pytest.fail("no method is to run"), context))
     return {record.metric: record.value for record in records if record.value is not None}
 

@@ -638,8 +638,8 @@ def _import_failure(package: str) -> str:
     """Why a package that is installed cannot be imported; empty if it can."""
     try:
         importlib.import_module(package)
-    except (ImportError, AttributeError, RuntimeError, OSError) as error:
-        # Packages built against other versions of torch or numpy fail in all of these ways.
+    except Exception as error:
+        # Packages built against other versions of torch or numpy fail in any way they like.
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
 

@@ -27,7 +27,7 @@ from vsrbench.keys import sha256_file
 from vsrbench.metrics import CLIP_RN50_SHA256, find_weights
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 from vsrbench.types import MetricInfo, Sample
-from vsrbench.weights import load_strictly, read_checkpoint
+from vsrbench.weights import load_strictly, read_checkpoint, unreadable
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame
@@ -86,12 +86,15 @@ def _niqe(path: Path, device: str) -> Any:
     """NIQE with the pristine model of the .mat file, or of BasicSR's .npz."""
     from pyiqa.archs.niqe_arch import calculate_niqe
 
-    if path.suffix == ".npz":
-        with np.load(path) as file:
-            model = file["mu_pris_param"], file["cov_pris_param"]
-    else:
-        file = scipy.io.loadmat(path)
-        model = file["mu_prisparam"], file["cov_prisparam"]
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as file:
+                model = file["mu_pris_param"], file["cov_pris_param"]
+        else:
+            file = scipy.io.loadmat(path)
+            model = file["mu_prisparam"], file["cov_prisparam"]
+    except Exception as error:  # of any kind, where something else was saved under that name
+        raise unreadable(path, error) from error
     mean, covariance = torch.from_numpy(model[0].ravel()), torch.from_numpy(model[1])
 
     def niqe(picture: torch.Tensor) -> torch.Tensor:
@@ -111,7 +114,10 @@ def _brisque(path: Path, device: str) -> Any:
     """BRISQUE with the support vectors of pyiqa's file: a pair (coefficients, vectors)."""
     from pyiqa.archs.brisque_arch import brisque
 
-    coefficients, vectors = torch.load(path, map_location=device, weights_only=True)
+    try:
+        coefficients, vectors = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise unreadable(path, error) from error
     return functools.partial(brisque, sv_coef=coefficients, sv=vectors)
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import NoReturn
 
 from vsrbench.command import TIMEOUT_S, execute, places, write_video
 from vsrbench.errors import ContractError, DataError
@@ -37,6 +38,10 @@ def dover_scales(raw: Mapping[str, float]) -> dict[str, float]:
 def fastervqa_scales(raw: Mapping[str, float]) -> dict[str, float]:
     """The printed scale: sigmoid of the raw output, normalised."""
     return {"value": _sigmoid((raw["raw"] - 0.14759505) / 0.03613452)}
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"{text} among the raw outputs")
 
 
 def _sigmoid(x: float) -> float:
@@ -79,7 +84,8 @@ class VideoMetric:
         argv = [self._places["python"], script, name, str(video), str(answer)]
         execute(name, argv, Path(self._places["repo"]), TIMEOUT_S)
         try:
-            runs: Sequence[Mapping[str, float]] = json.loads(answer.read_text())
+            text = answer.read_text()
+            runs: Sequence[Mapping[str, float]] = json.loads(text, parse_constant=_not_finite)
             scores = [_SCALES[name](run) for run in runs]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ContractError(

@@ -1,0 +1,138 @@
+"""One job to records: whatever breaks on the way costs what needs it, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vsrbench import evaluate as module
+from vsrbench.evaluate import Context, evaluate
+from vsrbench.flow import Dis, Estimator
+from vsrbench.metrics import METRICS, load_metric
+from vsrbench.plan import Job
+from vsrbench.specs import GT_CARD
+from vsrbench.types import Clip, Metric, Record, Sample, Score
+
+SIDE = 64
+
+
+def job(*metrics: str, **changes: Any) -> Job:
+    """GT against itself: metrics run without any method."""
+    scene = np.random.default_rng(0).integers(0, 256, (SIDE, 2 * SIDE, 3), np.uint8)
+    gt = [np.ascontiguousarray(scene[:, t : t + SIDE]) for t in range(3)]
+    clip = Clip("set", "clip", 3, (SIDE // 4, SIDE // 4), 4, 24.0, "d", (), gt)
+    given = {"keep": False, "todo": tuple(METRICS[m] for m in metrics)} | changes
+    return Job(GT_CARD, clip, "", refused={}, flow="dis", frames=Path(), reuse=False, **given)
+
+
+def records(
+    tmp_path: Path, made: Job, estimator: Estimator | None = None, notes: list[str] | None = None
+) -> dict[str, Record]:
+    heard = [] if notes is None else notes
+    context = Context(
+        "run", "cpu", estimator or Dis(), tmp_path / "cache", lambda: None, heard.append
+    )
+    return {r.metric: r for r in evaluate(made, lambda: pytest.fail("no method"), context)}
+
+
+class OutOfMemory(Dis):
+    """Raises as RAFT does on a large frame."""
+
+    def estimate(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+
+
+def test_flow_that_fails_costs_the_metrics_that_need_it(tmp_path: Path) -> None:
+    found = records(tmp_path, job("psnr", "ewarp", "flicker"), OutOfMemory())
+    assert {m: r.status for m, r in found.items()} == {
+        "psnr": "ok",
+        "ewarp": "failed",
+        "flicker": "ok",
+    }
+    error = found["ewarp"].error
+    assert error is not None
+    assert error["message"] == "flow ran out of memory at frame 1"
+    assert "in estimate" in error["log"]
+
+
+class Broken:
+    """A metric that raises something unforeseen at one of its three stages."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        if stage == "load":
+            raise IndexError("load")
+
+    def update(self, sample: Sample) -> None:
+        if self.stage == "update" and sample.index == 1:
+            raise IndexError("update")
+
+    def result(self) -> Score:
+        raise KeyError("result")
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("load", "metric 'ssim' failed loading: IndexError: load"),
+        ("update", "metric 'ssim' failed at frame 1: IndexError: update"),
+        ("result", "metric 'ssim' failed after the last frame: KeyError: 'result'"),
+    ],
+)
+def test_a_metric_that_raises_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, message: str
+) -> None:
+    def load(name: str, device: str) -> Metric:
+        return Broken(stage) if name == "ssim" else load_metric(name, device)
+
+    monkeypatch.setattr(module, "load_metric", load)
+    found = records(tmp_path, job("ssim", "psnr"))
+    assert found["psnr"].status == "ok"
+    assert found["ssim"].status == "failed"
+    assert (found["ssim"].error or {})["message"] == message
+
+
+def test_frames_that_fail_are_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_cut", lambda *_: {}["no such codec"])
+    found = records(tmp_path, job("ssim", "psnr"))
+    assert [r.status for r in found.values()] == ["failed", "failed"]
+    assert "clip 'clip' failed while it was scored: KeyError" in str(found["psnr"].error)
+
+
+def test_registration_that_fails_is_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_registration", lambda _: [][0])
+    found = records(tmp_path, job("ssim", "psnr"))
+    assert (found["ssim"].status, found["psnr"].status) == ("ok", "failed")
+
+
+def test_a_page_saved_as_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "niqe_modelparameters.mat").write_text("<!doctype html><p>404</p>" * 20)
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path))
+    found = records(tmp_path, job("niqe", "psnr"))
+    assert (found["niqe"].status, found["psnr"].status) == ("failed", "ok")
+    assert "niqe_modelparameters.mat cannot be read" in str(found["niqe"].error)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, no folder")
+    notes: list[str] = []
+    found = records(tmp_path, job("ewarp"), notes=notes)
+    assert found["ewarp"].status == "ok"
+    assert len(notes) == 2  # one for each pair, of which a run shows the first
+    assert len(set(notes)) == 1
+    assert "$VSRBENCH_CACHE" in notes[0]
+
+
+def test_an_interrupt_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(name: str, device: str) -> Metric:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "load_metric", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        records(tmp_path, job("psnr"))
