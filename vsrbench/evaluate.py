@@ -222,9 +222,9 @@ def _failure(who: str, doing: str, error: Exception) -> Mapping[str, str]:
 
 
 def error_json(error: UserError) -> Mapping[str, str]:
-    """An error as a record keeps it; `log` is the traceback of what caused it."""
+    """An error as a record keeps it; `log` is the traceback of what caused a failure."""
     found = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    if error.__cause__ is not None:
+    if error.__cause__ is not None and not isinstance(error, MissingError):
         found["log"] = "".join(traceback.format_exception(error.__cause__))
     return found
 

@@ -442,7 +442,7 @@ class Record:
     measurement: Measurement | None = None
     """Cost: what was measured."""
     error: Mapping[str, str] | None = None
-    """type, message, hint of what went wrong or is missing."""
+    """type, message, hint of what went wrong or is missing; log: traceback of what caused it."""
     seconds: float = 0.0
     """Wall time of the job that made it."""
     schema: int = RECORD_SCHEMA
