@@ -353,8 +353,8 @@ def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nvml_tells_other_processes_apart_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml("pynvml")
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    own, parent = os.getpid(), os.getppid()
-    for pids, shared in (((own, parent), False), ((own, parent, 1), True), ((1,), None)):
+    own, parent, other = os.getpid(), os.getppid(), 2**30  # above what Linux gives to a process
+    for pids, shared in (((own, parent), False), ((own, parent, other), True), ((other,), None)):
         fake.pids = pids
         with nvml.MemoryMeter("GPU-1") as meter:
             pass
