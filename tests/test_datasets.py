@@ -498,6 +498,14 @@ def test_add_videos_of_ones_own(mini: Path, tmp_path: Path) -> None:
     assert [(c.name, c.size, c.scale) for c in found.clips] == [("v1", SIZE, 3)]
 
 
+def test_add_to_an_empty_root(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "v1", [scene("v", t) for t in range(2)], True)
+    root = tmp_path / "mine"
+    args = ["datasets", "add", "own", str(tmp_path / "data"), "--root", str(root)]
+    assert main([*args, "--scale", "3"]) == 0
+    assert (root / "datasets" / "own.toml").is_file()
+
+
 # ---------------------------------------------------------------- degrade
 
 

@@ -90,6 +90,7 @@ def _write(path: Path, folder: Path, lq: str, gt: str, scale: int) -> None:
     sides = {side: pattern for side, pattern in (("lq", lq), ("gt", gt)) if pattern}
     where = str(folder.resolve())
     lines = _fields(version=1, title=path.stem, kind=kind, scale=scale, root=where, **sides)
+    path.parent.mkdir(parents=True, exist_ok=True)  # a root of one's own may lack it
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -152,5 +153,7 @@ def degrade_set(
             f"subset = {str(here.layout.subset).lower()}",
         ]
         text = "\n".join(lines) + "\n"
-        (root / "datasets" / f"{name}.toml").write_text(text, encoding="utf-8")
+        path = root / "datasets" / f"{name}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     return name, out

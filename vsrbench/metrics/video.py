@@ -82,7 +82,8 @@ class VideoMetric:
         answer = self._folder / "result.json"
         script = str(Path(bridge.__file__).resolve())
         argv = [self._places["python"], script, name, str(video), str(answer)]
-        execute(name, argv, Path(self._places["repo"]), TIMEOUT_S)
+        timeout_s = float(self._places.get("timeout_s", TIMEOUT_S))
+        execute(name, argv, Path(self._places["repo"]), timeout_s)
         try:
             text = answer.read_text()
             runs: Sequence[Mapping[str, float]] = json.loads(text, parse_constant=_not_finite)
