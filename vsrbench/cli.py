@@ -274,7 +274,7 @@ def build_parsers() -> dict[str, Parser]:
     for kind in ("methods", "datasets", "metrics"):
         report.add_argument(f"--{kind}", type=names, help="default: all that have results")
     report.add_argument(
-        "--images", type=number, default=48.0, metavar="MIB", help="size of all pictures (48)"
+        "--images", type=number, metavar="MIB", help="size of all pictures (default: 48)"
     )
     report.add_argument("-o", "--output", type=Path, help="file (default: DIR/report.html)")
     results(report)
@@ -783,7 +783,8 @@ def _report(options: argparse.Namespace) -> int:
     records = _records(store)
     summary = _summary(options, records, options.methods, options.datasets, options.metrics)
     out = options.output or store.folder / "report.html"
-    report.build(summary, records, store, out, options.images, note)
+    budget = report.BUDGET_MIB if options.images is None else options.images
+    report.build(summary, records, store, out, budget, note)
     _say_notices(store)
     print(out)
     return OK
