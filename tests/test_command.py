@@ -197,10 +197,19 @@ def alive(pid: int) -> bool:
         return False
 
 
+def gone(pid: int) -> bool:
+    """A killed process ends when the system comes to it: on a busy machine not at once."""
+    for _ in range(100):
+        if not alive(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_timeout_ends_the_whole_tree(repo: Path) -> None:
     with pytest.raises(ContractError, match="did not end within 2 s"):
         upscale(card("hang", timeout_s=2), clip())
-    assert not alive(int((repo / "pids").read_text()))
+    assert gone(int((repo / "pids").read_text()))
 
 
 def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
@@ -226,7 +235,7 @@ def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
     assert alive(child)
     process.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
-    assert not alive(child)
+    assert gone(child)
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
