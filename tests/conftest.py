@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 # Two test processes run at a time; threads that wait for each other would only be in their way.
@@ -43,3 +44,20 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder ../shared (golden numerics, real clips)")
     return SHARED
+
+
+def alive(pid: int) -> bool:
+    """A process that runs: not one that ended and waits for its parent to notice."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def gone(pid: int) -> bool:
+    """A killed process ends when the system comes to it: on a busy machine not at once."""
+    for _ in range(100):
+        if not alive(pid):
+            return True
+        time.sleep(0.05)
+    return False

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import heed_interrupts
+from tests.conftest import alive, gone, heed_interrupts
 from vsrbench import command, cost, specs
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
@@ -188,22 +188,6 @@ def test_failure_is_one_line(repo: Path) -> None:
         upscale(card("two"), clip())
     with pytest.raises(UserError, match="which nothing gives"):
         upscale(card(argv=["{python}", "{ckpt}"]), clip())
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def gone(pid: int) -> bool:
-    """A killed process ends when the system comes to it: on a busy machine not at once."""
-    for _ in range(100):
-        if not alive(pid):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_timeout_ends_the_whole_tree(repo: Path) -> None:

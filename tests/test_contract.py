@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import heed_interrupts
+from tests.conftest import gone, heed_interrupts
 from vsrbench import command, cost, nvml, specs, weights
 from vsrbench.errors import ContractError, MissingError, UserError
 from vsrbench.evaluate import error_json
@@ -266,13 +266,6 @@ def test_whatever_a_measured_method_raises_is_one_clear_error(tmp_path: Path, ki
     assert "in upscale" in error_json(caught.value)["log"]
 
 
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize(("how", "kind"), [("sleeps", "python"), ("program", "command")])
 def test_an_interrupted_measurement_ends_at_once(tmp_path: Path, how: str, kind: str) -> None:
@@ -291,7 +284,7 @@ def test_an_interrupted_measurement_ends_at_once(tmp_path: Path, how: str, kind:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
-    assert not any(alive(int(pid)) for pid in pids.read_text().split()[:-1])
+    assert all(gone(int(pid)) for pid in pids.read_text().split()[:-1])
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 7, 64])
