@@ -218,8 +218,28 @@ def test_the_flow_network_starts_as_a_motion_detector() -> None:
         assert error < 0.6 * 0.7, (dx, dy, flow)
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_a_cpu_without_bfloat16_trains_in_float32(
+    has: bool, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = "fpu avx2 avx512f" + " avx512_bf16" * has
+    monkeypatch.setattr(train, "_cpuinfo", lambda field: flags if field == "flags" else "")
+    out = tmp_path / "net.safetensors"
+    trainer = Trainer(config("instavsr", video(1), bf16=True), pool, out)
+    seen = []
+    trainer.net.get_submodule("backbone.unet").register_forward_hook(
+        lambda _, __, made: seen.append(made.dtype)
+    )
+    trainer.run()
+    assert seen[0] == (torch.bfloat16 if has else torch.float32)
+    assert (", bf16" in read_checkpoint(out)[1]["note"]) is has
+
+
 @pytest.mark.parametrize("method", NETWORKS)
-def test_a_checkpoint_rebuilds_the_network(method: str, pool: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_rebuilds_the_network(
+    method: str, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_cpu_has_bf16", lambda: True)
     out = tmp_path / "net.safetensors"
     flow = Stage("flow", 2, (16, 20), 1e-3, steps=2, flow=1.0)
     trainer = Trainer(config(method, flow, video(3), bf16=True), pool, out)
