@@ -395,7 +395,7 @@ def test_tracebacks_are_there_with_v(run: Run, tmp_path: Path) -> None:
 
 def test_the_exit_code_of_a_run_is_on_record(root: Path, tmp_path: Path) -> None:
     for error in (MissingError("gone"), KeyboardInterrupt(), RuntimeError("a defect")):
-        with pytest.raises(type(error)), Runner(Choice(root, "cpu"), Store(tmp_path)).logged():
+        with pytest.raises(type(error)), Runner(Choice(root, ("cpu",)), Store(tmp_path)).logged():
             raise error
     lines = (tmp_path / "runs.jsonl").read_text().splitlines()
     assert [json.loads(line)["exit_code"] for line in lines] == [3, 130, 1]

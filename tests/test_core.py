@@ -210,6 +210,7 @@ LAYERS = [
     "compare tables",
     "published",
     "summary",
+    "executors",
     "evaluate",
     "plan",
     "cost",
@@ -223,7 +224,7 @@ LAYERS = [
     "degrade raft",
     "frames specs nvml",
     "weights",
-    "store keys env",
+    "store keys env processes",
     "types errors",
 ]
 NO_TORCH = (

@@ -140,11 +140,11 @@ def build_parsers() -> dict[str, Parser]:
             help="folder of records, frames and figures (default: results/local in the checkout)",
         )
 
-    def device(parser: Parser) -> None:
-        parser.add_argument(
-            "--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
-        )
+    def device(parser: Parser, more: str = "") -> None:
+        text = "cpu, cuda, cuda:1 ... (default: cuda if there is one)"
+        parser.add_argument("--device", help=text + more)
 
+    several = "; cuda:0,cuda:1 or cpu,cpu: a process for each"
     run = command(
         "run",
         "Run video super-resolution methods on test sets or on your own video, score them,\n"
@@ -165,7 +165,7 @@ def build_parsers() -> dict[str, Parser]:
     what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
     what.add_argument("--metrics", type=names, help="default: all that the data allows")
     how = run.add_argument_group("how")
-    device(how)  # type: ignore[arg-type]
+    device(how, several)  # type: ignore[arg-type]
     how.add_argument("--no-cost", action="store_true", help="leave out the cost pass")
     how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
     how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
@@ -210,7 +210,7 @@ def build_parsers() -> dict[str, Parser]:
         "--frames", default="all", help="all (default), first-mid-last, or stride:N for every Nth"
     )
     how.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown")
-    device(how)  # type: ignore[arg-type]
+    device(how, several)  # type: ignore[arg-type]
     how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
     how.add_argument("-q", "--quiet", action="store_true", help="no progress")
     results(how)  # type: ignore[arg-type]
@@ -432,8 +432,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.gt and not options.input:
         raise UserError("--gt needs --input", "--input LQ --gt GT")
-    device = _device(options.device)
-    cards = _cards(options, device)
+    devices = _devices(options.device)
+    cards = _cards(options, devices[0])
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     for name in options.metrics or []:
@@ -444,7 +444,7 @@ def _run(options: argparse.Namespace) -> int:
     store.prepare()
     choice = Choice(
         root=options.root,
-        device=device,
+        devices=devices,
         metrics=tuple(options.metrics or ()),
         keep_frames=options.keep_frames,
         fresh=options.fresh,
@@ -523,7 +523,7 @@ def _score(options: argparse.Namespace) -> int:
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     choice = Choice(
         root=options.root,
-        device=_device(options.device),
+        devices=_devices(options.device),
         metrics=tuple(dict.fromkeys(metrics)),
         fresh=options.fresh,
         quiet=options.quiet,
@@ -565,7 +565,7 @@ def _cost(options: argparse.Namespace) -> int:
     cards = _cards(options, device)
     store = _store(options)
     store.prepare()
-    choice = Choice(options.root, device, fresh=options.fresh, verbose=options.verbose)
+    choice = Choice(options.root, (device,), fresh=options.fresh, verbose=options.verbose)
     run = Run(choice, store)
     with run.logged():
         run.cost(cards, options.size, options.scale, options.frames)
@@ -598,6 +598,16 @@ def _say_counts(run: Run) -> None:
     )
     if c["failed"]:
         note("  the same command tries the failed ones again")
+
+
+def _devices(asked: str | None) -> tuple[str, ...]:
+    """The torch devices to use at a time. Raises as `_device`; UserError for a mixture."""
+    devices = (
+        tuple(_device(name.strip()) for name in asked.split(",")) if asked else (_device(None),)
+    )
+    if len({device.partition(":")[0] for device in devices}) > 1:
+        raise UserError("--device mixes cpu and cuda", "their scores differ in the last digits")
+    return devices
 
 
 def _device(asked: str | None) -> str:

@@ -157,9 +157,20 @@ def ready(card: MethodCard) -> None:
     fill(card.settings.get("argv", ()), places(card.name) | dict.fromkeys(GIVEN, ""))
 
 
-def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float) -> Usage:
+def _visible(device: str) -> dict[str, str]:
+    """The variable that leaves a program one of the GPUs, where `device` names one."""
+    index = device.partition(":")[2]
+    if not index:
+        return {}
+    name = "CUDA_VISIBLE_DEVICES"
+    seen = os.environ.get(name, "").split(",")
+    return {name: seen[int(index)] if int(index) < len(seen) and seen[0] else index}
+
+
+def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float, device: str) -> Usage:
     """Run a program in `cwd`, its checkout, in a process group that never outlives this call.
 
+    device: a torch device; with a number, the only GPU that the program sees.
     Raises MissingError if it cannot be started, ContractError with the last line of its stderr if
     it fails, or if it takes longer than `timeout_s`.
     """
@@ -169,7 +180,7 @@ def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float) -> Usag
             process = subprocess.Popen(
                 argv,
                 cwd=cwd,
-                env=os.environ | {"PYTHONPATH": str(cwd)},
+                env=os.environ | {"PYTHONPATH": str(cwd)} | _visible(device),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -247,8 +258,8 @@ class CommandMethod:
     What it crops, `multiple_of` of the card keeps whole: the harness pads before and crops after.
     """
 
-    def __init__(self, card: MethodCard) -> None:
-        self.card, self.places = card, places(card.name)
+    def __init__(self, card: MethodCard, device: str) -> None:
+        self.card, self.device, self.places = card, device, places(card.name)
         self.usage: Usage | None = None
         """Of the last call."""
 
@@ -284,7 +295,7 @@ class CommandMethod:
             argv = fill(settings.get("argv", ()), values)
             repo = Path(self.places["repo"])
             timeout_s = self.places.get("timeout_s", settings.get("timeout_s", TIMEOUT_S))
-            self.usage = execute(self.card.name, argv, repo, float(timeout_s))
+            self.usage = execute(self.card.name, argv, repo, float(timeout_s), self.device)
             outputs = _outputs(self.card.name, out)
             expected = count + self._surplus(count)
             if len(outputs) != expected:
@@ -319,4 +330,4 @@ def _outputs(name: str, folder: Path) -> frames.FrameSource:
 
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> CommandMethod:
     """The adapter of cards of kind `command`. Raises MissingError."""
-    return CommandMethod(card)
+    return CommandMethod(card, device)

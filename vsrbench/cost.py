@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import resource
-import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vsrbench import processes
 from vsrbench.command import Usage
 from vsrbench.env import device_name
 from vsrbench.errors import ContractError, UserError
@@ -71,10 +69,7 @@ def _apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any
 
     Raises UserError; ContractError when foreign code raises or the process dies.
     """
-    # Ctrl-C reaches every process of a terminal: this one decides what becomes of the other.
-    pool = ProcessPoolExecutor(
-        1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    )
+    pool = processes.one()
     try:
         return pool.submit(_guarded, card, where, work, *args).result()
     except BrokenProcessPool as error:
@@ -82,12 +77,8 @@ def _apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any
             f"'{card.name}' ended its process {where}",
             "most likely out of memory: use a smaller --size",
         ) from error
-    except (KeyboardInterrupt, SystemExit):
-        for process in pool._processes.values():
-            process.terminate()
-        raise
     finally:
-        pool.shutdown()
+        processes.end(pool)
 
 
 def _guarded(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
@@ -205,9 +196,7 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     """A program from start to exit, loading included (region `process`), over its process tree."""
     import torch
 
-    # Terminated, it still ends the program, which has a process group of its own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    method = load_method(card, "cpu")
+    method = load_method(card, device)
     for _ in method.upscale(iter(_clip(card, size, frames, "cpu"))):
         pass
     usage: Usage = method.usage  # type: ignore[attr-defined]

@@ -31,8 +31,8 @@ class Progress:
 
         self.jobs, self.quiet = jobs, quiet
         self._finished = 0
-        self._label = ""
-        self._begin = time.perf_counter()
+        self._begun: dict[str, float] = {}
+        self._told: set[str] = set()
         self._console = Console(stderr=True, highlight=False)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -59,20 +59,26 @@ class Progress:
         self._bar.stop()
 
     def start(self, label: str) -> None:
-        """A job begins."""
-        self._label = label
-        self._begin = time.perf_counter()
-        self._bar.update(self._task, description=f"\\[{self._finished + 1}/{self.jobs}] {label}")
+        """A job begins; others may be running."""
+        self._begun[label] = time.perf_counter()
+        number = self._finished + len(self._begun)
+        self._bar.update(self._task, description=f"\\[{number}/{self.jobs}] {label}")
 
     def tick(self) -> None:
         """One more frame is done."""
         self._bar.advance(self._task)
 
-    def done(self, outcome: str) -> None:
+    def done(self, label: str, outcome: str) -> None:
         """The job ended; `outcome` is ok or what went wrong."""
         self._finished += 1
-        seconds = time.perf_counter() - self._begin
-        self.line(f"[{self._finished}/{self.jobs}] {self._label}  {outcome}  {seconds:.1f} s")
+        seconds = time.perf_counter() - self._begun.pop(label)
+        self.line(f"[{self._finished}/{self.jobs}] {label}  {outcome}  {seconds:.1f} s")
+
+    def once(self, text: str) -> None:
+        """A line that stays, unless it was there before."""
+        if text not in self._told:
+            self._told.add(text)
+            self.line(text)
 
     def line(self, text: str) -> None:
         """A line that stays."""

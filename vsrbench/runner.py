@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,18 +13,18 @@ from typing import Any
 
 import torch
 
-from vsrbench import __version__, command, cost, env, keys
+from vsrbench import __version__, command, cost, env, executors, keys
 from vsrbench.datasets import Dataset, cache_folder
 from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
-from vsrbench.evaluate import Context, error_json, evaluate, timestamp
+from vsrbench.evaluate import error_json, timestamp
 from vsrbench.flow import Estimator, best_estimator
-from vsrbench.method import at_scale, load_method, no_tf32
+from vsrbench.method import at_scale, no_tf32
 from vsrbench.metrics import METRICS, unavailable
 from vsrbench.plan import Job, plan, unfit
 from vsrbench.progress import Progress, note, say_error
 from vsrbench.store import Store
 from vsrbench.summary import usual_size
-from vsrbench.types import Method, MethodCard, Record, Size
+from vsrbench.types import MethodCard, Record, Size
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Choice:
 
     root: Path
     """Folder of methods/ and datasets/."""
-    device: str
-    """Torch device."""
+    devices: tuple[str, ...]
+    """Torch devices of one kind, a process for each where there are several."""
     metrics: tuple[str, ...] = ()
     """Metrics asked for by name; empty for the defaults of each data set."""
     keep_frames: bool = False
@@ -48,6 +47,11 @@ class Choice:
     """Measure cost at the most frequent size of each data set."""
     verbose: bool = False
     """Show the tracebacks of what failed."""
+
+    @property
+    def device(self) -> str:
+        """The one that cost is measured on, and what needs a single one."""
+        return self.devices[0]
 
 
 class Run:
@@ -86,7 +90,7 @@ class Run:
             "started": timestamp(),
             "argv": sys.argv[1:],
             "version": __version__,
-            "device": self.choice.device,
+            "device": ",".join(self.choice.devices),
             "env": env.capture(self.choice.root),
         }
         no_tf32()
@@ -159,22 +163,15 @@ class Run:
         note(
             f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
             f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "
-            f"in {len(jobs)} jobs on {self.choice.device}"
+            f"in {len(jobs)} jobs on {', '.join(self.choice.devices)}"
         )
         frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
-        loader = Loader(self.choice.device)
+        shared = executors.Shared(self.id, estimator is not None, cache_folder() / "flow")
         with Progress(frames, len(jobs), self.choice.quiet) as progress:
-            context = Context(
-                self.id,
-                self.choice.device,
-                estimator,
-                cache_folder() / "flow",
-                progress.tick,
-                functools.cache(progress.line),
-            )
-            for job in jobs:
-                progress.start(f"{job.card.name}  {job.clip.dataset}/{job.clip.name}")
-                progress.done(self._job(job, loader, context, progress))
+            for job, records in executors.run(
+                jobs, self.choice.devices, shared, estimator, progress
+            ):
+                progress.done(executors.label(job), self._record(job, records, progress))
 
     def _estimator(self, asked: Mapping[str, Any], sets: Sequence[Dataset]) -> Estimator | None:
         """The flow estimator, where some metric needs flow and some motion is not known."""
@@ -182,12 +179,12 @@ class Run:
         exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
         return best_estimator(self.choice.device) if needed and not exact else None
 
-    def _job(self, job: Job, loader: Loader, context: Context, progress: Progress) -> str:
+    def _record(self, job: Job, records: Iterable[Record], progress: Progress) -> str:
         """Record everything that one job yields; `ok`, or what went wrong."""
         outcome = "ok"
         logs = dict[str, None]()
         try:
-            for record in evaluate(job, lambda: loader.load(job.card), context):
+            for record in records:
                 self._append(record)
                 if record.status == "failed" and record.error:
                     outcome = f"FAILED: {record.error['message']}"
@@ -258,20 +255,3 @@ class Run:
                     error=told,
                 )
             )
-
-
-class Loader:
-    """The method in use: loaded when first needed, one at a time in memory."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self._card: MethodCard | None = None
-        self._method: Method | None = None
-
-    def load(self, card: MethodCard) -> Method:
-        """The method of this card. Raises UserError."""
-        if self._method is None or card != self._card:
-            self._method = None  # its memory goes before the next one comes
-            self._method = load_method(card, self.device)
-            self._card = card
-        return self._method

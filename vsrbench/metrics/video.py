@@ -62,7 +62,7 @@ class VideoMetric:
     """
 
     def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
-        self.info = info
+        self.info, self.device = info, device
         self._places = places(info.name)
         self._scratch = tempfile.TemporaryDirectory(prefix="vsrbench-")
         self._folder = Path(self._scratch.name)
@@ -83,7 +83,7 @@ class VideoMetric:
         script = str(Path(bridge.__file__).resolve())
         argv = [self._places["python"], script, name, str(video), str(answer)]
         timeout_s = float(self._places.get("timeout_s", TIMEOUT_S))
-        execute(name, argv, Path(self._places["repo"]), timeout_s)
+        execute(name, argv, Path(self._places["repo"]), timeout_s, self.device)
         try:
             text = answer.read_text()
             runs: Sequence[Mapping[str, float]] = json.loads(text, parse_constant=_not_finite)
