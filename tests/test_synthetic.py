@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -250,6 +255,42 @@ def test_clips_hold_what_they_say(cache: Path) -> None:
             clip.flow[FRAMES - 1]
         for a, b in zip(clip.lq[:2], clip.lq[1:3], strict=True):
             assert not np.array_equal(a, b)  # also on the static clip: noise is per frame
+
+
+OLD_PROCESSOR = {
+    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL "
+    "AVX2 FMA3 X86_V4 X86_V3",
+    "OPENBLAS_CORETYPE": "Nehalem",
+    "OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FMA3,AVX,FP16",
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-AVX2_Usable,-FMA_Usable",
+}
+RENDER = """
+import hashlib, json, sys
+from pathlib import Path
+from vsrbench import second_order, synthetic
+made = {clip.name: clip.digest for clip in synthetic.clips(Path(sys.argv[1]))}
+gt = [synthetic.scene("leaves-pan").frame(t) for t in range(4)]
+leaf = hashlib.sha256(synthetic.scene("leaves-pan").layers[0].texture.tobytes())
+for seed in range(3):
+    lq = second_order.degrade(gt, 4, [seed])
+    made[f"second-order {seed}"] = hashlib.sha256(b"".join(f.tobytes() for f in lq)).hexdigest()
+print(json.dumps([made, leaf.hexdigest()]))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names features of x86-64 processors")
+def test_all_processors_render_the_same_frames(root: Path, cache: Path, tmp_path: Path) -> None:
+    made = []
+    for folder, features in ((cache, {}), (tmp_path, OLD_PROCESSOR)):
+        argv = [sys.executable, "-c", RENDER, str(folder)]
+        env = os.environ | features
+        done = subprocess.run(argv, cwd=root, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        made.append(json.loads(done.stdout))
+    (new, leaf), (old, other_leaf) = made
+    assert new == old
+    if leaf == other_leaf:
+        pytest.skip("this processor has none of the features that were to be off")
 
 
 def test_lq_is_registered_to_gt(cache: Path) -> None:

@@ -2,7 +2,8 @@
 
 A clip is degraded by one camera: everything but the noise is drawn once a clip. Every step keeps
 pixel centres aligned (align_corners=False), so LQ and GT stay registered at shift 0. Frames stay
-float32 between the steps; only the codecs round to 8 bits.
+float64 between the steps, so that processors which differ in the last bits make the same LQ; only
+the codecs round to 8 bits.
 
 Bump `Recipe.version` when a recipe or the code behind it can change a pixel.
 """
@@ -25,7 +26,7 @@ from vsrbench.errors import DataError
 if TYPE_CHECKING:
     from vsrbench.types import Frame, Size
 
-    Image = np.ndarray[Any, np.dtype[np.float32]]
+    Image = np.ndarray[Any, np.dtype[np.float64]]
 
 Range = tuple[float, float]
 
@@ -69,10 +70,10 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("clean", 1, (Stage(),)),
+        Recipe("clean", 2, (Stage(),)),
         Recipe(
             "mild",
-            1,
+            2,
             (
                 Stage(
                     blur=(0.4, 1.4),
@@ -85,7 +86,7 @@ RECIPES = {
         ),
         Recipe(
             "real",
-            1,
+            2,
             (
                 Stage(
                     blur=(0.6, 2.2),
@@ -150,7 +151,7 @@ class _Drawn:
         self.quality = round(rng.uniform(*stage.jpeg)) if stage.jpeg else None
 
     def apply(self, x: Image, size: Size, rng: np.random.Generator) -> Image:
-        """Blur, resize to `size`, noise, JPEG; x is float32 RGB in 0..255."""
+        """Blur, resize to `size`, noise, JPEG; x is float64 RGB in 0..255."""
         if self.kernel is not None:
             x = cv2.filter2D(x, -1, self.kernel, borderType=cv2.BORDER_REFLECT_101)
         x = _resize(x, size, self.cubic)
@@ -172,7 +173,7 @@ def _stages(frames: Iterable[Frame], scale: int, drawn: list[_Drawn], seed: int)
             raise DataError(f"{h}x{w} is not a multiple of {scale}", "crop the GT frames first")
         # Seeded apart from the parameters: [seed, t] never collides with the plain seed.
         rng = np.random.default_rng([seed, t])
-        x = frame.astype(np.float32)
+        x = frame.astype(np.float64)
         for stage in drawn[:-1]:
             x = stage.apply(x, (round(h * stage.factor), round(w * stage.factor)), rng)
         yield _to_uint8(drawn[-1].apply(x, (h // scale, w // scale), rng))
@@ -187,13 +188,13 @@ def _gaussian(sigma: float, anisotropy: float, angle: float) -> Image | None:
     if sigma < 0.1:
         return None
     radius = int(np.ceil(3 * sigma))
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float64)
     along, across = (
         x * np.cos(angle) + y * np.sin(angle),
         y * np.cos(angle) - x * np.sin(angle),
     )
     kernel = np.exp(-0.5 * ((along / sigma) ** 2 + (across / (sigma * anisotropy)) ** 2))
-    return np.asarray(kernel / kernel.sum(), np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float64)
 
 
 def _resize(x: Image, size: Size, cubic: bool) -> Image:
@@ -205,13 +206,13 @@ def _resize(x: Image, size: Size, cubic: bool) -> Image:
         # cv2's bicubic kernel does not widen when it shrinks.
         x = cv2.GaussianBlur(x, (0, 0), 0.4 * ratio, borderType=cv2.BORDER_REFLECT_101)
     way = cv2.INTER_CUBIC if cubic else cv2.INTER_AREA if ratio > 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(x, size[::-1], interpolation=way), np.float32)
+    return np.asarray(cv2.resize(x, size[::-1], interpolation=way), np.float64)
 
 
 def _jpeg(x: Image, quality: int) -> Image:
     _, data = cv2.imencode(".jpg", _to_uint8(x)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     bgr = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-    return bgr[..., ::-1].astype(np.float32)
+    return bgr[..., ::-1].astype(np.float64)
 
 
 def _h264(frames: Iterable[Frame], crf: float) -> Iterator[Frame]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "realbasicvsr"
 """As a recipe, beside those of vsrbench.degrade."""
-VERSION = 1
+VERSION = 2
 """Bumped when any pixel can change."""
 PATCH = 256 * 256  # px of GT that the bit rates are meant for
 KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
@@ -123,7 +123,7 @@ def _checked(frame: Frame, size: Size) -> Image:
         raise DataError(
             f"a frame is {frame.shape[1]}x{frame.shape[0]}, the first {size[1]}x{size[0]}"
         )
-    return frame.astype(np.float32)
+    return frame.astype(np.float64)
 
 
 def _to_uint8(x: Image) -> Frame:
@@ -172,7 +172,7 @@ def gaussian_kernel(
         kernel = 1 / (1 + q**beta)
     else:
         kernel = np.exp(-0.5 * (q**beta if kind.startswith("generalized") else q))
-    return np.asarray(kernel / kernel.sum(), np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float64)
 
 
 def sinc_kernel(size: int, cutoff: float) -> Image:
@@ -181,7 +181,7 @@ def sinc_kernel(size: int, cutoff: float) -> Image:
     r = np.hypot(x, y)
     safe = np.where(r == 0, 1, r)
     kernel = np.where(r == 0, cutoff**2 / (4 * np.pi), cutoff * j1(cutoff * r) / (2 * np.pi * safe))
-    return np.asarray(kernel / kernel.sum(), np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float64)
 
 
 def _filtered(x: Image, kernel: Image) -> Image:
@@ -225,12 +225,12 @@ def _noise(rng: np.random.Generator, drawn: _Pass) -> Stage:
     def apply(x: Image) -> Image:
         if not poisson:
             shape = (*x.shape[:2], 1 if grey else 3)
-            return np.asarray(x + own.normal(0, level(), shape), np.float32)
-        light = cv2.cvtColor(x, cv2.COLOR_RGB2GRAY)[..., None] if grey else x
-        light = np.clip(np.rint(light), 0, 255)
-        levels = 2 ** np.ceil(np.log2(max(2, len(np.unique(light)))))
+            return np.asarray(x + own.normal(0, level(), shape), np.float64)
+        luma = (299 * x[..., :1] + 587 * x[..., 1:2] + 114 * x[..., 2:]) / 1000
+        light = np.clip(np.rint(luma if grey else x), 0, 255)
+        levels = 2 ** (max(2, len(np.unique(light))) - 1).bit_length()
         photons = own.poisson(light / 255 * levels) / levels * 255
-        return np.asarray(x + (photons - light) * level(), np.float32)
+        return np.asarray(x + (photons - light) * level(), np.float64)
 
     return _each(apply)
 
@@ -242,7 +242,7 @@ def _jpeg(rng: np.random.Generator) -> Stage:
         how = [cv2.IMWRITE_JPEG_QUALITY, round(quality())]
         _, data = cv2.imencode(".jpg", _to_uint8(x)[..., ::-1], how)
         bgr: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        return np.asarray(bgr[..., ::-1], np.float32)
+        return np.asarray(bgr[..., ::-1], np.float64)
 
     return _each(apply)
 
@@ -255,6 +255,6 @@ def _codec(rng: np.random.Generator, area: int) -> Stage:
     options = {} if mpeg4 else {"preset": "medium", "x264-params": "asm=0"}
     codec: Any = "mpeg4" if mpeg4 else "libx264"
     return lambda frames: (
-        f.astype(np.float32)
+        f.astype(np.float64)
         for f in first_order.coded(map(_to_uint8, frames), codec, options, bits)
     )

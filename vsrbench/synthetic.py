@@ -5,6 +5,9 @@ coordinates at `TEXELS` texels a pixel, moved by a similarity transform per fram
 closed form, so flow and occlusion are exact. The same code renders the endless `random_scene`s
 that networks are trained on; photographs and seeds of the tests never occur there.
 
+Everything is computed in float64 and rounded once: processors differ in the last bits of a sine or
+a filter, which float32 would carry into the pixels. So all of them render the same frames.
+
 Bump `VERSION`, and `version` in datasets/synthetic.toml with it, whenever a pixel of GT or LQ or
 a flow vector can change.
 """
@@ -25,6 +28,7 @@ import numpy as np
 import skimage
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
+from skimage.color import hsv2rgb
 
 from vsrbench.degrade import RECIPES, degrade
 from vsrbench.errors import DataError, MissingError, UserError
@@ -36,11 +40,11 @@ if TYPE_CHECKING:
 
     from vsrbench.types import FlowField, Frame, Mask, Size
 
-    Image = np.ndarray[Any, np.dtype[np.float32]]
+    Image = np.ndarray[Any, np.dtype[np.float64]]
     Affine = np.ndarray[Any, np.dtype[np.float64]]
 
 NAME = "synthetic"
-VERSION = 1
+VERSION = 2
 SIZE = (384, 512)
 FRAMES = 12
 SCALE = 4
@@ -61,6 +65,7 @@ TRAIN_PHOTOS = (
 )
 TEST_PHOTOS = ("coffee.png", "motorcycle_left.png", "rocket.jpg")
 EPS = 1e-6  # px; rounding must not push a still pixel out of the frame
+COVERS = 0.5 - 1e-6  # alpha that hides what is behind; a straight edge is 0.5 but for rounding
 MARGIN = 48  # px of texture around the frame; beyond it the texture is mirrored
 
 
@@ -110,11 +115,11 @@ class Layer:
     """A moving flat picture."""
 
     texture: Image
-    """float32 RGB, h x w x 3 in 0..255, at `TEXELS` texels a px; mirrored beyond its edges."""
+    """float64 RGB, h x w x 3 in 0..255, at `TEXELS` texels a px; mirrored beyond its edges."""
     motion: Motion
     """Where it is."""
     alpha: Image | None = None
-    """float32 h x w in 0..1, zero beyond its edges; None for opaque everywhere."""
+    """float64 h x w in 0..1, zero beyond its edges; None for opaque everywhere."""
 
 
 class SceneLike(Protocol):
@@ -178,7 +183,7 @@ class Scene:
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
             before, after = self._matrix(layer, a), self._matrix(layer, b)
-            own = seen & (self._alpha(layer, before) >= 0.5)
+            own = seen & (self._alpha(layer, before) >= COVERS)
             seen &= ~own
             step = _compose(after, _invert(before))
             qx = step[0, 0] * x + step[0, 1] * y + step[0, 2]
@@ -186,7 +191,7 @@ class Scene:
             lost = (qx < -EPS) | (qx > w - 1 + EPS) | (qy < -EPS) | (qy > h - 1 + EPS)
             for above in self.layers[k + 1 :]:
                 lookup = _compose(_invert(step), self._matrix(above, b))
-                lost |= self._alpha(above, lookup) >= 0.5
+                lost |= self._alpha(above, lookup) >= COVERS
             flow[own] = np.stack((qx - x, qy - y), axis=-1)[own]
             occluded[own] = lost[own]
         return flow, occluded
@@ -199,7 +204,7 @@ class Scene:
 
     def _alpha(self, layer: Layer, matrix: Affine) -> Image:
         if layer.alpha is None:
-            return np.ones(self.size, np.float32)
+            return np.ones(self.size, np.float64)
         return _warp(layer.alpha, matrix, self.size, cv2.BORDER_CONSTANT)
 
 
@@ -244,7 +249,7 @@ def _warp(image: Image, matrix: Affine, size: Size, border: int) -> Image:
     """
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
     out = cv2.warpAffine(image, _invert(matrix), size[::-1], flags=flags, borderMode=border)
-    return np.asarray(out, np.float32)
+    return np.asarray(out, np.float64)
 
 
 def _invert(m: Affine) -> Affine:
@@ -257,25 +262,25 @@ def _compose(outer: Affine, inner: Affine) -> Affine:
     return np.column_stack((outer[:, :2] @ inner[:, :2], outer[:, :2] @ inner[:, 2] + outer[:, 2]))
 
 
-# Textures: (rng, (h, w) in texels) -> float32 RGB h x w x 3 in 0..255
+# Textures: (rng, (h, w) in texels) -> float64 RGB h x w x 3 in 0..255
 
 
 def _soft(image: Image) -> Image:
     """Band-limit hard edges: a Gaussian of 0.5 px, about the sharpness of a good camera."""
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), 0.5 * TEXELS), np.float32)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 0.5 * TEXELS), np.float64)
 
 
 def _noise(rng: Generator, size: Size, exponent: float) -> Image:
     """Noise (h x w) of zero mean, unit deviation and an amplitude that falls as 1/f**exponent."""
     h, w = (n + n % 2 for n in size)
     fy, fx = np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w)[None]
-    f = np.hypot(fy, fx).astype(np.float32)
+    f = np.hypot(fy, fx).astype(np.float64)
     f[0, 0] = np.inf
     # The cut-off keeps it free of aliases at one sample a px.
     amplitude = f**-exponent * np.exp(-((f * TEXELS / 0.45) ** 4))
-    white = np.fft.rfft2(rng.standard_normal((h, w), dtype=np.float32))
+    white = np.fft.rfft2(rng.standard_normal((h, w), dtype=np.float32).astype(np.float64))
     field = np.fft.irfft2(white * amplitude, s=(h, w))[: size[0], : size[1]]
-    return np.asarray(field / field.std(), np.float32)
+    return np.asarray(field / field.std(), np.float64)
 
 
 def _palette(rng: Generator, n: int) -> Image:
@@ -283,8 +288,7 @@ def _palette(rng: Generator, n: int) -> Image:
     spread = np.where(rng.random(n) < 0.15, 60, 14)
     hue = (rng.uniform(0, 180) + spread * rng.standard_normal(n)) % 180
     hsv = np.stack((hue, 255 * rng.beta(1.5, 3.5, n), 255 * rng.beta(1.8, 1.7, n)), axis=-1)
-    rgb = cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
-    return np.asarray(rgb, np.float32)
+    return np.asarray(255 * hsv2rgb(hsv / (180, 255, 255)), np.float64)
 
 
 def leaves(rng: Generator, size: Size) -> Image:
@@ -311,13 +315,13 @@ def leaves(rng: Generator, size: Size) -> Image:
             cv2.fillPoly(ident, [np.rint(shape).astype(np.int32)], i + 1)
     # Each leaf has its own colour, shading, stripes (a third of them) and strength of grain.
     colours = _palette(rng, n + 1)
-    slope = rng.normal(0, 0.35, (n + 1, 2)).astype(np.float32)
+    slope = rng.normal(0, 0.35, (n + 1, 2)).astype(np.float64)
     turn, cycles = rng.uniform(0, np.pi, n + 1), rng.uniform(0.06, 0.25, n + 1)
-    wave = (2 * np.pi * cycles * (np.cos(turn), np.sin(turn))).astype(np.float32)
-    stripes = (rng.uniform(0, 0.25, n + 1) * (rng.random(n + 1) < 0.35)).astype(np.float32)
-    grain = (0.25 * rng.beta(1.2, 2, n + 1)).astype(np.float32)
-    y, x = np.mgrid[:h, :w].astype(np.float32) / TEXELS
-    middle = np.concatenate((((w / 2, h / 2),), centre)).astype(np.float32) / TEXELS
+    wave = (2 * np.pi * cycles * (np.cos(turn), np.sin(turn))).astype(np.float64)
+    stripes = (rng.uniform(0, 0.25, n + 1) * (rng.random(n + 1) < 0.35)).astype(np.float64)
+    grain = (0.25 * rng.beta(1.2, 2, n + 1)).astype(np.float64)
+    y, x = np.mgrid[:h, :w].astype(np.float64) / TEXELS
+    middle = np.concatenate((((w / 2, h / 2),), centre)).astype(np.float64) / TEXELS
     dx, dy = x - middle[ident, 0], y - middle[ident, 1]
     shade = np.clip((slope[ident, 0] * dx + slope[ident, 1] * dy) / 60, -0.7, 0.7)
     shade += stripes[ident] * np.sin(wave[0, ident] * dx + wave[1, ident] * dy)
@@ -341,7 +345,7 @@ def _font(px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def text(rng: Generator, size: Size) -> Image:
     """Printed lines in several sizes on a tinted, slightly mottled sheet."""
     h, w = size
-    ink = np.zeros(size, np.float32)
+    ink = np.zeros(size, np.float64)
     y = -TEXELS * 4.0
     while y < h:
         px = int(
@@ -355,7 +359,7 @@ def text(rng: Generator, size: Size) -> Image:
             draw.text((rng.uniform(-6, 12) * TEXELS, 0), words, fill=255, font=_font(px))
             top = int(y)
             rows = slice(max(top, 0), min(top + line.height, h))
-            ink[rows] += np.asarray(line, np.float32)[rows.start - top : rows.stop - top] / 255
+            ink[rows] += np.asarray(line, np.float64)[rows.start - top : rows.stop - top] / 255
             y += px * 1.25
             if y >= h:
                 break
@@ -370,12 +374,12 @@ def text(rng: Generator, size: Size) -> Image:
 def gratings(rng: Generator, size: Size) -> Image:
     """Panels of lines, chirps, zone plates, checks and spokes up to 0.3 cycles a px."""
     h, w = size
-    image = np.empty((h, w, 3), np.float32)
+    image = np.empty((h, w, 3), np.float64)
     side = int(rng.uniform(80, 130)) * TEXELS
     for top in range(0, h, side):
         for left in range(0, w, side):
             ph, pw = min(side, h - top), min(side, w - left)
-            y, x = (np.mgrid[:ph, :pw].astype(np.float32) - side / 2) / TEXELS
+            y, x = (np.mgrid[:ph, :pw].astype(np.float64) - side / 2) / TEXELS
             angle = rng.uniform(0, np.pi)
             along = x * np.cos(angle) + y * np.sin(angle)
             across = y * np.cos(angle) - x * np.sin(angle)
@@ -408,13 +412,13 @@ def coloured_noise(rng: Generator, size: Size) -> Image:
     base = _noise(rng, size, rng.uniform(0.9, 1.5))
     if rng.random() < 0.5:
         ridges = np.abs(0.8 * _noise(rng, size, 1.7) + 0.3 * base)
-        base = (1.5 - 2.2 * ridges).astype(np.float32)
+        base = (1.5 - 2.2 * ridges).astype(np.float64)
     tint = _noise(rng, size, rng.uniform(1.2, 1.8))
     low, high, other = np.sort(_palette(rng, 3), axis=0)[[0, 2, 1]]
     mix = (0.5 + 0.5 * np.tanh(0.6 * base))[..., None]
     image = low + mix * (high - low)
     image += (0.35 * np.clip(0.5 + 0.3 * tint, 0, 1))[..., None] * (other - image)
-    return np.asarray(np.clip(image, 0, 255), np.float32)
+    return np.asarray(np.clip(image, 0, 255), np.float64)
 
 
 @lru_cache(maxsize=16)
@@ -434,7 +438,7 @@ def photo(rng: Generator, size: Size, name: str) -> Image:
     ch, cw = round(h * shrink), round(w * shrink)
     top = rng.integers(0, max(image.shape[0] - ch, 0) + 1)
     left = rng.integers(0, max(image.shape[1] - cw, 0) + 1)
-    crop = image[top : top + ch, left : left + cw].astype(np.float32)
+    crop = image[top : top + ch, left : left + cw].astype(np.float64)
     if shrink > 1:
         crop = cv2.resize(crop, (round(w), round(h)), interpolation=cv2.INTER_AREA)
     grown = cv2.resize(crop, size[::-1], interpolation=cv2.INTER_CUBIC)
@@ -444,7 +448,7 @@ def photo(rng: Generator, size: Size, name: str) -> Image:
 TEXTURES = (leaves, text, gratings, coloured_noise)
 
 
-# Shapes: (rng, (h, w) in texels) -> float32 alpha h x w in 0..1
+# Shapes: (rng, (h, w) in texels) -> float64 alpha h x w in 0..1
 
 
 def blob(rng: Generator, size: Size) -> Image:
@@ -466,7 +470,7 @@ def blob(rng: Generator, size: Size) -> Image:
     low, high = points.min(axis=0), points.max(axis=0)
     inner = np.array((w, h)) - 8 * TEXELS  # room for the soft edge
     points = 4 * TEXELS + (points - low) / (high - low) * inner
-    alpha = np.zeros(size, np.float32)
+    alpha = np.zeros(size, np.float64)
     fixed = np.rint(points * 16).astype(np.int32)
     cv2.fillPoly(alpha, [fixed], 1.0, shift=4)
     if kind == 3:
@@ -480,7 +484,7 @@ def foliage(rng: Generator, size: Size) -> Image:
     cover = _noise(rng, size, 1.7) > 0.45
     rim = 2 * TEXELS
     cover[:rim] = cover[-rim:] = cover[:, :rim] = cover[:, -rim:] = False
-    return _soft(cover.astype(np.float32))
+    return _soft(cover.astype(np.float64))
 
 
 # Random scenes for training
@@ -674,8 +678,10 @@ TESTS: dict[str, tuple[Callable[[Generator], SceneLike], str]] = {
 
 
 def _seed(name: str) -> int:
-    """Fixed per clip, independent of the order in `TESTS` and out of reach of small seeds."""
-    return int.from_bytes(hashlib.sha256(f"{NAME}-v{VERSION}/{name}".encode()).digest()[:8], "big")
+    """Fixed per clip and for all versions, independent of the order in `TESTS` and out of reach of
+    small seeds.
+    """
+    return int.from_bytes(hashlib.sha256(f"{NAME}-v1/{name}".encode()).digest()[:8], "big")
 
 
 @lru_cache(maxsize=1)
