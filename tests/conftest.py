@@ -6,6 +6,8 @@ import os
 import signal
 import tempfile
 import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 # Two test processes run at a time; threads that wait for each other would only be in their way.
@@ -61,3 +63,32 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+class FakeNvml(types.ModuleType):
+    """A GPU whose memory goes up and down, and that draws the same power all the time."""
+
+    used = 100 * 2**20
+    pids: tuple[int, ...] = (1,)
+    watts = 200.0
+    clock: Callable[[], float] = time.perf_counter
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(used=self.used)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[types.SimpleNamespace]:
+        return [types.SimpleNamespace(pid=p, usedGpuMemory=2**30) for p in self.pids]
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return "GPU-1"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        return round(self.watts * self.clock() * 1000)

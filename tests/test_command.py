@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import alive, gone, heed_interrupts
+from tests.conftest import FakeNvml, alive, gone, heed_interrupts
 from vsrbench import command, cost, specs
 from vsrbench.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.frames import open_frames
 from vsrbench.method import check_size
 from vsrbench.metrics import load_metric, unavailable
-from vsrbench.types import MethodCard, Sample, Score, Weights
+from vsrbench.types import Measurement, MethodCard, Sample, Score, Weights
 
 TOY = """
 import sys, time
@@ -200,7 +200,8 @@ def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
     code = (
         "from pathlib import Path; from vsrbench import command; import sys; "
         "Path('in').mkdir(exist_ok=True); Path('out').mkdir(exist_ok=True); "
-        "command.execute('toy', [sys.executable, 'toy.py', 'in', 'out', 'hang'], Path('.'), 60)"
+        "argv = [sys.executable, 'toy.py', 'in', 'out', 'hang'];"
+        "command.execute('toy', argv, Path('.'), 60, 'cpu')"
     )
     tree = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": tree}
@@ -290,6 +291,38 @@ def test_cost_covers_the_process_tree(repo: Path) -> None:
     assert measured.rss_peak_mib is not None
     assert measured.rss_peak_mib > 200
     assert measured.fps == pytest.approx(4000 / measured.first_output_ms)
+
+
+def test_energy_of_a_program_from_start_to_exit(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = FakeNvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", gpu)
+    monkeypatch.setattr(cost, "_uuid", lambda device: "GPU-1")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # here it would be that of the tests
+
+    def measured() -> Measurement:
+        return cost._measure_process(card("memory"), (16, 24), 4, "cpu")
+
+    short = measured()
+    assert short.j_per_frame is None
+    assert short.why["j_per_frame"] == "the program took less than 5 s"
+    monkeypatch.setattr(cost, "ENERGY_S", 0.4)
+    found = measured()
+    assert found.first_output_ms > 500  # what it sleeps
+    assert found.j_per_frame == pytest.approx(
+        gpu.watts * found.first_output_ms / 1000 / 4, rel=0.02
+    )
+    assert "j_per_frame" not in found.why
+    gpu.pids = (os.getpid(), 2**30)
+    busy = measured()
+    assert (busy.j_per_frame, busy.gpu_shared) == (None, True)
+    assert busy.why["j_per_frame"] == busy.why["gpu_shared"] == "another process was on the GPU"
+    gpu.pids = (os.getpid(),)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "several GPUs" in measured().why["j_per_frame"]
+    monkeypatch.setattr(cost, "_uuid", lambda device: None)
+    assert measured().why["j_per_frame"] == "no CUDA device"
 
 
 DOVER = {

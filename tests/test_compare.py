@@ -180,6 +180,21 @@ def test_cost_is_judged_when_asked() -> None:
     assert verdicts(cost(10.0, method="theirs"), 10)["ms"] == "lost"
 
 
+@pytest.mark.parametrize(("joules", "verdict"), [(2.1, "same"), (2.3, "worse"), (1.7, "better")])
+def test_energy_is_judged_where_both_have_it(joules: float, verdict: str) -> None:
+    def using(joules: float | None) -> Record:
+        record = cost(10.0)
+        assert record.measurement
+        return replace(record, measurement=replace(record.measurement, j_per_frame=joules))
+
+    def verdicts(base: Record, new: Record) -> dict[str, str]:
+        changes = compare([*clips(30.0), base], [*clips(30.0), new], cost_percent=10)
+        return {c.column.name: c.verdict for c in changes}
+
+    assert verdicts(using(2.0), using(joules))["energy"] == verdict
+    assert "energy" not in verdicts(using(None), using(joules))
+
+
 def test_markdown_shows_what_changed() -> None:
     base = [*clips(30.0, 30.0), *clips(0.5, 0.5, metric="ssim"), *clips(1.0, metric="ewarp")]
     new = [*clips(29.0, 29.5), *clips(0.5, 0.5, metric="ssim")]

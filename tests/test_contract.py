@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import gone, heed_interrupts
+from tests.conftest import FakeNvml, gone, heed_interrupts
 from vsrbench import command, cost, nvml, specs, weights
 from vsrbench.errors import ContractError, MissingError, UserError
 from vsrbench.evaluate import error_json
@@ -218,7 +218,8 @@ def test_cost_counts_what_is_known() -> None:
     assert m.fps > 0
     assert m.rss_peak_mib > m.rss_idle_mib > 50
     assert m.vram_peak_mib is None
-    assert m.why["vram_peak_mib"] == "no CUDA device"
+    assert m.j_per_frame is None
+    assert m.why["vram_peak_mib"] == m.why["j_per_frame"] == "no CUDA device"
 
 
 def test_a_dead_measuring_process_is_one_clear_error() -> None:
@@ -248,7 +249,7 @@ class Strange:
             time.sleep(60)
         program = f"import os, pathlib, time; pathlib.Path({str(pids)!r}).write_text("
         program += "f'{os.getppid()} {os.getpid()} .'); time.sleep(60)"
-        execute("program", [sys.executable, "-c", program], pids.parent, 60)
+        execute("program", [sys.executable, "-c", program], pids.parent, 60, "cpu")
 """
 
 
@@ -306,30 +307,6 @@ def test_a_method_that_exits_does_not_end_the_run() -> None:
         load_method(replace(TOY, name="exits"), "cpu")
 
 
-class FakeNvml(types.ModuleType):
-    """A GPU whose memory goes up and down."""
-
-    used = 100 * 2**20
-    pids: tuple[int, ...] = (1,)
-
-    def nvmlInit(self) -> None: ...
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        return uuid
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> types.SimpleNamespace:
-        return types.SimpleNamespace(used=self.used)
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[types.SimpleNamespace]:
-        return [types.SimpleNamespace(pid=p, usedGpuMemory=2**30) for p in self.pids]
-
-    def nvmlDeviceGetCount(self) -> int:
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        return "GPU-1"
-
-
 def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml("pynvml")
     monkeypatch.setitem(sys.modules, "pynvml", fake)
@@ -352,6 +329,9 @@ def test_nvml_tells_other_processes_apart_where_it_can(monkeypatch: pytest.Monke
         with nvml.MemoryMeter("GPU-1") as meter:
             pass
         assert meter.shared is shared
+    for pids, found in (((), False), ((other,), True)):  # programs listed by our numbers before
+        fake.pids = pids
+        assert nvml.shared("GPU-1", known=True) is found
     # In a PID namespace of its own a tree has other numbers there: unknown, not nothing.
     assert nvml._device_mib({own}) is None
     fake.pids = (own, 1)
@@ -365,6 +345,109 @@ def test_nvml_absent_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     assert meter.peak_mib is None
     assert "nvidia-ml-py" in meter.why
+
+
+class Slow:
+    """A method, and the time that it lives in: each frame takes `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now, self.calls = seconds, 1000.0, 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        self.calls += 1
+        for x in frames:
+            self.now += self.seconds
+            yield x
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """A GPU that NVML knows, in the place of the CPU."""
+    fake = FakeNvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(cost, "_uuid", lambda device: "GPU-1")
+    return fake
+
+
+def in_time_of(method: Slow, gpu: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.clock = method.clock
+    monkeypatch.setattr(cost, "time", types.SimpleNamespace(perf_counter=method.clock))
+    monkeypatch.setattr(cost, "load_method", lambda card, device: method)
+
+
+# Whole calls of 4 frames until 5 s are over: 2.8, 5.6; 5.0 at once; 4.0, 8.0; 40.
+@pytest.mark.parametrize(("seconds", "calls"), [(0.7, 2), (1.25, 1), (1.0, 2), (10.0, 1)])
+def test_energy_is_power_by_time_over_five_seconds(
+    seconds: float, calls: int, gpu: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Slow(seconds)
+    in_time_of(method, gpu, monkeypatch)
+    frames = [torch.ones(3, 8, 8)] * 4
+    found, why = cost._energy(method, frames, "cpu", "GPU-1")
+    assert (method.calls, why) == (calls, "")
+    assert found == pytest.approx(gpu.watts * seconds)
+
+
+def test_energy_leaves_the_other_figures_alone(
+    gpu: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Slow(0.25)
+    in_time_of(method, gpu, monkeypatch)
+    m = cost._measure(TOY, (8, 8), 4, "cpu")
+    assert m.j_per_frame == pytest.approx(50)
+    assert "j_per_frame" not in m.why
+    assert method.calls == 3 + 5  # warm-up, the timed pass, counting; then five of 1 s
+    assert (m.frames, m.samples_ms, m.first_output_ms, m.fps) == (4, (250, 250, 250), 250, 4)
+
+
+def test_energy_of_a_shared_gpu_is_no_figure(
+    gpu: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Slow(1.0)
+    in_time_of(method, gpu, monkeypatch)
+    frames = [torch.ones(3, 8, 8)] * 4
+    none = (None, "another process was on the GPU")
+    gpu.pids = (os.getpid(), 2**30)
+    assert cost._energy(method, frames, "cpu", "GPU-1") == none
+    assert method.calls == 0  # it was there before
+    gpu.pids = (os.getpid(), os.getppid())
+    assert cost._energy(method, frames, "cpu", "GPU-1")[0] == pytest.approx(200)
+
+    class Busy(Slow):
+        def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+            gpu.pids = (os.getpid(), 2**30)  # it came meanwhile
+            return super().upscale(frames)
+
+    busy = Busy(1.0)
+    in_time_of(busy, gpu, monkeypatch)
+    assert cost._energy(busy, frames, "cpu", "GPU-1") == none
+    assert busy.calls == 2
+
+
+def test_energy_absent_says_why(gpu: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(handle: str) -> int:
+        raise RuntimeError("Not Supported")
+
+    method = Slow(1.0)
+    in_time_of(method, gpu, monkeypatch)
+    monkeypatch.setattr(gpu, "nvmlDeviceGetTotalEnergyConsumption", unsupported)
+    m = cost._measure(TOY, (8, 8), 4, "cpu")
+    assert (m.j_per_frame, m.why["j_per_frame"]) == (None, "NVML: Not Supported")
+    assert m.vram_peak_mib == 0  # which the card does tell
+    monkeypatch.setattr(cost, "_uuid", lambda device: None)
+    m = cost._measure(TOY, (8, 8), 4, "cpu")
+    assert (m.j_per_frame, m.why["j_per_frame"]) == (None, "no CUDA device")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "nvidia-ml-py" in nvml.energy_counter("GPU-1")[1]
+
+
+def test_only_gpus_are_measured_again_for_their_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "device_name", lambda device: device)
+    assert set(cost.machine("cpu")) == {"version", "device", "torch", "threads"}
+    assert cost.machine("cuda")["energy_s"] == 5
 
 
 @pytest.mark.parametrize("side", ["bottom-right", "top-left"])

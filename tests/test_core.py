@@ -134,6 +134,13 @@ def test_store_reads_old_lines_and_refuses_newer_ones(tmp_path: Path) -> None:
     del line["extra"], line["seconds"]
     store.records.write_text(json.dumps(line | {"later_field": 1}) + "\n")
     assert store.read() == [a_record()]
+    measurement = Measurement(
+        "device", "cpu", (8, 8), 2, 1, 2, (1.0,), 1.5, 2.0, 3.0, 9.0, 1.0, 1.0, None, None, 0, 0
+    )
+    costs = line | {"kind": "cost", "measurement": dataclasses.asdict(measurement)}
+    del costs["measurement"]["j_per_frame"]  # measured before there was energy
+    store.records.write_text(json.dumps(costs) + "\n")
+    assert store.read() == [a_record(kind="cost", measurement=measurement)]
     store.records.write_text(json.dumps(line | {"schema": 99}) + "\n")
     with pytest.raises(UserError, match="newer version"):
         store.read()

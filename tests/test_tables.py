@@ -312,6 +312,34 @@ def test_vram_column_is_there_when_one_was_measured() -> None:
     assert block.notes == ("VRAM: no GPU was used.",)
 
 
+def test_energy_column_is_there_when_one_was_measured() -> None:
+    none = {"j_per_frame": "no GPU was used"}
+    other = cost("theirs", 1, j_per_frame=12.0, vram_peak_mib=900.0)
+    records = [cost("ours", 1, j_per_frame=1.23456, vram_peak_mib=900.0), other]
+    records += [cost("bicubic", 1, vram_peak_mib=900.0), cost("raw", 1, why=none)]
+    summary = summarise(records)
+    names = [c.name for c in summary.blocks[0].columns]
+    assert names == ["ms", "fps", "first_ms", "rss", "vram", "energy", "params"]
+    found = cells(records, "energy")
+    assert [found[m].mark for m in ("ours", "theirs", "bicubic")] == ["best", "second", ""]
+    assert [found[m].note for m in ("bicubic", "raw")] == ["not measured", "no GPU was used"]
+    assert "J/frame ↓" in tables.markdown(summary)
+    assert "**1.235**" in tables.markdown(summary)
+    assert r"J/frame $\downarrow$" in tables.latex(summary)
+    assert ",ours,trained_here,energy,J/frame,1.23456," in tables.csv(summary)
+
+
+def test_energy_left_out_says_why() -> None:
+    def notes(**why: str) -> tuple[str, ...]:
+        block = summarise([cost("ours", 1, why=why)]).blocks[0]
+        assert "energy" not in [c.name for c in block.columns]
+        return block.notes
+
+    assert notes(vram_peak_mib="x", j_per_frame="x") == ("VRAM and energy: x.",)
+    assert notes(vram_peak_mib="x", j_per_frame="y") == ("VRAM: x.", "Energy: y.")
+    assert notes(vram_peak_mib="x") == ("VRAM: x.",)  # measured before there was energy
+
+
 def test_without_cost_no_cost_columns() -> None:
     block = summarise(scores("ours", "psnr", 26)).blocks[0]
     assert [c.name for c in block.columns] == ["psnr"]

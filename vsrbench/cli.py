@@ -300,12 +300,15 @@ def build_parsers() -> dict[str, Parser]:
         help="instead of the metrics' own (docs/metrics.md), in printed units",
     )
     compare.add_argument(
-        "--cost", type=number, metavar="PERCENT", help="judge time and memory too, with this slack"
+        "--cost",
+        type=number,
+        metavar="PERCENT",
+        help="judge time, memory and energy too, with this slack",
     )
     compare.add_argument("--all", action="store_true", help="show what is unchanged, too")
     compare.add_argument("-o", "--output", type=Path, help="file (Markdown) instead of stdout")
 
-    cost = command("cost", "Measure latency, throughput, memory, parameters and MACs.", "")
+    cost = command("cost", "Measure latency, throughput, memory, energy, parameters and MACs.", "")
     cost.usage = "run_bench.py cost --methods A,B --size HxW [--frames N] [options]"
     cost.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
     cost.add_argument("--size", type=size, required=True, help="LQ size, HxW in px")

@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ class Usage:
     """Peak of the summed resident memory; None where /proc is not there."""
     vram_peak_mib: float | None
     """Peak of the summed device memory by NVML; None without."""
+    joules: float | None = None
+    """What a counter of energy went up by; None when none was given."""
 
 
 def places(name: str) -> dict[str, str]:
@@ -167,13 +169,21 @@ def _visible(device: str) -> dict[str, str]:
     return {name: seen[int(index)] if int(index) < len(seen) and seen[0] else index}
 
 
-def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float, device: str) -> Usage:
+def execute(
+    name: str,
+    argv: Sequence[str],
+    cwd: Path,
+    timeout_s: float,
+    device: str,
+    counter: Callable[[], float] | None = None,
+) -> Usage:
     """Run a program in `cwd`, its checkout, in a process group that never outlives this call.
 
-    device: a torch device; with a number, the only GPU that the program sees.
-    Raises MissingError if it cannot be started, ContractError with the last line of its stderr if
-    it fails, or if it takes longer than `timeout_s`.
+    device: a torch device; with a number, the only GPU that the program sees. counter: reads energy
+    in J, for `Usage.joules`. Raises MissingError if it cannot be started, ContractError with the
+    last line of its stderr if it fails, or if it takes longer than `timeout_s`.
     """
+    before = counter() if counter else 0.0
     started, rss, vram = time.perf_counter(), None, None
     with tempfile.TemporaryFile() as log:
         try:
@@ -214,7 +224,8 @@ def execute(name: str, argv: Sequence[str], cwd: Path, timeout_s: float, device:
             raise ContractError(
                 f"'{name}' failed with {how}{last}", f"run it by hand: {' '.join(argv)[:300]}"
             )
-    return Usage(time.perf_counter() - started, rss, vram)
+    seconds = time.perf_counter() - started
+    return Usage(seconds, rss, vram, counter() - before if counter else None)
 
 
 def _larger(a: float | None, b: float | None) -> float | None:
@@ -262,6 +273,8 @@ class CommandMethod:
         self.card, self.device, self.places = card, device, places(card.name)
         self.usage: Usage | None = None
         """Of the last call."""
+        self.counter: Callable[[], float] | None = None
+        """Reads energy in J, for `usage`."""
 
     def upscale(self, inputs: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Super-resolve one clip. Raises as `execute`; DataError for outputs that do not fit."""
@@ -295,7 +308,9 @@ class CommandMethod:
             argv = fill(settings.get("argv", ()), values)
             repo = Path(self.places["repo"])
             timeout_s = self.places.get("timeout_s", settings.get("timeout_s", TIMEOUT_S))
-            self.usage = execute(self.card.name, argv, repo, float(timeout_s), self.device)
+            self.usage = execute(
+                self.card.name, argv, repo, float(timeout_s), self.device, self.counter
+            )
             outputs = _outputs(self.card.name, out)
             expected = count + self._surplus(count)
             if len(outputs) != expected:

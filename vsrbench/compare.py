@@ -45,7 +45,7 @@ WORDS: Mapping[Verdict, str] = {
 }
 """Verdict -> its wording."""
 REGRESSIONS: frozenset[Verdict] = frozenset({"worse", "lost", "apart"})
-JUDGED_COST = ("median_ms", "first_output_ms", "rss_peak_mib", "vram_peak_mib")
+JUDGED_COST = ("median_ms", "first_output_ms", "rss_peak_mib", "vram_peak_mib", "j_per_frame")
 """Parts of the cost that a limit applies to."""
 
 
@@ -85,9 +85,9 @@ def compare(
     """All changes from `base` to `new`, in the order of the base.
 
     methods, datasets, metrics: what to look at; None = all. tolerances: by metric, in its printed
-    unit, instead of those of the table of metrics. cost_percent: by how much time and memory may
-    grow; None = cost is shown and not judged. Raises UserError for names without records,
-    MissingError when the base holds no scores of what is looked at.
+    unit, instead of those of the table of metrics. cost_percent: by how much time, memory and
+    energy may grow; None = cost is shown and not judged. Raises UserError for names without
+    records, MissingError when the base holds no scores of what is looked at.
     """
     known = [*base, *new]
     refuse("method with results", methods, {r.method for r in known})

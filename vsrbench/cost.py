@@ -1,4 +1,4 @@
-"""What a method costs: latency, throughput, memory, parameters, MACs; in a pass of its own."""
+"""What a method costs: time, memory, energy, parameters, MACs; in a pass of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vsrbench.method import (
     no_tf32,
     padding,
 )
-from vsrbench.nvml import MemoryMeter
+from vsrbench.nvml import MemoryMeter, energy_counter, shared
 from vsrbench.types import Measurement, MethodCard, Size
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ FRAMES = 10
 WARMUP = 3
 PROBE = 64
 """LQ side in px at which `construction` counts."""
+ENERGY_S = 5.0
+"""Seconds that an energy figure covers at least: the counter of a GPU moves in steps."""
+SHARED = "another process was on the GPU"
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def machine(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads() if device == "cpu" else 0,
     }
-    return about if device == "cpu" else about | {"tf32": False}
+    return about if device == "cpu" else about | {"tf32": False, "energy_s": ENERGY_S}
 
 
 def measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
@@ -145,7 +148,7 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
     if card.kind == "command":
         return _measure_process(card, size, frames, device)
     on_gpu = device != "cpu"
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if on_gpu else None
+    uuid = _uuid(device)
     memory = MemoryMeter(uuid)
     why = {"vram_peak_mib": memory.why} if memory.why else {}
     rss_idle = _rss_mib("VmRSS")
@@ -165,10 +168,13 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
     if card.lookahead < 0 or not samples:
         samples = [total / frames]
     ordered = sorted(samples)
-    if memory.shared:
-        why["gpu_shared"] = "another process was on the GPU"
-    elif memory.shared is None and on_gpu:
-        why["gpu_shared"] = memory.why or "NVML does not list this process: others may have been"
+    why |= _sharing(memory.shared, uuid, memory.why)
+    rss_peak = _rss_mib("VmHWM")
+    allocator = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
+    # Last, so that it changes no other figure.
+    energy, no_energy = _energy(method, clip, device, uuid)
+    if energy is None:
+        why["j_per_frame"] = no_energy
     return Measurement(
         region="device",
         device=device_name(device),
@@ -181,12 +187,13 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
         p90_ms=ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))],
         first_output_ms=first,
         fps=frames / total * 1000,
-        rss_peak_mib=_rss_mib("VmHWM"),
+        rss_peak_mib=rss_peak,
         rss_idle_mib=rss_idle,
         vram_peak_mib=memory.peak_mib,
-        vram_allocator_mib=torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None,
+        vram_allocator_mib=allocator,
         params_m=None if parameters is None else parameters / 1e6,
         macs_g=macs / 1e9,
+        j_per_frame=energy,
         gpu_shared=bool(memory.shared),
         why=why,
     )
@@ -196,15 +203,30 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     """A program from start to exit, loading included (region `process`), over its process tree."""
     import torch
 
-    method = load_method(card, device)
+    method: Any = load_method(card, device)
+    uuid = _uuid(device)
+    method.counter, no_counter = energy_counter(uuid)
     for _ in method.upscale(iter(_clip(card, size, frames, "cpu"))):
         pass
-    usage: Usage = method.usage  # type: ignore[attr-defined]
+    usage: Usage = method.usage
     ms = usage.seconds * 1000
     apart = "a program in an environment of its own"
     why = dict.fromkeys(("rss_idle_mib", "vram_allocator_mib", "params_m", "macs_g"), apart)
     if usage.vram_peak_mib is None:
         why["vram_peak_mib"] = "NVML shows no memory of its processes"
+    others = shared(uuid, known=usage.vram_peak_mib is not None)
+    why |= _sharing(others, uuid, no_counter)
+    energy = None
+    if usage.joules is None:
+        why["j_per_frame"] = no_counter
+    elif others:
+        why["j_per_frame"] = SHARED
+    elif device == "cuda" and torch.cuda.device_count() > 1:
+        why["j_per_frame"] = "which of several GPUs the program used is not known: name one"
+    elif usage.seconds < ENERGY_S:
+        why["j_per_frame"] = f"the program took less than {ENERGY_S:g} s"
+    else:
+        energy = usage.joules / frames
     return Measurement(
         region="process",
         device=device_name(device),
@@ -223,8 +245,27 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
         vram_allocator_mib=None,
         params_m=None,
         macs_g=None,
+        j_per_frame=energy,
+        gpu_shared=bool(others),
         why=why,
     )
+
+
+def _uuid(device: str) -> str | None:
+    """The GPU as NVML names it; None for a CPU."""
+    import torch
+
+    return None if device == "cpu" else f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def _sharing(others: bool | None, uuid: str | None, why: str) -> dict[str, str]:
+    """What is to be said of other processes on the GPU; `why` nobody could look, if so."""
+    if others:
+        return {"gpu_shared": SHARED}
+    if others is None and uuid:
+        why = why or "NVML does not list this process: others may have been"
+        return {"gpu_shared": why}
+    return {}
 
 
 def _rss_mib(field: str) -> float | None:
@@ -253,25 +294,48 @@ def _clip(card: MethodCard, size: Size, frames: int, device: str) -> list[torch.
     return [picture.roll(t, dims=-1).to(device, dtype) for t in range(frames)]
 
 
-def _timed(method: Any, clip: list[torch.Tensor], device: str) -> tuple[float, list[float], float]:
-    """(first-output ms, ms between outputs, total ms) of one call on a resident clip."""
+def _now(device: str) -> float:
+    """Time in ms, once the device has done all that it was given."""
     import torch
 
-    def now() -> float:
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() * 1000
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1000
+
+
+def _timed(method: Any, clip: list[torch.Tensor], device: str) -> tuple[float, list[float], float]:
+    """(first-output ms, ms between outputs, total ms) of one call on a resident clip."""
 
     def resident() -> Iterator[torch.Tensor]:
         yield from clip
 
-    start = now()
+    start = _now(device)
     stamps = []
     for _ in method.upscale(resident()):
-        stamps.append(now())
+        stamps.append(_now(device))
     total = stamps[-1] - start
     samples = [b - a for a, b in pairwise(stamps)]
     return stamps[0] - start, samples, total
+
+
+def _energy(
+    method: Any, clip: list[torch.Tensor], device: str, uuid: str | None
+) -> tuple[float | None, str]:
+    """(J a frame, ""), or (None, why there is none): whole calls on a resident clip.
+
+    All that the GPU used, idle power included, in the `ENERGY_S` or more that the calls took, over
+    the number of frames that came. The counter cannot tell processes apart: no figure with others.
+    """
+    read, why = energy_counter(uuid)
+    if read is None or shared(uuid):
+        return None, why or SHARED
+    _now(device)
+    before, start, frames = read(), _now(device), 0
+    while _now(device) - start < ENERGY_S * 1000:
+        for _ in method.upscale(iter(clip)):
+            frames += 1
+    joules = read() - before
+    return (None, SHARED) if shared(uuid) else (joules / frames, "")
 
 
 def _parameters(method: Any, card: MethodCard) -> int | None:

@@ -1,11 +1,12 @@
-"""Device memory through NVML: idle baseline, then the peak, polled in a thread."""
+"""What NVML tells of a GPU: memory over an idle baseline, energy, who else is on it."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,41 +14,68 @@ from typing import Any
 POLL_SECONDS = 0.005
 
 
+def _reader(uuid: str | None, what: str) -> tuple[Callable[[], Any] | None, str]:
+    """(asks the GPU for `what`, a function of NVML, ""), or (None, why it cannot be asked).
+
+    The GPU is picked by UUID, which CUDA_VISIBLE_DEVICES cannot renumber.
+    """
+    if uuid is None:
+        return None, "no CUDA device"
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        read = functools.partial(getattr(pynvml, what), pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        read()
+    except ImportError:
+        return None, "pynvml is not installed (pip install nvidia-ml-py)"
+    except Exception as error:  # NVMLError exists only where the import went well
+        return None, f"NVML: {error}"
+    return read, ""
+
+
+def energy_counter(uuid: str | None) -> tuple[Callable[[], float] | None, str]:
+    """(reads the energy in J that the GPU has used so far, ""), or (None, why it cannot be read).
+
+    It counts the whole card: idle power and every process on it. Only differences mean something.
+    """
+    read, why = _reader(uuid, "nvmlDeviceGetTotalEnergyConsumption")
+    return (lambda: read() / 1000) if read else None, why
+
+
+def shared(uuid: str | None, known: bool = False) -> bool | None:
+    """Whether another process than this one and its parent is on the GPU now.
+
+    None when NVML does not list this one, as in a PID namespace of its own, where nobody can be
+    told apart; unless it is `known` to number processes as they are numbered here.
+    """
+    read, _ = _reader(uuid, "nvmlDeviceGetComputeRunningProcesses")
+    if read is None:  # not every device tells
+        return None
+    pids = {process.pid for process in read()}
+    return bool(pids - {os.getpid(), os.getppid()}) if known or os.getpid() in pids else None
+
+
 class MemoryMeter:
     """Context manager around a timed region; read `peak_mib` and `shared` afterwards.
 
     NVML counts the whole device, driver-reserved memory included, so the peak is taken over the
-    idle baseline at the start. The GPU is picked by UUID, which CUDA_VISIBLE_DEVICES cannot
-    renumber. `why` says why there is no number. `shared` is True when another process than this
-    one and its parent was on the GPU at the end; None when NVML does not list this one, as in a PID
-    namespace of its own, where nobody can be told apart.
+    idle baseline at the start. `why` says why there is no number. `shared` is what the function of
+    that name says at the end.
     """
 
     def __init__(self, uuid: str | None) -> None:
-        self.why = ""
         self.peak_mib: float | None = None
         self.shared: bool | None = None
-        self._nvml: Any = None
-        self._idle = self._peak = 0
+        self._uuid = uuid
+        self._read, self.why = _reader(uuid, "nvmlDeviceGetMemoryInfo")
+        self._idle = self._used()
+        self._peak = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        if uuid is None:
-            self.why = "no CUDA device"
-            return
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-            self._nvml = pynvml
-            self._idle = self._used()
-        except ImportError:
-            self.why = "pynvml is not installed (pip install nvidia-ml-py)"
-        except Exception as error:  # NVMLError exists only where the import went well
-            self.why, self._nvml = f"NVML: {error}", None
 
     def _used(self) -> int:
-        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+        return int(self._read().used) if self._read else 0
 
     def _poll(self) -> None:
         while not self._stop.is_set():
@@ -55,7 +83,7 @@ class MemoryMeter:
             time.sleep(POLL_SECONDS)
 
     def __enter__(self) -> MemoryMeter:
-        if self._nvml is not None:
+        if self._read:
             self._thread = threading.Thread(target=self._poll, daemon=True)
             self._thread.start()
         return self
@@ -72,11 +100,7 @@ class MemoryMeter:
         self._thread.join()
         self._peak = max(self._peak, self._used())
         self.peak_mib = (self._peak - self._idle) / 2**20
-        with contextlib.suppress(Exception):  # not every device tells
-            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-            pids = {process.pid for process in running}
-            if os.getpid() in pids:
-                self.shared = bool(pids - {os.getpid(), os.getppid()})
+        self.shared = shared(self._uuid)
 
 
 def tree_mib(root: int) -> tuple[float | None, float | None]:

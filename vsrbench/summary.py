@@ -71,6 +71,7 @@ COST: Mapping[str, Column] = {
     "first_output_ms": Column("first_ms", "first output", "ms", "lower", 1),
     "rss_peak_mib": Column("rss", "RSS", "MiB", "lower", 0),
     "vram_peak_mib": Column("vram", "VRAM", "MiB", "lower", 0),
+    "j_per_frame": Column("energy", "", "J/frame", "lower", 3),
     "params_m": Column("params", "params", "M", "", 2),
 }
 """Field of Measurement -> its column."""
@@ -404,11 +405,14 @@ def _cost_parts(
     if not cost:
         return {}, [f"Cost: not measured at LQ {size_text(size)}."] if has_lq else []
     parts = dict(COST)
-    if measured and all(m.vram_peak_mib is None for m in measured.values()):
-        del parts["vram_peak_mib"]
-        why = {m.why.get("vram_peak_mib", "not measured") for m in measured.values()}
-        return parts, [f"VRAM: {'; '.join(sorted(why))}."]
-    return parts, []
+    left_out: dict[str, list[str]] = {}
+    for part, name in (("vram_peak_mib", "VRAM"), ("j_per_frame", "energy")):
+        if all(getattr(m, part) is None for m in measured.values()):
+            del parts[part]
+            why = "; ".join(sorted({m.why[part] for m in measured.values() if part in m.why}))
+            left_out.setdefault(why, []).append(name)
+    said = [(" and ".join(names), why) for why, names in left_out.items() if why]
+    return parts, [f"{names[0].upper()}{names[1:]}: {why}." for names, why in said]
 
 
 def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> Cell:

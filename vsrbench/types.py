@@ -379,6 +379,8 @@ class Measurement:
     """Parameters, millions."""
     macs_g: float | None
     """Multiply-adds a frame, 1e9, convolutions, linears and attention."""
+    j_per_frame: float | None = None
+    """Energy of the whole GPU, idle power included, J a frame."""
     gpu_shared: bool = False
     """Another process was on the GPU."""
     why: Mapping[str, str] = field(default_factory=dict)
