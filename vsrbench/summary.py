@@ -172,11 +172,10 @@ def metric_infos(
 
     Raises UserError for an unknown name that was asked for.
     """
-    found = dict(METRICS)
-    for r in records:
-        if r.metric not in found and (info := recorded(r)):
-            found[r.metric] = info
-    return found | {name: metric_info(name) for name in asked or () if name not in found}
+    others = (r for r in records if r.metric not in METRICS)
+    found = {r.metric: info for r in others if (info := recorded(r))}
+    table = METRICS | dict(sorted(found.items()))
+    return table | {name: metric_info(name) for name in asked or () if name not in table}
 
 
 def metric_column(info: MetricInfo) -> Column:
