@@ -163,7 +163,9 @@ def build_parsers() -> dict[str, Parser]:
     what.add_argument("--input", type=Path, help="your own video, folder of frames or of clips")
     what.add_argument("--gt", type=Path, help="its ground truth, laid out alike")
     what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
-    what.add_argument("--metrics", type=names, help="default: all that the data allows")
+    what.add_argument(
+        "--metrics", type=names, help="default: all that the data allows; pyiqa:NAME: any of pyiqa"
+    )
     how = run.add_argument_group("how")
     device(how, several)  # type: ignore[arg-type]
     how.add_argument("--no-cost", action="store_true", help="leave out the cost pass")
@@ -188,7 +190,9 @@ def build_parsers() -> dict[str, Parser]:
     what.add_argument("--dataset", metavar="NAME", help="test set that brings LQ and GT")
     what.add_argument("--name", help="name in tables (default: that of the file or folder)")
     how = score.add_argument_group("how")
-    how.add_argument("--metrics", type=names, help="default: all that the data allows")
+    how.add_argument(
+        "--metrics", type=names, help="default: all that the data allows; pyiqa:NAME: any of pyiqa"
+    )
     how.add_argument(
         "--preset",
         help="PSNR and SSIM as in dove (with its cropping), classic-y or strict-rgb",
@@ -1028,4 +1032,6 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
                 f"{info.title}{unit}, {info.better} is better",
                 metrics.unavailable(name, fetch=False),
             )
+        what = "any other of pyiqa that scores single frames, such as pyiqa:topiq_nr"
+        rows.append((f"{metrics.PYIQA}NAME", what, "yes", ""))
     return rows

@@ -16,7 +16,6 @@ from typing import Literal
 from tabulate import tabulate
 
 from vsrbench.errors import MissingError
-from vsrbench.metrics import METRICS
 from vsrbench.summary import (
     COST,
     Column,
@@ -25,13 +24,14 @@ from vsrbench.summary import (
     half_width,
     made_by,
     metric_column,
+    metric_infos,
     newest,
     reason,
     refuse,
     scoring,
     setting_text,
 )
-from vsrbench.types import Measurement, Record, size_text
+from vsrbench.types import Measurement, MetricInfo, Record, size_text
 
 Verdict = Literal["better", "same", "worse", "lost", "apart", "new", "unjudged"]
 WORDS: Mapping[Verdict, str] = {
@@ -92,8 +92,9 @@ def compare(
     known = [*base, *new]
     refuse("method with results", methods, {r.method for r in known})
     refuse("dataset with results", datasets, {r.dataset for r in known if r.dataset})
-    refuse("metric", metrics, {*METRICS, *(r.metric for r in known)})
-    refuse("metric", list(tolerances or ()), METRICS)
+    infos = metric_infos(known)
+    refuse("metric", metrics, {*infos, *(r.metric for r in known)})
+    refuse("metric", list(tolerances or ()), infos)
 
     def wanted(records: Iterable[Record]) -> list[Record]:
         return [
@@ -107,7 +108,9 @@ def compare(
     base, new = wanted(base), wanted(new)
     before, after = _scores(base), _scores(new)
     changes = [
-        _score_change(key, before.get(key, {}), after.get(key, {}), tolerances or {})
+        _score_change(
+            key, infos.get(key[2]), before.get(key, {}), after.get(key, {}), tolerances or {}
+        )
         for key in dict.fromkeys((*before, *after))
         if _scored(before.get(key, {})) or _scored(after.get(key, {}))
     ]
@@ -147,11 +150,14 @@ def _scored(clips: Mapping[str, Record]) -> dict[str, Record]:
 
 
 def _score_change(
-    key: Key, before: Mapping[str, Record], after: Mapping[str, Record], limits: Mapping[str, float]
+    key: Key,
+    info: MetricInfo | None,
+    before: Mapping[str, Record],
+    after: Mapping[str, Record],
+    limits: Mapping[str, float],
 ) -> Change:
     dataset, method, metric = key
-    known = metric in METRICS
-    column = metric_column(metric) if known else Column(metric, metric, "", "", 0)
+    column = metric_column(info) if info else Column(metric, metric, "", "", 0)
     old, now = _scored(before), _scored(after)
 
     def change(verdict: Verdict, note: str = "") -> Change:
@@ -159,7 +165,7 @@ def _score_change(
 
     if not old:
         return change("new")
-    if not known:
+    if not info:
         return change("lost", "this version has no such metric")
     if gone := sorted(old.keys() - now.keys()):
         what = reason(after[gone[0]]) if gone[0] in after else "not run"
@@ -168,7 +174,6 @@ def _score_change(
     for clip, r in old.items():
         if scoring(r) != scoring(now[clip]):
             return change("apart", f"clip '{clip}': {_what_differs(r, now[clip])}")
-    info = METRICS[metric]
     sign = 1.0 if info.better == "higher" else -1.0
     gains = {clip: sign * (_value(now[clip]) - _value(r)) for clip, r in old.items()}
     mean = statistics.fmean(gains.values())
@@ -200,6 +205,8 @@ def _what_differs(a: Record, b: Record) -> str:
         return f"version {a.metric_version} of the metric against {b.metric_version}"
     if a.extra.get("flow") != b.extra.get("flow"):
         return f"flow {a.extra.get('flow')} against {b.extra.get('flow')}"
+    if a.extra.get("pyiqa") != b.extra.get("pyiqa"):
+        return "{} against {}".format(*(r.extra["pyiqa"]["version"] for r in (a, b)))
     return "scored by another protocol"
 
 

@@ -15,7 +15,7 @@ from vsrbench import frames
 from vsrbench.errors import ContractError, MissingError, UserError
 from vsrbench.flow import Estimator, ReferenceFlow
 from vsrbench.method import foreign_error, upscale
-from vsrbench.metrics import METRICS, load_metric
+from vsrbench.metrics import about_pyiqa, load_metric, metric_info
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.plan import EXACT_FLOW, Job, mark, scores_outputs
 from vsrbench.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
@@ -66,7 +66,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     """
     started = time.perf_counter()
     for name, why in job.refused.items():
-        yield _record(job, context, METRICS[name], "skipped", error_json(why))
+        yield _record(job, context, metric_info(name), "skipped", error_json(why))
     if job.error is not None:
         status = "skipped" if isinstance(job.error, MissingError) else "failed"
         for metric in job.todo:
@@ -86,7 +86,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     try:
         for sample in _samples(job, method, context):
             at = f"at frame {sample.index}"
-            moving = [name for name in running if "flow" in METRICS[name].needs]
+            moving = [name for name in running if "flow" in metric_info(name).needs]
             if flow is not None and moving and sample.index:
                 try:
                     pair = _cut_flow(flow[sample.index - 1], job.clip.border_px)
@@ -118,6 +118,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             yield _record(job, context, metric, "failed", failures[metric.name], seconds)
             continue
         record = _record(job, context, metric, "ok", None, seconds)
+        extra = {**record.extra, **extra}
         yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra)
 
 
@@ -261,6 +262,7 @@ def _record(
         metric=metric.name,
         metric_version=metric.version,
         unit=metric.unit,
+        extra=about_pyiqa(metric),
         error=error,
         seconds=round(seconds, 3),
     )

@@ -23,7 +23,7 @@ from PIL import Image
 from vsrbench import keys
 from vsrbench.errors import DataError, MissingError, UserError, unknown
 from vsrbench.frames import FrameSource, open_frames
-from vsrbench.metrics import METRICS
+from vsrbench.metrics import METRICS, recorded
 from vsrbench.plan import mark
 from vsrbench.summary import (
     BASELINE,
@@ -35,6 +35,7 @@ from vsrbench.summary import (
     Summary,
     made_by,
     metric_column,
+    metric_infos,
     newest,
     setting_text,
 )
@@ -305,8 +306,10 @@ def scatter(
     Returns the methods on the front and those left out with their reasons. Raises UserError for an
     unknown column, MissingError when no method has both.
     """
+    shown = (c.name for b in summary.blocks for c in b.columns)
+    known = {*METRICS, *(c.name for c in COST.values()), *shown}
     for name in (x, y):
-        if name not in (known := {*METRICS, *(c.name for c in COST.values())}):
+        if name not in known:
             raise unknown("column", name, known)
     block = summary.block(dataset) if dataset else summary.blocks[0]
     columns = {c.name: c for c in block.columns}
@@ -494,9 +497,8 @@ def over_time(
     from matplotlib.ticker import MaxNLocator
 
     records = list(records)
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
-    info, column = METRICS[metric], metric_column(metric)
+    info = metric_infos(records, [metric])[metric]
+    column = metric_column(info)
     latest = newest(records)
     found = {m: latest.get((dataset, m, clip, metric)) for m in methods}
     lines = {
@@ -592,7 +594,7 @@ def kept_scores(
         own = [
             r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
         ]
-        own = [r for r in own if r.status == "ok" and r.metric in METRICS]
+        own = [r for r in own if r.status == "ok" and recorded(r)]
         file = mark(frames_root / method / dataset / clip)
         if not own or not file.is_file():
             continue
@@ -600,7 +602,7 @@ def kept_scores(
         states = [_state(r) for r in own if _scores_output(r, output)]
         current = _state(max(own, key=lambda r: r.at))
         # Only of metrics of single frames is it sure that their key can be made again.
-        sure = (r for r in own if METRICS[r.metric].span == "frame")
+        sure = (r for r in own if (info := recorded(r)) and info.span == "frame")
         if current not in states and any(_state(r) == current for r in sure):
             raise MissingError(
                 f"kept frames of {method} are of other weights or settings than its scores",
@@ -617,8 +619,11 @@ def _state(r: Record) -> tuple[Any, ...]:
 
 def _scores_output(r: Record, output: str) -> bool:
     """Whether a record can be shown to score the output with this key."""
-    metric = replace(METRICS[r.metric], version=r.metric_version)
-    flows = {"", str(r.extra.get("flow", ""))}
+    info = recorded(r)
+    if info is None:
+        return False
+    metric = replace(info, version=r.metric_version)
+    flows = {"", str(r.extra.get("flow", "")), r.extra.get("pyiqa", {}).get("version", "")}
     # Records do not say the border of their data set.
     tries = itertools.product(range(MAX_BORDER_PX + 1), flows)
     return any(keys.quality_key(output, metric, border, flow) == r.key for border, flow in tries)
@@ -638,9 +643,11 @@ def scores(
     known = []
     for metric in metrics:
         record = latest.get((dataset, method, clip, metric))
-        trivial = method == GT and "gt" in METRICS[metric].needs
-        if record is not None and record.value is not None and not trivial:
-            column = metric_column(metric)
+        info = recorded(record) if record is not None else None
+        if record is None or record.value is None or info is None:
+            continue
+        if not (method == GT and "gt" in info.needs):
+            column = metric_column(info)
             known.append(f"{column.title} {column.text(record.value)} {column.unit}".strip())
     return known
 

@@ -10,7 +10,7 @@ from vsrbench import command, keys
 from vsrbench.datasets import Dataset
 from vsrbench.errors import UserError
 from vsrbench.method import at_scale, check_size
-from vsrbench.metrics import METRICS, depends_on
+from vsrbench.metrics import depends_on, metric_info
 from vsrbench.specs import GT_CARD
 from vsrbench.types import Clip, MethodCard, MetricInfo, Record
 
@@ -99,11 +99,11 @@ def plan(
             refused = {
                 name: why
                 for name, why in job.refused.items()
-                if not _same_refusal(done.get(job.quality_key(METRICS[name])), why)
+                if not _same_refusal(done.get(job.quality_key(metric_info(name))), why)
             }
             reuse = not fresh and kept(job.frames, job.output_key)
             keep = keep_frames and job.error is None and not reuse
-            asked.update(job.quality_key(METRICS[name]) for name in metrics)
+            asked.update(job.quality_key(metric_info(name)) for name in metrics)
             if todo or refused or keep:
                 jobs.append(replace(job, todo=todo, refused=refused, keep=keep, reuse=reuse))
     return jobs, asked
@@ -140,7 +140,7 @@ def _job(
             error = refusal
     refused = {}
     for name in metrics:
-        why = missing.get(name) or (None if error else unfit(METRICS[name], clip))
+        why = missing.get(name) or (None if error else unfit(metric_info(name), clip))
         if not why and not error and card.weights.origin == "random":
             why = UserError(f"'{card.name}' is untrained: cost only")
         if why:
@@ -149,7 +149,7 @@ def _job(
         card=card,
         clip=clip,
         weights_sha256="" if isinstance(identity, UserError) else identity,
-        todo=tuple(METRICS[m] for m in metrics if m not in refused),
+        todo=tuple(metric_info(m) for m in metrics if m not in refused),
         refused=refused,
         flow=EXACT_FLOW if clip.flow is not None else flow,
         frames=frames / card.name / clip.dataset / clip.name,

@@ -87,7 +87,7 @@ class Published:
     def column(self, metric: str, decimals: int) -> Column:
         """The column of a metric at printed decimals."""
         if metric in METRICS:
-            return replace(metric_column(metric), decimals=decimals)
+            return replace(metric_column(METRICS[metric]), decimals=decimals)
         about = self.metrics[metric]
         better: Literal["higher", "lower", ""] = about["better"]
         return Column(metric, about["title"], about.get("unit", ""), better, decimals)

@@ -19,7 +19,7 @@ from vsrbench.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, User
 from vsrbench.evaluate import error_json, timestamp
 from vsrbench.flow import Estimator, best_estimator
 from vsrbench.method import at_scale, no_tf32
-from vsrbench.metrics import METRICS, unavailable
+from vsrbench.metrics import METRICS, metric_info, unavailable
 from vsrbench.plan import Job, plan, unfit
 from vsrbench.progress import Progress, note, say_error
 from vsrbench.store import Store
@@ -133,7 +133,7 @@ class Run:
             note(f"missing: {why.message}\n  {why.hint}")
         self.missing |= bool(self.choice.metrics and reasons)
         for name in self.choice.metrics:
-            whys = [unfit(METRICS[name], clip) for dataset in sets for clip in dataset.clips]
+            whys = [unfit(metric_info(name), clip) for dataset in sets for clip in dataset.clips]
             if name not in reasons and whys and all(whys):
                 note(f"not computed: {whys[0]}")
                 self.missing = True
@@ -175,7 +175,7 @@ class Run:
 
     def _estimator(self, asked: Mapping[str, Any], sets: Sequence[Dataset]) -> Estimator | None:
         """The flow estimator, where some metric needs flow and some motion is not known."""
-        needed = any("flow" in METRICS[name].needs for name in asked)
+        needed = any("flow" in metric_info(name).needs for name in asked)
         exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
         return best_estimator(self.choice.device) if needed and not exact else None
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from scipy.special import stdtrit
 
 from vsrbench.errors import unknown
-from vsrbench.metrics import METRICS, identical_scores
+from vsrbench.metrics import METRICS, identical_scores, metric_info, recorded
 from vsrbench.types import DatasetSpec, Measurement, MetricInfo, Origin, Record, Size, size_text
 
 Mark = Literal["", "best", "second"]
@@ -166,9 +166,21 @@ class Summary:
         raise unknown("dataset with results", dataset, (b.dataset for b in self.blocks))
 
 
-def metric_column(name: str) -> Column:
-    """The column of a metric of the table."""
-    info: MetricInfo = METRICS[name]
+def metric_infos(
+    records: Iterable[Record], asked: Sequence[str] | None = None
+) -> dict[str, MetricInfo]:
+    """The table of metrics, then those by their pyiqa names that are on record or asked for.
+
+    Raises UserError for an unknown name that was asked for.
+    """
+    others = (r for r in records if r.metric not in METRICS)
+    found = {r.metric: info for r in others if (info := recorded(r))}
+    table = METRICS | dict(sorted(found.items()))
+    return table | {name: metric_info(name) for name in asked or () if name not in table}
+
+
+def metric_column(info: MetricInfo) -> Column:
+    """The column of a metric."""
     return Column(info.name, info.title, info.unit, info.better, info.decimals)
 
 
@@ -220,7 +232,7 @@ def summarise(
     heads = {r.method: r for r in sorted(records, key=lambda r: r.at)}
     refuse("dataset with results", datasets, {r.dataset for r in quality})
     refuse("method with results", methods, set(heads))
-    refuse("metric", metrics, set(METRICS))
+    infos = metric_infos(quality, metrics)
 
     order = list(dict.fromkeys(r.method for r in records)) if methods is None else list(methods)
     order = [m for m in order if m != GT] + [m for m in order if m == GT]
@@ -241,13 +253,13 @@ def summarise(
             scale=own[0].scale,
             border_px=spec.border_px if spec else None,
         )
-        blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, costs))
+        blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, infos, costs))
     if datasets is None:
         shown = {b.size for b in blocks}
         for size in sorted({s for m, s in costs if s not in shown and m in order}):
             chosen = [m for m in order if (m, size) in costs]
             empty = Block("", "Cost", {}, size)
-            blocks.append(_block(empty, [heads[m] for m in chosen], [], [], costs))
+            blocks.append(_block(empty, [heads[m] for m in chosen], [], [], infos, costs))
     return Summary(tuple(blocks))
 
 
@@ -269,13 +281,14 @@ def _block(
     heads: Sequence[Record],
     quality: Sequence[Record],
     metrics: Sequence[str] | None,
+    infos: Mapping[str, MetricInfo],
     costs: Mapping[tuple[str, Size], Record],
 ) -> Block:
     """Fill a block: one row for each of `heads`, the newest record of each method."""
     names = {h.method for h in heads}
     seen = {r.metric for r in quality if r.method in names}
-    wanted = [m for m in METRICS if m in seen] if metrics is None else list(metrics)
-    scores = [metric_column(m) for m in wanted]
+    wanted = [m for m in infos if m in seen] if metrics is None else list(metrics)
+    scores = [metric_column(infos[m]) for m in wanted]
     cost = {h.method: costs[h.method, empty.size] for h in heads if (h.method, empty.size) in costs}
     measured = {m: r.measurement for m, r in cost.items() if r.measurement and r.status == "ok"}
     has_lq = empty.scale > 0 or not empty.dataset
@@ -301,9 +314,9 @@ def _block(
     flows: dict[str, dict[str, None]] = {}
     scored_on: dict[str, dict[str, None]] = {}
     for r in used:
-        scored_on.setdefault(_extent(r, empty.border_px), {})[METRICS[r.metric].title] = None
+        scored_on.setdefault(_extent(r, empty.border_px), {})[infos[r.metric].title] = None
         if r.extra.get("flow"):
-            flows.setdefault(str(r.extra["flow"]), {})[METRICS[r.metric].title] = None
+            flows.setdefault(str(r.extra["flow"]), {})[infos[r.metric].title] = None
     return replace(
         empty,
         columns=columns,
@@ -334,7 +347,8 @@ def made_by(r: Record) -> tuple[Any, ...]:
 
 def scoring(r: Record) -> tuple[Any, ...]:
     """What two scores of one clip must share to be compared."""
-    return (r.clip_digest, r.metric_version, r.extra.get("flow"), r.extra.get("protocol"))
+    beside = map(r.extra.get, ("flow", "protocol", "pyiqa"))
+    return (r.clip_digest, r.metric_version, *beside)
 
 
 def _extent(r: Record, border_px: int | None) -> str:

@@ -440,7 +440,8 @@ class Record:
     per_frame: tuple[float, ...] = ()
     """One value a frame or pair."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What belongs beside it: valid_ratio, flow estimator, best shift, protocol of the clip."""
+    """What belongs beside it: valid_ratio, flow estimator, best shift, protocol of the clip, and of
+    metrics by their pyiqa names its version and what it says of them."""
     measurement: Measurement | None = None
     """Cost: what was measured."""
     error: Mapping[str, str] | None = None

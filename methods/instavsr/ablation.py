@@ -418,7 +418,7 @@ def table(means: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> s
         beside = method_card(ROOT, name)
         rows[beside.title + ", as it ships" * (beside.weights.origin != "none")] = [name]
     rows |= {"GT": ["gt"]}
-    columns = {name: metric_column(name) for name in metrics if name in METRIC_INFOS}
+    columns = {name: metric_column(METRIC_INFOS[name]) for name in metrics if name in METRIC_INFOS}
     heads = [columns[name].label if name in columns else f"still, {name}" for name in metrics]
     lines = []
     for title, methods in rows.items():

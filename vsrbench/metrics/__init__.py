@@ -8,14 +8,15 @@ import http.client
 import importlib
 import importlib.util
 import os
+import runpy
 import tempfile
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vsrbench import command
 from vsrbench.errors import MissingError, UserError, unknown
@@ -504,7 +505,8 @@ class _Requirement:
         return self.url.rpartition("/")[2]
 
 
-_PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
+_HUB = "https://huggingface.co"
+_PYIQA = f"{_HUB}/chaofengc/IQA-PyTorch-Weights/resolve/main"
 _CLIP = "https://openaipublic.azureedge.net/clip/models"
 CLIP_RN50_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 _ALEXNET = _Requirement(
@@ -518,6 +520,17 @@ _VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
 def _pyiqa(file: str = "", sha256: str = "", also: tuple[str, ...] = ()) -> _Requirement:
     return _Requirement("pyiqa", "pyiqa", file and f"{_PYIQA}/{file}", sha256, also)
+
+
+PYIQA = "pyiqa:"
+"""Stands before a name of pyiqa: `pyiqa:NAME` is that metric as pyiqa makes it."""
+_UNFIT = {
+    "FID": "compares sets of pictures",
+    "InceptionScore": "rates sets of pictures",
+    "CLIPScore": "needs captions",
+    "fgresq_pair": "ranks two pictures, and no number is a score",
+}
+"""Type or name in pyiqa -> why it gives no number a frame."""
 
 
 _REQUIREMENTS: Mapping[str, _Requirement] = {
@@ -548,10 +561,70 @@ _silent: set[str] = set()
 
 
 def metric_info(name: str) -> MetricInfo:
-    """The entry of a metric. Raises UserError with the closest name if there is none."""
-    if name not in METRICS:
-        raise unknown("metric", name, METRICS)
-    return METRICS[name]
+    """The entry of a metric, or what pyiqa says of its own. Imports neither pyiqa nor torch.
+
+    Raises UserError with the closest name if there is none, MissingError without pyiqa.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    own = name.removeprefix(PYIQA)
+    if own == name:
+        if importlib.util.find_spec("pyiqa") and own in _pyiqa_says()["DEFAULT_CONFIGS"]:
+            raise UserError(f"no metric named '{own}' here", f"pyiqa has it: write {PYIQA}{own}")
+        raise unknown("metric", own, METRICS, f"{PYIQA}NAME for any other of pyiqa")
+    configs = _pyiqa_says()["DEFAULT_CONFIGS"]
+    if own not in configs:
+        raise unknown("metric of pyiqa", own, configs)
+    about = configs[own]
+    if why := _UNFIT.get(own) or _UNFIT.get(about["metric_opts"]["type"]):
+        raise UserError(f"'{name}' gives no number for a frame: it {why}")
+    return _by_name(
+        name,
+        "lower" if about.get("lower_better") else "higher",
+        {"gt"} if about["metric_mode"] == "FR" else (),
+    )
+
+
+def _by_name(
+    name: str, better: Literal["higher", "lower"], needs: Collection[str] = ()
+) -> MetricInfo:
+    return MetricInfo(
+        name=name,
+        title=f"{name.removeprefix(PYIQA)} (pyiqa)",
+        version=1,
+        better=better,
+        target="perceptual:ByName",
+        needs=frozenset(needs),
+        decimals=4,
+        tolerance=0.001,
+        default=False,
+        source="package pyiqa, as it comes",
+    )
+
+
+def about_pyiqa(info: MetricInfo) -> dict[str, Any]:
+    """What the record of a metric by its pyiqa name holds, so that it is read without pyiqa."""
+    if not info.name.startswith(PYIQA):
+        return {}
+    needs = sorted(info.needs)
+    return {"pyiqa": {"version": depends_on(info.name), "better": info.better, "needs": needs}}
+
+
+def recorded(record: Record) -> MetricInfo | None:
+    """The entry of the metric of a record; None for one that this version lacks."""
+    about = record.extra.get("pyiqa")
+    if about:
+        return _by_name(record.metric, about["better"], about["needs"])
+    return METRICS.get(record.metric)
+
+
+@functools.cache
+def _pyiqa_says(module: str = "default_model_configs") -> dict[str, Any]:
+    """What a module of pyiqa defines that imports nothing itself. Raises MissingError."""
+    package = importlib.util.find_spec("pyiqa")
+    if package is None or package.origin is None:
+        raise MissingError("metrics of pyiqa need the package pyiqa", "pip install pyiqa")
+    return runpy.run_path(str(Path(package.origin).with_name(f"{module}.py")))
 
 
 def load_metric(name: str, device: str = "cpu") -> Metric:
@@ -572,7 +645,8 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
     """Why a metric cannot run here, or None.
 
     With `fetch` weights that are not here are downloaded, one try per process, and its package is
-    imported. Without, nothing is imported or downloaded: quick enough for a listing.
+    imported. Without, nothing is downloaded, and nothing imported but for metrics by their pyiqa
+    name, which have to be made: quick enough for a listing.
     """
     if "command" in metric_info(name).needs:
         try:
@@ -580,7 +654,8 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
         except UserError as error:
             return MissingError(error.message, error.hint)
         return None
-    need = _REQUIREMENTS.get(name)
+    by_name = name.startswith(PYIQA)
+    need = _pyiqa() if by_name else _REQUIREMENTS.get(name)
     if need is None:
         return None
     if importlib.util.find_spec(need.package) is None:
@@ -592,17 +667,59 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
             _weights(need, fetch)
     except MissingError as error:
         return error
-    if fetch and (reason := _import_failure(need.package)):
+    if (fetch or by_name) and (reason := _import_failure(need.package)):
         return MissingError(
             f"{name}: the package {need.install} cannot be imported: {reason}",
             f"reinstall it: pip install --force-reinstall {need.install}",
         )
-    return None
+    return _unmade(name, fetch) if by_name else None
+
+
+def _unmade(name: str, fetch: bool) -> MissingError | None:
+    """Why pyiqa cannot make a metric here, or None.
+
+    Which files it takes shows only in the making: it is tried without network, then with it.
+    """
+    make = importlib.import_module("vsrbench.metrics.perceptual").by_name
+    offline = os.environ.get("VSRBENCH_OFFLINE") == "1"
+    whys: list[str] = []
+    for network in (False, True) if fetch and not offline else (False,):
+        try:
+            if whys:  # files that pyiqa gets by other ways than ours, which may try for minutes
+                _answer(_HUB).close()
+            make(name.removeprefix(PYIQA), network)
+            return None
+        except MissingError as error:
+            missing: MissingError | None = error
+        except ImportError as error:
+            return MissingError(f"pyiqa cannot make {name} here: {error}", "install what it needs")
+        except Exception as error:
+            missing, cause = None, _root(error)
+            whys.append(f"{type(cause).__name__}: {cause}".splitlines()[0].partition(". To ")[0])
+    if missing is not None:
+        return missing
+    more = ["VSRBENCH_OFFLINE=1 forbids downloads"] if offline else []
+    return MissingError(
+        f"pyiqa cannot make {name} here: {'; '.join([*whys, *more])}",
+        "files that it lacks come with its first use where there is network, and stay in the "
+        "caches of torch hub and Hugging Face",
+    )
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error came from."""
+    cause = error.__cause__ or error.__context__
+    return _root(cause) if cause else error
 
 
 def find_weights(name: str) -> Path:
     """The weights file of a metric, fetched if needed. Raises MissingError."""
     return _weights(_REQUIREMENTS[name], fetch=True)
+
+
+def weights_at(url: str, fetch: bool) -> Path:
+    """The file that is published there: found as all weights, else fetched. Raises MissingError."""
+    return _weights(_Requirement("pyiqa", "pyiqa", url), fetch)
 
 
 def _weights(need: _Requirement, fetch: bool) -> Path:
@@ -697,9 +814,11 @@ def _answer(url: str) -> Any:
 def depends_on(name: str) -> str:
     """What a metric depends on besides this package; part of the identity of a score.
 
-    The flow estimator that it runs on the output itself, or the commit of the checkout that it runs
-    in; empty for others.
+    The flow estimator that it runs on the output itself, the commit of the checkout that it runs
+    in, or the version of pyiqa for a metric by its name there; empty for others.
     """
+    if name.startswith(PYIQA):
+        return f"pyiqa-{_pyiqa_says('version')['__version__']}"
     if "command" in metric_info(name).needs and unavailable(name) is None:
         return command.commit(name)
     from vsrbench import flow
@@ -717,13 +836,13 @@ def identical_scores(records: Iterable[Record]) -> list[str]:
     Such scores most likely come from the same frames under two names. Values at an end of a
     metric's range and 0, which unlike clips can well share, say nothing and are left out.
     """
-    alike: dict[tuple[str, str, str, float], dict[str, None]] = {}
+    alike: dict[tuple[str, str, MetricInfo, float], dict[str, None]] = {}
     for r in records:
-        if r.status == "ok" and r.metric in METRICS and r.value:
-            alike.setdefault((r.method, r.dataset, r.metric, r.value), {})[r.clip] = None
+        if r.status == "ok" and r.value and (info := recorded(r)):
+            alike.setdefault((r.method, r.dataset, info, r.value), {})[r.clip] = None
     return [
-        f"{method} has {METRICS[metric].title} {value:.{METRICS[metric].decimals}f} on each of "
+        f"{method} has {info.title} {value:.{info.decimals}f} on each of "
         f"{dataset}/{', '.join(clips)}, equal to the last digit: are these the same frames?"
-        for (method, dataset, metric, value), clips in alike.items()
-        if len(clips) > 1 and value not in METRICS[metric].range
+        for (method, dataset, info, value), clips in alike.items()
+        if len(clips) > 1 and value not in info.range
     ]

@@ -10,6 +10,8 @@ import contextlib
 import functools
 import io
 import math
+import os
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +26,7 @@ import torchvision
 
 from vsrbench.errors import DataError
 from vsrbench.keys import sha256_file
-from vsrbench.metrics import CLIP_RN50_SHA256, find_weights
+from vsrbench.metrics import CLIP_RN50_SHA256, PYIQA, find_weights, weights_at
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 from vsrbench.types import MetricInfo, Sample
 from vsrbench.weights import load_strictly, read_checkpoint, unreadable
@@ -168,15 +170,50 @@ def _liqe(path: Path, device: str) -> Any:
 
 def _pyiqa(name: str, device: str, path: Path | None = None, **options: Any) -> Any:
     """A metric of pyiqa under its name there, built without download, filled from `path`."""
+    model = _inference_model(name, device, pretrained=False, **options)
+    if path is not None:
+        state, _ = read_checkpoint(path)
+        load_strictly(model.net, {k.removeprefix("module."): v for k, v in state.items()}, name)
+    return model
+
+
+def _inference_model(name: str, device: str, **options: Any) -> Any:
     from pyiqa.models.inference_model import InferenceModel
 
     # The constructors draw random numbers and print.
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
-        model = InferenceModel(name, device=device, pretrained=False, **options)
-    if path is not None:
-        state, _ = read_checkpoint(path)
-        load_strictly(model.net, {k.removeprefix("module."): v for k, v in state.items()}, name)
-    return model.requires_grad_(False)
+        return InferenceModel(name, device=device, **options).requires_grad_(False)
+
+
+@functools.cache
+def by_name(name: str, network: bool) -> Any:
+    """A metric as pyiqa itself makes it, on the CPU. Raises what comes when files are missing.
+
+    Files that it gets from plain addresses are looked for where those of our own metrics are.
+    Without `network` nothing is asked for, whoever asks. Pickled code in weights is refused.
+    """
+    from huggingface_hub import constants
+    from pyiqa.utils import download_util
+
+    def obtain(url: str, to: str, *_: Any, **__: Any) -> None:
+        found, link = weights_at(url, network), Path(to)
+        if found != link:
+            link.unlink(missing_ok=True)
+            link.symlink_to(found)
+
+    def refuse(host: object, *_: Any, **__: Any) -> None:
+        raise OSError(f"{host} was not asked")
+
+    with contextlib.ExitStack() as stack:
+        for module in (torch.hub, download_util):
+            stack.enter_context(mock.patch.object(module, "download_url_to_file", obtain))
+        stack.enter_context(mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"))
+        if not network:
+            stack.enter_context(mock.patch.object(constants, "HF_HUB_OFFLINE", True))
+            stack.enter_context(mock.patch.object(socket, "getaddrinfo", refuse))
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(5)
+        return _inference_model(name, "cpu")
 
 
 _MODELS: Mapping[str, tuple[int, Callable[..., Any]]] = {
@@ -264,3 +301,22 @@ class NoReference(MeanMetric):
         """The number of this frame. Raises DataError if it is too small."""
         at_least(_MODELS[self.info.name][0], sample.sr)
         return float(self._model(_tensor(sample.sr, self.device)))
+
+
+class ByName(MeanMetric):
+    """Any metric of pyiqa that gives one number for a frame, as pyiqa makes it."""
+
+    def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
+        super().__init__(info, device)
+        self._model = by_name(info.name.removeprefix(PYIQA), network=False).to(device)
+
+    def score(self, sample: Sample) -> float:
+        """The number of this frame. Raises DataError if there are several."""
+        frames = (sample.sr, gt_of(sample)) if "gt" in self.info.needs else (sample.sr,)
+        # Some look at random patches: the same ones each time, and a method's draws stay its own.
+        with torch.random.fork_rng(devices=[] if self.device == "cpu" else [self.device]):
+            torch.manual_seed(0)
+            output = self._model(*(_tensor(frame, self.device) for frame in frames))
+        if not isinstance(output, torch.Tensor) or output.numel() != 1:
+            raise DataError(f"'{self.info.name}' gives more than one number for a frame")
+        return float(output)

@@ -19,11 +19,11 @@ from PIL import Image
 
 from vsrbench import figures
 from vsrbench.errors import UserError
-from vsrbench.metrics import METRICS
+from vsrbench.metrics import recorded
 from vsrbench.store import Store
-from vsrbench.summary import GT, WEIGHTS, Block, Column, Row, Summary, newest
+from vsrbench.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
 from vsrbench.tables import Footnotes, caption, heading, row_title, weights_text
-from vsrbench.types import Record
+from vsrbench.types import MetricInfo, Record
 
 if TYPE_CHECKING:
     from vsrbench.types import Frame
@@ -106,6 +106,7 @@ def build(
     """
     comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
     shown = {row.method for block in summary.blocks for row in block.rows}
+    infos = metric_infos(records)
     runs = _runs(store, {run for block in summary.blocks for run in block.runs})
     environment = Environment(
         loader=PackageLoader("vsrbench", "report"),
@@ -115,7 +116,7 @@ def build(
         lstrip_blocks=True,
     )
     page = environment.get_template("page.html").render(
-        blocks=[_block(block, store) for block in summary.blocks],
+        blocks=[_block(block, infos, store) for block in summary.blocks],
         comparisons=[asdict(comparison) for comparison in comparisons],
         left_out=left_out,
         failures=_failures([r for r in records if r.method in shown]),
@@ -132,7 +133,7 @@ def build(
         ) from error
 
 
-def _block(block: Block, store: Store) -> dict[str, Any]:
+def _block(block: Block, infos: Mapping[str, MetricInfo], store: Store) -> dict[str, Any]:
     """A block as the page shows it."""
     notes = Footnotes()
     rows = []
@@ -168,20 +169,20 @@ def _block(block: Block, store: Store) -> dict[str, Any]:
         "footnotes": notes.lines("[{}] {}"),
         "notes": block.notes,
         "caption": " ".join(caption(block, store.code(block.runs))),
-        "strips": list(_strips(block)),
+        "strips": list(_strips(block, infos)),
     }
 
 
-def _strips(block: Block) -> Iterator[Strip]:
+def _strips(block: Block, infos: Mapping[str, MetricInfo]) -> Iterator[Strip]:
     """A strip for each metric that some method has clips of; GT only where it says something."""
     for column in block.columns:
-        if column.name not in METRICS:
+        if column.name not in infos:
             continue
         rows = [
             row
             for row in block.rows
             if row.cells[column.name].clips
-            and not (row.method == GT and "gt" in METRICS[column.name].needs)
+            and not (row.method == GT and "gt" in infos[column.name].needs)
         ]
         values = [v for row in rows for v in row.cells[column.name].clips.values()]
         if values:
@@ -245,7 +246,9 @@ def _comparison(
     titles = figures.titles_of(records, sources)
     count = len(next(iter(sources.values())))
     latest = newest(records)
-    own = [m for m in METRICS if any((dataset, s, clip, m) in latest for s in sources)]
+    own = [
+        m for m in metric_infos(records) if any((dataset, s, clip, m) in latest for s in sources)
+    ]
     pictures = tuple(
         Picture(
             method,
@@ -281,7 +284,8 @@ def _failures(records: Sequence[Record]) -> list[dict[str, Any]]:
         if r.status == "ok":
             continue
         error = r.error or {}
-        what = METRICS[r.metric].title if r.metric in METRICS else r.metric or "cost"
+        info = recorded(r)
+        what = info.title if info else r.metric or "cost"
         message = error.get("message") or "no reason recorded"
         key = (r.status, r.dataset, what, message)
         entry = found.setdefault(
