@@ -16,7 +16,7 @@ import torch
 
 from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
-from vsrbench import cli, command
+from vsrbench import cli, command, executors
 from vsrbench.errors import INTERRUPTED, UserError
 from vsrbench.store import Store
 
@@ -76,33 +76,46 @@ def test_videos_embedded_clips_and_outputs_travel(run: Run, tmp_path: Path) -> N
 
 
 DEADLY = """
-import os, signal
+import os, pathlib, signal, time
 import torch.nn.functional as F
 
 class Deadly:
+    def __init__(self, card):
+        self.how, self.at = card.settings["how"], card.settings["at"]
+
     def upscale(self, frames):
         for i, x in enumerate(frames):
-            if i == 4:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if i == self.at:
+                if self.how == "raise":
+                    raise ValueError("boom")
+                os.kill(os.getpid(), getattr(signal, self.how))
+                time.sleep(30)
             yield F.interpolate(x[None], scale_factor=4)[0]
 
 def load(card, device, dtype):
-    return Deadly()
+    return Deadly(card)
 """
 
 
+def deadly(base: Path, how: str, at: int) -> str:
+    """A card whose method ends its process, or raises, at a frame; its name."""
+    write_card(base, "deadly", settings=f'how = "{how}", at = {at}')
+    card = base / "methods" / "toy" / "deadly.toml"
+    card.write_text(card.read_text().replace("toy_adapter", "deadly_adapter"))
+    (base / "deadly_adapter.py").write_text(DEADLY)
+    return "deadly"
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 def test_a_process_that_dies_fails_its_job_alone(
+    how: str,
     run: Run,  # noqa: F811
     bench: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    write_card(bench, "deadly")
-    card = bench / "methods" / "toy" / "deadly.toml"
-    card.write_text(card.read_text().replace("toy_adapter", "deadly_adapter"))
-    (bench / "deadly_adapter.py").write_text(DEADLY)
     lq = clips(tmp_path / "lq", "abcd")  # of 3 to 6 frames: the last two are one too many
     code, _, err = run(
-        *("--methods", "deadly,good", "--input", lq, "--metrics", "lr_psnr"),
+        *("--methods", f"{deadly(bench, how, at=4)},good", "--input", lq, "--metrics", "lr_psnr"),
         *("--no-cost", "--device", "cpu,cpu"),
     )
     assert code == 1
@@ -115,6 +128,106 @@ def test_a_process_that_dies_fails_its_job_alone(
         else:
             assert value is not None, (method, clip, error)
     assert "2 failed" in err
+
+
+def test_a_job_that_only_keeps_frames_fails_aloud(
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    name = deadly(bench, "SIGKILL", at=9)
+    asked = ["--methods", name, "--input", clips(tmp_path / "lq"), "--metrics", "lr_psnr"]
+    asked += ["--no-cost", "--device", "cpu,cpu"]
+    assert run(*asked)[0] == 0
+    # The same output as far as anybody knows: what is scored is not scored again.
+    adapter = bench / "deadly_adapter.py"
+    adapter.write_text(adapter.read_text().replace("i == self.at", "i == 1"))
+    code, _, err = run(*asked, "--keep-frames")
+    assert code == 1
+    assert err.count("FAILED: 'deadly' ended its process") == 3
+    assert not list((tmp_path / "results" / "frames" / "deadly" / "lq").glob("[abc]*"))
+
+
+def test_tracebacks_travel(run: Run, bench: Path, tmp_path: Path) -> None:  # noqa: F811
+    name = deadly(bench, "raise", at=1)
+    asked = ["--methods", name, "--input", clips(tmp_path / "lq"), "--metrics", "lr_psnr"]
+    logs = []
+    for devices in ("cpu", "cpu,cpu"):
+        code, _, err = run(*asked, "--no-cost", "-v", "--device", devices, results=devices)
+        assert code == 1
+        assert err.count("ValueError: boom") >= 3
+        errors = [x[4] for key, x in scores(tmp_path / devices).items() if key[0] == name]
+        logs.append([error["log"].splitlines()[-1] for error in errors])
+    assert logs == [["ValueError: boom"] * 3] * 2
+
+
+def test_what_a_process_lacks_fails_jobs(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The main process finds a flow estimator, the others a file that is none.
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "raft-small.pth").write_bytes(b"junk")
+    in_processes = executors._in_processes
+
+    def spoil(*args: Any) -> Any:
+        monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path / "w"))
+        return in_processes(*args)
+
+    monkeypatch.setattr(executors, "_in_processes", spoil)
+    given = ("--input", clips(tmp_path / "lq", "ab"), "--metrics", "ewarp", "--no-cost")
+    code, _, err = run("--methods", "good", *given, "--device", "cpu,cpu")
+    assert code == 1
+    assert err.count("raft-small.pth") >= 4, err
+    assert "out of memory" not in err
+
+
+def test_a_network_scores_alike_whoever_runs_it(root: Path, tmp_path: Path) -> None:
+    """Up to how threads share out a sum: here one process has as many as two have together."""
+    found = []
+    for devices in ("cpu", "cpu,cpu"):
+        argv = [sys.executable, str(root / "run_bench.py"), "--methods", "instavsr", "-q"]
+        argv += ["--input", str(tmp_path / "lq"), "--metrics", "lr_psnr", "--no-cost"]
+        argv += ["--device", devices, "--results", str(tmp_path / devices)]
+        if not (tmp_path / "lq").exists():
+            clips(tmp_path / "lq", "ab")
+        done = subprocess.run(argv, env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False)
+        assert done.returncode == 0
+        found.append(scores(tmp_path / devices))
+    for key, (identity, value, *_) in found[0].items():
+        assert found[1][key][0] == identity
+        assert found[1][key][1] == pytest.approx(value, abs=2e-3)
+
+
+def test_sets_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    lq = clips(tmp_path / "synthetic")
+    code, _, err = run("--methods", "good", "--input", lq, "--datasets", "synthetic")
+    assert (code, "two sets are called 'synthetic'" in err) == (2, True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_main_one(how: int, root: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys, time\n"
+        "from vsrbench import processes\n"
+        "if __name__ == '__main__':\n"
+        "    pools = [processes.one() for _ in range(2)]\n"
+        "    pids = [processes.submit(p, os.getpid).result() for p in pools]\n"
+        "    print(*pids, flush=True)\n"
+        "    processes.submit(pools[0], time.sleep, 60)\n"
+        "    time.sleep(60)\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    argv = [sys.executable, str(tmp_path / "main.py")]
+    process = subprocess.Popen(
+        argv, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    process.send_signal(how)
+    process.wait(20)
+    assert all(gone(pid) for pid in pids)
 
 
 def test_an_interrupt_ends_all_processes_and_keeps_what_is_done(

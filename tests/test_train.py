@@ -223,7 +223,7 @@ def test_a_cpu_without_bfloat16_trains_in_float32(
     has: bool, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = "fpu avx2 avx512f" + " avx512_bf16" * has
-    monkeypatch.setattr(train, "_cpuinfo", lambda field: flags if field == "flags" else "")
+    monkeypatch.setattr(train, "_cpuinfo", lambda field: {"flags": flags}.get(field, ""))
     out = tmp_path / "net.safetensors"
     trainer = Trainer(config("instavsr", video(1), bf16=True), pool, out)
     seen = []

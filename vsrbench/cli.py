@@ -472,6 +472,9 @@ def _run(options: argparse.Namespace) -> int:
                 run.missing = True
             else:
                 run.counts["failed"] += 1
+    called = [dataset.spec.name for dataset in sets]
+    if twice := {name for name in called if called.count(name) > 1}:
+        raise UserError(f"two sets are called '{twice.pop()}'", "rename the folder of --input")
     if sets:
         run.go(cards, sets)
         _print_tables(options, run, cards, sets, "markdown")

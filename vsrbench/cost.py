@@ -74,7 +74,7 @@ def _apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any
     """
     pool = processes.one()
     try:
-        return pool.submit(_guarded, card, where, work, *args).result()
+        return processes.submit(pool, _guarded, card, where, work, *args).result()
     except BrokenProcessPool as error:
         raise ContractError(
             f"'{card.name}' ended its process {where}",
@@ -86,12 +86,13 @@ def _apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any
 
 def _guarded(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
     no_tf32()
-    try:
-        return work(*args)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # here, as not all that foreign code raises travels
-        raise foreign_error(f"'{card.name}'", where, error) from error
+    with processes.unwinding():
+        try:
+            return work(*args)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:  # here: not all that foreign code raises travels
+            raise foreign_error(f"'{card.name}'", where, error) from error
 
 
 def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 OK, FAILED, USAGE, MISSING, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -21,12 +22,20 @@ class UserError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self._cause = ""
+
+    def cause(self) -> str:
+        """Traceback of the exception that it was raised from; empty if there is none."""
+        if self.__cause__ is None:
+            return self._cause
+        return "".join(traceback.format_exception(self.__cause__))
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return (type(self), (self.message, self.hint))
+    def __reduce__(self) -> tuple[type, tuple[str, str], dict[str, str]]:
+        # The exception itself may not travel to another process; what it says does.
+        return (type(self), (self.message, self.hint), {"_cause": self.cause()})
 
 
 class MissingError(UserError):

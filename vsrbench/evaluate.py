@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -71,6 +70,8 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
         status = "skipped" if isinstance(job.error, MissingError) else "failed"
         for metric in job.todo:
             yield _record(job, context, metric, status, error_json(job.error))
+        if job.keep and not job.todo:
+            raise job.error
         return
     if not job.todo and not job.keep:
         return
@@ -225,8 +226,8 @@ def _failure(who: str, doing: str, error: Exception) -> Mapping[str, str]:
 def error_json(error: UserError) -> Mapping[str, str]:
     """An error as a record keeps it; `log` is the traceback of what caused a failure."""
     found = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    if error.__cause__ is not None and not isinstance(error, MissingError):
-        found["log"] = "".join(traceback.format_exception(error.__cause__))
+    if (log := error.cause()) and not isinstance(error, MissingError):
+        found["log"] = log
     return found
 
 

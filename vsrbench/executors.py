@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -18,7 +18,7 @@ from vsrbench import processes
 from vsrbench.errors import ContractError, UserError
 from vsrbench.evaluate import Context, evaluate
 from vsrbench.flow import Estimator, best_estimator
-from vsrbench.method import load_method, no_tf32
+from vsrbench.method import foreign_error, load_method, no_tf32
 from vsrbench.plan import Job
 from vsrbench.types import Method, MethodCard, Record
 
@@ -112,10 +112,12 @@ def _in_processes(
     jobs: Sequence[Job], devices: Sequence[str], shared: Shared, watcher: Watcher
 ) -> Iterator[Done]:
     """A process that dies fails the job that it was at; another takes its place."""
+    import torch
+
     heard, told = get_context("spawn").Pipe(duplex=False)
     listener = threading.Thread(target=_listen, args=(heard, watcher), daemon=True)
     listener.start()
-    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    threads = max(1, torch.get_num_threads() // len(devices))
 
     def worker(device: str) -> ProcessPoolExecutor:
         return processes.one(_begin, shared, device, threads, told)
@@ -129,10 +131,10 @@ def _in_processes(
                 job, place = waiting.popleft(), idle.popleft()
                 watcher.start(label(job))
                 try:
-                    future = pools[place].submit(_work, job)
+                    future = processes.submit(pools[place], _work, job)
                 except BrokenProcessPool:  # it died of something else meanwhile
                     pools[place] = worker(devices[place])
-                    future = pools[place].submit(_work, job)
+                    future = processes.submit(pools[place], _work, job)
                 running[future] = job, place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job, place = running.pop(future)
@@ -150,9 +152,8 @@ def _in_processes(
         for pool in pools:
             pool.shutdown()
     finally:
-        for pool in pools:
-            processes.end(pool)
-        _tell(told, END)
+        processes.end(*pools)
+        told.close()
         listener.join()
 
 
@@ -166,8 +167,8 @@ def _no_method() -> Method:
     raise AssertionError("a job that has failed loads no method")
 
 
-FRAME, END = "frame", "end"
-"""What a process tells beside lines for the user."""
+FRAME = "frame"
+"""What a process tells after a frame, beside lines for the user."""
 
 
 def _tell(told: Connection, text: str) -> None:
@@ -178,15 +179,17 @@ def _tell(told: Connection, text: str) -> None:
 
 
 def _listen(heard: Connection, watcher: Watcher) -> None:
-    while (text := heard.recv_bytes().decode(errors="ignore")) != END:
-        if text == FRAME:
-            watcher.tick()
-        else:
-            watcher.once(text)
+    """Hand on what is told, until nobody is left to tell."""
+    with suppress(EOFError):
+        while text := heard.recv_bytes().decode(errors="ignore"):
+            if text == FRAME:
+                watcher.tick()
+            else:
+                watcher.once(text)
 
 
 _here: dict[str, Any] = {}
-"""Of a process that works for another: what `_begin` has made."""
+"""Of a process that works for another: what `_begin` and `_context_here` have made."""
 
 
 def _begin(shared: Shared, device: str, threads: int, told: Connection) -> None:
@@ -195,18 +198,34 @@ def _begin(shared: Shared, device: str, threads: int, told: Connection) -> None:
     if device == "cpu":
         torch.set_num_threads(threads)
     no_tf32()
-    estimator = best_estimator(device) if shared.needs_flow else None
-    tell = partial(_tell, told)
-    _here["context"] = _context(shared, device, estimator, partial(tell, FRAME), tell)
-    _here["loader"] = Loader(device)
+    _here.update(shared=shared, device=device, told=told, loader=Loader(device))
+
+
+def _context_here() -> Context:
+    """Made with the first job, so that it is a job that fails where this does. Raises UserError."""
+    if "context" not in _here:
+        shared, device, tell = _here["shared"], _here["device"], partial(_tell, _here["told"])
+        try:
+            estimator = best_estimator(device) if shared.needs_flow else None
+        except Exception as error:
+            raise foreign_error("flow", f"on {device}", error) from error
+        _here["context"] = _context(shared, device, estimator, partial(tell, FRAME), tell)
+    context: Context = _here["context"]
+    return context
 
 
 def _work(job: Job) -> tuple[list[Record], UserError | None]:
     """The records of a job, and what it raised beside them."""
     records: list[Record] = []
-    try:
-        for record in evaluate(job, lambda: _here["loader"].load(job.card), _here["context"]):
-            records.append(record)
-    except UserError as error:
-        return records, error
+    with processes.unwinding():
+        try:
+            context = _context_here()
+        except UserError as error:
+            job = replace(job, error=error)
+            context = _context(_here["shared"], _here["device"], None, lambda: None, print)
+        try:
+            for record in evaluate(job, partial(_here["loader"].load, job.card), context):
+                records.append(record)
+        except UserError as error:
+            return records, error
     return records, None

@@ -309,7 +309,8 @@ def _make_room(folder: Path, need: int) -> str:
         return f"one clip takes {need / 2**30:.1f} GiB and $VSRBENCH_CACHE_GIB is {given}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     others = [p for p in folder.parent.iterdir() if p.is_dir() and p != folder]
-    sizes = {p: sum(file.stat().st_size for file in p.iterdir()) for p in others}
+    # Finished files alone: another process may be writing.
+    sizes = {p: sum(file.stat().st_size for file in p.glob("*.npy")) for p in others}
     for oldest in sorted(others, key=lambda p: p.stat().st_mtime):
         if need + sum(sizes.values()) > limit:
             shutil.rmtree(oldest, ignore_errors=True)

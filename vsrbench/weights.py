@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,10 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
 
 
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError)
+UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, RuntimeError, EOFError, OSError),
+    *(ValueError, LookupError, AttributeError, TypeError),  # bytes that look like a pickle at first
+)
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
@@ -205,7 +209,7 @@ def open_slices(path: Path) -> dict[str, Any]:
             file: Any = safe_open(str(path), framework="pt")  # the slices keep it open
             return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    except (*UNREADABLE, SafetensorError, TypeError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         raise unreadable(path, error) from error
 
 

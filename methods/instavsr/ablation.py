@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from tabulate import tabulate
 
@@ -188,6 +189,12 @@ COSTS = {ROWS[name].title: f"instavsr-{name}-1" for name in ("full", "wide")}
 """Row -> the method whose cost is measured."""
 SIZE = (90, 160)
 """LQ size of that measurement."""
+SOFT = {f"gt-soft-{sigma:g}": sigma for sigma in (0.5, 1.0, 1.5, 2.0, 3.0)}
+"""Names of GT through Gaussians -> their deviations, px. That is how steady a perfect method of
+that sharpness would be.
+"""
+SOFT_METRICS = ("gradient_energy", "ewarp", "flicker")
+"""What is measured of them."""
 
 
 def captured(paths: Sequence[Path]) -> Iterator[Clip]:
@@ -236,8 +243,21 @@ def sets(gt: Sequence[Path]) -> list[Dataset]:
     ]
 
 
+def softened(dataset: Dataset, sigma: float) -> Dataset:
+    """A set whose outputs are its GT, through a Gaussian of `sigma` px."""
+
+    def soft(clip: Clip) -> Clip:
+        outputs = [cv2.GaussianBlur(frame, (0, 0), sigma) for frame in clip.gt or ()]
+        return replace(clip, outputs=outputs, outputs_digest=digest([clip.digest, sigma]))
+
+    spec = replace(dataset.spec, metrics=SOFT_METRICS)
+    return Dataset(spec, [soft(clip) for clip in dataset.clips])
+
+
 def score(folder: Path, gt: Sequence[Path], device: str) -> int:
-    """Record scores of all rows trained so far, and the cost of the full and the wide one."""
+    """Record scores of all rows trained so far and of softened GT, and the cost of the full and the
+    wide row.
+    """
     store = Store(RESULTS)
     store.prepare()
     cards = [method_card(ROOT, name) for name in BESIDE]
@@ -245,7 +265,11 @@ def score(folder: Path, gt: Sequence[Path], device: str) -> int:
     there = [c for c in cards if c.name in BESIDE or Path(c.weights.file).exists()]
     choice = Choice(ROOT, (device,), with_cost=False)
     quality, cost = Run(choice, store), Run(choice, store)
-    quality.go(there, sets(gt))
+    given = sets(gt)
+    quality.go(there, given)
+    for name, sigma in SOFT.items():
+        truth = MethodCard(name, 1, "GT, softened", Weights("none"), kind="frames", scale=0)
+        quality.go([truth], [softened(d, sigma) for d in given if "ewarp" in d.spec.metrics])
     with cost.logged():
         cost.cost([c for c in there if c.name in COSTS.values()], SIZE, SCALE, FRAMES)
     return max(quality.exit_code, cost.exit_code)
@@ -261,6 +285,8 @@ class Numbers:
     """(data set, method) -> metric -> mean over its clips."""
     clips: Mapping[str, tuple[str, ...]]
     """Data set -> its clips."""
+    soft: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Name in `SOFT` -> metric -> mean over the same clips."""
 
 
 def numbers(records: Sequence[Record]) -> Numbers:
@@ -271,7 +297,7 @@ def numbers(records: Sequence[Record]) -> Numbers:
             metric = clip if dataset == "still" else metric
             scores.setdefault(method, {}).setdefault(metric, {})[dataset, clip] = record.value
     full: dict[str, dict[tuple[str, str], None]] = {}
-    for own in scores.values():
+    for own in (scores[method] for method in scores if method not in SOFT):
         for metric, values in own.items():
             full.setdefault(metric, {}).update(dict.fromkeys(values))
     clips: dict[str, dict[str, None]] = {}
@@ -280,8 +306,8 @@ def numbers(records: Sequence[Record]) -> Numbers:
     means: dict[str, dict[str, float]] = {}
     by_set: dict[tuple[str, str], dict[str, float]] = {}
     for method, own in scores.items():
-        for metric, wanted in full.items():
-            values = own.get(metric, {})
+        for metric in SOFT_METRICS if method in SOFT else full:
+            wanted, values = full[metric], own.get(metric, {})
             if lacking := [f"{dataset}/{clip}" for dataset, clip in wanted.keys() - values.keys()]:
                 raise DataError(
                     f"{method} has no {metric} of {', '.join(sorted(lacking))}", "score again"
@@ -290,7 +316,8 @@ def numbers(records: Sequence[Record]) -> Numbers:
             for dataset in clips:
                 if there := [v for (d, _), v in values.items() if d == dataset]:
                     by_set.setdefault((dataset, method), {})[metric] = statistics.fmean(there)
-    return Numbers(means, by_set, {name: tuple(own) for name, own in clips.items()})
+    soft = {name: means.pop(name) for name in SOFT if name in means}
+    return Numbers(means, by_set, {name: tuple(own) for name, own in clips.items()}, soft)
 
 
 @dataclass(frozen=True)
@@ -321,7 +348,8 @@ class Claim:
         shown = " / ".join(f"{value:.{digits}f}" for value in self.values) or "–"
         bounds = [f"at least {self.low:g}"] * (self.low > -math.inf)
         bounds += [f"at most {self.high:g}"] * (self.high < math.inf)
-        answer = ("yes" if self.holds else "**no**") if self.values else "not measured"
+        judged = ("yes" if self.holds else "**no**") if bounds else ""
+        answer = judged if self.values else "not measured"
         return self.about, f"{self.text}, {self.unit}", shown, " and ".join(bounds), answer
 
 
@@ -353,9 +381,16 @@ def claims(found: Numbers) -> list[Claim]:
 
         return each(share, metric, "full", "plain", "gt")
 
+    def as_sharp(row: str) -> tuple[float, ...]:
+        """E_warp of GT that is as soft as a row, by linear interpolation."""
+        known = sorted((m["gradient_energy"], m["ewarp"]) for m in [*found.soft.values(), gt])
+        sharp, moved = zip(*known, strict=True)
+        return each(lambda g: float(np.interp(g, sharp, moved)), "gradient_energy", row)
+
     def between(metric: str, row: str) -> tuple[float, ...]:
         return each(lambda a, b, c: 100 * (a - b) / (c - b), metric, row, "plain", "full")
 
+    gt = found.means.get("gt", {})
     fidelity = "1: as faithful as bicubic"
     steady = {
         "2: recurrence and temporal loss, against each frame alone": ("full", "frame"),
@@ -385,6 +420,15 @@ def claims(found: Numbers) -> list[Claim]:
         Claim(sharp, "NIQE nearer to GT's", nearer("niqe"), 20),
         Claim(sharp, "gradient energy nearer to GT's", nearer("gradient_energy"), 20),
         Claim(sharp, "E_warp lower", lower("ewarp", "plain"), -15),
+        Claim(
+            "3: GT itself, as sharp as with and as without critics",
+            "E_warp lower",
+            tuple(
+                100 * (1 - a / b) for a, b in zip(as_sharp("full"), as_sharp("plain"), strict=True)
+            )
+            if found.soft
+            else (),
+        ),
         *(
             Claim(
                 "3: each critic alone sits between",
@@ -453,6 +497,9 @@ def document(store: Store) -> str:
         if (m := newest_cost.get(name))
     ]
     clips = "; ".join(f"`{name}`: {', '.join(own)}" for name, own in found.clips.items())
+    versions = sorted({r.dataset_version for r in records if r.dataset == synthetic.NAME})
+    if len(versions) > 1:
+        clips += f" (versions {' and '.join(map(str, versions))}, which differ in roundings)"
     parts = [
         "# Ablation of InstaVSR",
         "Made by `python -m methods.instavsr.ablation write` from `results/ablation`, which "
@@ -482,6 +529,27 @@ def document(store: Store) -> str:
     for name in found.clips:
         own = {m: found.by_set.get((name, m), {}) for m in found.means}
         parts += [f"## {name}", table(own, METRICS)]
+    if found.soft:
+        lines = [
+            (
+                f"{SOFT[name]:g}",
+                *(metric_column(METRIC_INFOS[m]).text(own[m]) for m in SOFT_METRICS),
+            )
+            for name, own in found.soft.items()
+        ]
+        labels = (metric_column(METRIC_INFOS[m]).label for m in SOFT_METRICS)
+        parts += [
+            "## What sharpness costs",
+            "E_warp is lower the softer a picture is, whatever its method. GT itself through a "
+            "Gaussian, all clips:",
+            tabulate(
+                lines,
+                ("Gaussian, px", *labels),
+                tablefmt="pipe",
+                colalign=("right",) * 4,
+                disable_numparse=True,
+            ),
+        ]
     if costs:
         heads = ("row", "M parameters", "ms/frame", "GMAC/frame", "on")
         parts += [

@@ -485,6 +485,8 @@ class Trainer:
             backbone.forward = functools.partial(checkpoint, backbone.forward, use_reentrant=False)
         self.perceptual, self.distance = perceptual_distance(self.device)
         self.bf16 = config.bf16 and (self.device.type != "cpu" or _cpu_has_bf16())
+        if config.bf16 and not self.bf16 and not rank:
+            print("this processor has no bfloat16: in float32", file=sys.stderr)
         self.progress = Progress()
         self.optimisers = self._optimisers()
         self.stop = False
@@ -936,7 +938,8 @@ def _cpu() -> str:
 
 def _cpu_has_bf16() -> bool:
     """Whether the processor multiplies in bfloat16."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
+    flags = f"{_cpuinfo('flags')} {_cpuinfo('Features')}"  # x86, Arm
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.split()))
 
 
 def _join(device: str) -> tuple[str, int, int]:

@@ -717,9 +717,12 @@ def find_weights(name: str) -> Path:
     return _weights(_REQUIREMENTS[name], fetch=True)
 
 
-def weights_at(url: str, fetch: bool) -> Path:
-    """The file that is published there: found as all weights, else fetched. Raises MissingError."""
-    return _weights(_Requirement("pyiqa", "pyiqa", url), fetch)
+def weights_at(url: str, sha256: str, fetch: bool) -> Path:
+    """The file that is published there: found as all weights, else fetched. Raises MissingError.
+
+    sha256: how it begins, if known.
+    """
+    return _weights(_Requirement("pyiqa", "pyiqa", url, sha256), fetch)
 
 
 def _weights(need: _Requirement, fetch: bool) -> Path:

@@ -195,11 +195,11 @@ def by_name(name: str, network: bool) -> Any:
     from huggingface_hub import constants
     from pyiqa.utils import download_util
 
-    def obtain(url: str, to: str, *_: Any, **__: Any) -> None:
-        found, link = weights_at(url, network), Path(to)
+    def obtain(url: str, to: str, hash_prefix: str | None = None, *_: Any, **__: Any) -> None:
+        found, link = weights_at(url, hash_prefix or "", network), Path(to)
         if found != link:
             link.unlink(missing_ok=True)
-            link.symlink_to(found)
+            link.symlink_to(found.resolve())
 
     def refuse(host: object, *_: Any, **__: Any) -> None:
         raise OSError(f"{host} was not asked")
