@@ -50,17 +50,19 @@ def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     nets = {}
     try:
         for name, kind in PARTS.items():
+            # The decoder overflows in fp16: the pipeline itself would cast it for each picture.
+            kept = torch.float32 if name == "vae" else dtype
             nets[name], about = kind.from_pretrained(
-                folder, subfolder=name, output_loading_info=True, **how
+                folder, subfolder=name, torch_dtype=kept, output_loading_info=True, **how
             )
             if absent := sorted(about["missing_keys"]):  # else they would be random
                 raise DataError(f"{name} in {folder} lacks {absent[0]}", "fetch it again")
         pipe = StableDiffusionUpscalePipeline.from_pretrained(folder, **nets, **how)
     except (OSError, ValueError, SafetensorError) as error:
         raise unreadable(folder, error) from error
-    pipe.set_progress_bar_config(disable=True)
-    pipe.to(device, dtype)
-    pipe.vae.float()  # as the pipeline itself does for each picture: fp16 overflows
+    if len(pipe.tokenizer) < pipe.text_encoder.config.vocab_size:  # it starts without its files
+        raise DataError(f"tokenizer in {folder} lacks its vocabulary", "fetch it again")
+    pipe.to(device).set_progress_bar_config(disable=True)
     if tile := card.settings["tile"]:
         pipe.vae.enable_tiling()
         pipe.vae.tile_latent_min_size, pipe.vae.tile_sample_min_size = tile, tile * card.scale
