@@ -616,7 +616,7 @@ def test_list_methods_v_says_what_they_take(
     monkeypatch.setenv("VSRBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(specs, "ROOT", bench)
     for path in (bench / "methods").glob("*/*.toml"):
-        if path.stem not in ("bicubic", "load"):
+        if path.stem not in ("bicubic", "load", "realesrgan"):
             path.unlink()
     write_card(bench, "absent", weights='origin = "official"\nfile = "absent.pth"\n')
     write_card(bench, "program")
@@ -631,6 +631,8 @@ def test_list_methods_v_says_what_they_take(
     assert "64x64" in rows["absent"]  # building needs no numbers
     assert "absent.pth" in rows["absent"]
     assert rows["load"].split().count("–") == 5
+    assert rows["realesrgan"].split().count("–") == 5  # which network it is, its file says
+    assert "needs its weights RealESRGAN_x4plus.pth, not found" in err
     assert rows["program"].split().count("–") == 5  # it would have to be run
     assert "cannot build" in err
     assert len(list((tmp_path / "cache/construction").glob("*.json"))) == 2

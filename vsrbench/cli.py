@@ -921,7 +921,7 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
     dash = ("–",) * 5
     if row[0] == "PATH":
         return dash
-    device = _device(None)
+    device, absent = _device(None), None
     try:
         card = specs.method_card(root, row[0])
         if card.kind == "command":  # whole programs, which may run for an hour
@@ -931,12 +931,12 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
             card = replace(card, precision="fp32")
         try:
             sha = weights.identify(card)
-        except MissingError:  # none of these figures depends on the numbers in the weights
-            card, sha = replace(card, weights=Weights("random")), ""
+        except MissingError as error:  # no figure here depends on the numbers in the weights
+            card, sha, absent = replace(card, weights=Weights("random")), "", error
         cache = datasets.cache_folder() / "construction"
         found = cost.construction(card, sha, device, cache)
-    except UserError as error:
-        say_error(error)
+    except UserError as error:  # without its file, a network may not even be known
+        say_error(absent if absent and isinstance(error, MissingError) else error)
         return dash
     height, width = found["size"]
     params, macs = found["params_m"], found["macs_g"]

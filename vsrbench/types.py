@@ -204,11 +204,14 @@ class Weights:
     origin: Origin
     """Required: official / trained_here / user (a file of the user's) / random / none."""
     file: str = ""
-    """File name: in the method's folder, else in $VSRBENCH_WEIGHTS; or an absolute path."""
+    """File name: in the method's folder, else in $VSRBENCH_WEIGHTS; or an absolute path. Without
+    the suffix of a checkpoint it is that of a folder in diffusers' layout."""
     sha256: str = ""
     """Expected hash; empty when not known."""
     url: str = ""
     """Where the authors publish it."""
+    command: str = ""
+    """What fetches it from there, where that is more than one file."""
     licence: str = ""
     """Licence of the weights."""
     note: str = ""

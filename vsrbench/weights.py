@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import pickle
@@ -24,6 +25,8 @@ Net = TypeVar("Net", bound="torch.nn.Module")
 ENV = "VSRBENCH_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
+INDEX = "model_index.json"
+"""What makes a folder one of weights in diffusers' layout."""
 
 
 UNREADABLE = (
@@ -41,27 +44,34 @@ def unreadable(path: Path, error: Exception) -> DataError:
 
 
 def search(name: str, *folders: Path) -> Path | None:
-    """The file `name` in the given folders or in those of $VSRBENCH_WEIGHTS; None if nowhere."""
+    """The weights `name` in the given folders or in those of $VSRBENCH_WEIGHTS; None if nowhere."""
     shelves = [Path(p).expanduser() for p in os.environ.get(ENV, "").split(os.pathsep) if p]
     for folder in (*folders, *shelves):
-        if (folder / name).is_file():
+        if _there(folder / name):
             return folder / name
     return None
 
 
+def _there(path: Path) -> bool:
+    """Whether this is a file, or a folder in diffusers' layout."""
+    return path.is_file() or (path / INDEX).is_file()
+
+
 def locate(card: MethodCard) -> Path | None:
-    """The weights file of a card, None where the method has none. Raises MissingError."""
+    """The weights of a card, a file or a folder; None where it has none. Raises MissingError."""
     weights = card.weights
     if not weights.file:
         return None
     found = search(Path(weights.file).expanduser().name, Path(card.folder))
     if Path(weights.file).expanduser().is_absolute():
-        found = Path(weights.file) if Path(weights.file).is_file() else None
+        found = Path(weights.file) if _there(Path(weights.file)) else None
     if found is None:
+        kind = "file" if Path(weights.file).suffix.lower() in SUFFIXES else "folder"
         origin = f"; it is published at {weights.url}" if weights.url else ""
+        command = f": {weights.command}" if weights.command else ""
         raise MissingError(
             f"method '{card.name}' needs its weights {weights.file}, not found",
-            f"put the file into {card.folder} or a folder named in ${ENV}{origin}",
+            f"put the {kind} into {card.folder} or a folder named in ${ENV}{origin}{command}",
         )
     return found
 
@@ -95,8 +105,7 @@ def identify(card: MethodCard) -> str:
     path = locate(card)
     if path is None:
         return ""
-    about = path.stat()
-    found = _sha256(path, about.st_mtime_ns, about.st_size)
+    found = _content(path)
     expected = card.weights.sha256
     if expected and found != expected:
         raise MissingError(
@@ -106,6 +115,25 @@ def identify(card: MethodCard) -> str:
             "and bump its version",
         )
     return found
+
+
+def _content(path: Path) -> str:
+    """sha256 of a file; of a folder, that of the lines that `sha256sum` prints for its `parts`."""
+    if path.is_dir():
+        lines = [f"{_content(p)}  {p.relative_to(path).as_posix()}\n" for p in parts(path)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    about = path.stat()
+    return _sha256(path, about.st_mtime_ns, about.st_size)
+
+
+def parts(folder: Path) -> list[Path]:
+    """The files that loading a folder in diffusers' layout reads.
+
+    Not pickles, single files of everything beside the parts, nor variants (`*.fp16.safetensors`).
+    """
+    kinds = (".json", ".txt", ".safetensors")
+    inside = (p for p in folder.glob("[!.]*/*") if p.suffix in kinds and "." not in p.stem)
+    return sorted([folder / INDEX, *inside])
 
 
 @functools.cache
@@ -146,13 +174,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     return floats, metadata
 
 
-def load_state(card: MethodCard) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(state dict, metadata) of a card's weights, hash checked. Raises MissingError, DataError."""
+def checked(card: MethodCard) -> Path:
+    """The weights of a card, a file or a folder, hash checked. Raises MissingError."""
     identify(card)
     path = locate(card)
     if path is None:
         raise MissingError(f"the card of '{card.name}' names no weights file", "set weights.file")
-    return read_checkpoint(path)
+    return path
+
+
+def load_state(card: MethodCard) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(state dict, metadata) of a card's weights, hash checked. Raises MissingError, DataError."""
+    return read_checkpoint(checked(card))
 
 
 def load_strictly(

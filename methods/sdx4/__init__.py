@@ -1,0 +1,1 @@
+"""Stable Diffusion's x4 upscaler."""
