@@ -145,7 +145,11 @@ def made_up(**changes: dict[str, float]) -> Numbers:
         "gt": {"niqe": 4.0, "gradient_energy": 1.0, "ewarp": 0.3, "flicker": 0.0},
         "bicubic": {"psnr": 22.5, "niqe": 9.0, "gradient_energy": 0.1},
     }
-    return Numbers(means, {}, {})
+    soft = {
+        "gt-soft-1": {"gradient_energy": 0.5, "ewarp": 0.2, "flicker": 0.5},
+        "gt-soft-3": {"gradient_energy": 0.1, "ewarp": 0.1, "flicker": 0.7},
+    }
+    return Numbers(means, {}, {}, soft)
 
 
 def test_claims_are_judged_by_every_seed() -> None:
@@ -168,6 +172,8 @@ def test_claims_are_judged_by_every_seed() -> None:
         (),
         (),
         pytest.approx([100 * (1 - 0.5 / 0.45)] * 2),
+        # GT of gradient energy 0.6 and 0.2 lies a fifth and a quarter of the way between its steps.
+        pytest.approx([100 * (1 - 0.22 / 0.125)] * 2),
     ]
     assert {c.holds for c in listed if c.values} == {True}
     assert {c.line()[-1] for c in listed if not c.values} == {"not measured"}
@@ -203,6 +209,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(ablation, "DOCUMENT", tmp_path / "ablation.md")
     monkeypatch.setattr(ablation, "METRICS", ("psnr", "gradient_energy", "ewarp", "flicker"))
     monkeypatch.setattr(ablation, "BESIDE", ("bicubic",))
+    monkeypatch.setattr(ablation, "SOFT", {"gt-soft-1": 1.0})
     monkeypatch.setattr(ablation, "SIZE", (32, 32))
     monkeypatch.setattr(ablation, "COSTS", {"full": "instavsr-full-1"})
     everything = ablation.sets
@@ -262,6 +269,11 @@ def test_training_scoring_and_document(
     assert f" {mean:.2f} " in row
     assert "| no GAN " in text
     assert "unpruned" not in text
+    soft = np.mean([r.value for r in records if (r.method, r.metric) == ("gt-soft-1", "ewarp")])
+    row = next(line for line in text.splitlines() if line.replace(" ", "").startswith("|1|"))
+    assert f" {soft:.3f} " in row
+    still = {r.metric for r in records if r.dataset == "still"}
+    assert still == {"temporal_std"}
     assert "## What pruning buys, at 32x32" in text
     assert str(tmp_path) not in text
 
