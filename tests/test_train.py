@@ -652,6 +652,25 @@ def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, nets[1][name], msg=name)
 
 
+def test_checkpointing_keeps_the_gradients_of_colours_that_are_smoothed_over_time(
+    pool: Path, tmp_path: Path
+) -> None:
+    network = NETWORKS["instavsr"][1] | {"residual": False}
+    settings = replace(config("instavsr", video(1)), config=network)
+    coarse = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+    picture = F.interpolate(coarse, (32, 40), mode="bicubic").clamp(0, 1)
+    clip = torch.stack([picture[:, :, :, i : i + 32] for i in range(5)], 1)  # it pans: no cut
+    gradients = []
+    for on in (False, True):
+        settings = replace(settings, checkpointing=on)
+        net = Trainer(settings, pool, tmp_path / "x.safetensors").net
+        net(clip).square().mean().backward()
+        backbone = net.get_submodule("backbone")
+        gradients.append({n: p.grad for n, p in backbone.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
 def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(FLOW.replace("steps = 1", "steps = 2"))

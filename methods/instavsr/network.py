@@ -483,7 +483,11 @@ class Backbone(nn.Module):
         features = F.pixel_unshuffle(2 * lq - 1, self.unshuffle)
         if extra is not None:
             features = torch.cat((features, extra), 1)
-        return self.decoded(self._tiled(self.unet, features), lq, match)
+        return self._matched(self.drawn(features), lq, match)
+
+    def drawn(self, features: Tensor) -> Tensor:
+        """UNet and decoder, which have no state: they may be run again for the same numbers."""
+        return self._tiled(self.decoder, self._tiled(self.unet, features))
 
     def decoded(
         self,
@@ -492,7 +496,12 @@ class Backbone(nn.Module):
         match: Callable[[Tensor, Tensor], Tensor] = match_colour,
     ) -> Tensor:
         """What `forward` makes of the latents (b, c, h/u, w/u) of an image."""
-        y, gate = self._tiled(self.decoder, latents).tensor_split([3], 1)
+        return self._matched(self._tiled(self.decoder, latents), lq, match)
+
+    def _matched(
+        self, drawn: Tensor, lq: Tensor, match: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        y, gate = drawn.tensor_split([3], 1)
         y = upscaled(lq) + y / 2 if self.residual else match(y, 2 * lq - 1) / 2 + 0.5
         return torch.cat((y, gate), 1) if gate.shape[1] else y
 

@@ -482,7 +482,7 @@ class Trainer:
         if config.checkpointing:
             if backbone is None:
                 raise UserError(f"{config.network} has no backbone", "leave checkpointing out")
-            backbone.forward = functools.partial(checkpoint, backbone.forward, use_reentrant=False)
+            backbone.drawn = functools.partial(checkpoint, backbone.drawn, use_reentrant=False)
         self.perceptual, self.distance = perceptual_distance(self.device)
         self.bf16 = config.bf16 and (self.device.type != "cpu" or _cpu_has_bf16())
         if config.bf16 and not self.bf16 and not rank:
