@@ -284,6 +284,21 @@ def test_resumed_equals_uninterrupted(
         assert torch.equal(tensor, resumed.averaged.state_dict()[name]), name
 
 
+@pytest.mark.filterwarnings("ignore:.*no-op")
+def test_a_resumed_step_counter_stays_on_the_cpu(pool: Path, tmp_path: Path) -> None:
+    # Adam reads it at every step, and would wait there for all that a GPU has to do.
+    out = tmp_path / "x.safetensors"
+    trainer = Trainer(config("instavsr", video(1)), pool, out)
+    trainer.run()
+    trainer.progress = train.Progress(step=1)
+    trainer.save()
+    elsewhere = Trainer(config("instavsr", video(1)), pool, out, device="meta")
+    elsewhere.resume()
+    state = list(elsewhere.optimisers[0].state.values())
+    assert {s["step"].device.type for s in state} == {"cpu"}
+    assert {s["exp_avg"].device.type for s in state} == {"meta"}
+
+
 def test_a_frozen_flow_network_keeps_its_start(pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "flow.safetensors"
     flow = Config(

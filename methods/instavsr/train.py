@@ -895,7 +895,8 @@ class Trainer:
         if not path.exists():
             raise MissingError(f"no training state {path}", "start with --fresh")
         try:
-            state = torch.load(path, weights_only=True, map_location=self.device)
+            # From there each tensor goes where it belongs, and none is on the device twice.
+            state = torch.load(path, weights_only=True, map_location="cpu")
         except UNREADABLE as error:
             raise DataError(f"{path} cannot be read", "it is torn; start with --fresh") from error
         known = state.get("settings", {})  # older states have none
