@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -670,6 +671,17 @@ def test_colours_are_steady_within_a_scene_and_new_after_a_cut() -> None:
     dimmed = steady(0.5 * picture, 0.5 * noisy[-1], still)
     assert differ(dimmed, 0.5 * steady(picture, noisy[-1], still)) < 0.02
     assert torch.equal(steady(picture, 1 - picture, ~still), match_colour(picture, 1 - picture))
+
+
+@pytest.mark.parametrize("match", [match_colour, partial(SteadyColour(), same=None)])
+def test_colours_are_matched_in_the_precision_of_the_picture(match: Any) -> None:
+    """Under autocast the network answers in bfloat16, 0.5 grey levels apart at best."""
+    picture = moving(1, seed=21)
+    drawn = picture.sqrt().bfloat16()
+    matched = match(drawn, picture)
+    assert matched.dtype == torch.float32
+    assert differ(matched, match(drawn.float(), picture)) < 1e-6
+    assert match(drawn, picture.half()).dtype == torch.float16
 
 
 def test_decoder_must_undo_the_unshuffling() -> None:

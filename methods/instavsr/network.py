@@ -301,16 +301,19 @@ def colour_map(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_colour(x: Tensor, reference: Tensor) -> Tensor:
-    """Give `x` the per-image, per-channel mean and (unbiased) deviation of `reference`."""
+    """Give `x` the per-image, per-channel mean and (unbiased) deviation of `reference`.
+
+    The result has the dtype of `reference`, the picture; under autocast, `x` has fewer bits.
+    """
     gain, shift = colour_map(x, reference)
-    return (gain * x + shift).to(x.dtype)
+    return (gain * x + shift).to(reference.dtype)
 
 
 class SteadyColour:
     """`match_colour` along one clip, its map smoothed over time so that it adds no flicker.
 
     The map and not the statistics are smoothed: a change of light moves both sides alike and leaves
-    the map as it is.
+    the map as it is. The result has the dtype of `reference`, as there.
     """
 
     RATE = 0.25
@@ -328,7 +331,7 @@ class SteadyColour:
                 for old, new in zip(self._map, (gain, shift), strict=True)
             )
         self._map = gain, shift
-        return (gain * x + shift).to(x.dtype)
+        return (gain * x + shift).to(reference.dtype)
 
 
 def tile_starts(side: int, tile: int, overlap: int, unit: int) -> tuple[list[int], int]:
