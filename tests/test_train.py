@@ -27,6 +27,7 @@ from methods.instavsr.losses import Latents, pairs
 from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from methods.spynet import warp
 from vsrbench.errors import INTERRUPTED, DataError, UserError
+from vsrbench.flow import Dis
 from vsrbench.frames import FrameWriter
 from vsrbench.weights import load_strictly, read_checkpoint
 
@@ -806,6 +807,19 @@ def test_own_clips_of_equal_names_stay_apart(
     monkeypatch.chdir(tmp_path / "a")
     data.add_own(folder, Path("holiday"))  # as before, by another way of writing it
     assert {path: path.read_bytes() for path in folder.glob("own-*")} == added
+
+
+def test_motion_of_own_clips_is_estimated_on_the_device(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = tmp_path / "pool", []
+    shutil.copytree(pool, folder)
+    with FrameWriter(tmp_path / "own" / "clip") as writer:
+        for _ in range(4):
+            writer.write(np.zeros((96, 128, 3), np.uint8))
+    monkeypatch.setattr(data, "best_estimator", lambda device: asked.append(device) or Dis())
+    data.main([str(folder), "--own", str(tmp_path / "own"), "--device", "cuda:1"])
+    assert asked == ["cuda:1"]
 
 
 def test_own_clips_and_a_teacher(
