@@ -203,6 +203,14 @@ def test_batches_follow_from_the_generator_alone(pool: Path) -> None:
     assert torch.equal(one.forward, two.forward)
 
 
+def test_batches_are_pinned_whole(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Pool(pool).batch(np.random.default_rng(5), 1, 2, 16)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)  # needs a GPU
+    pinned = vars(batch.pin_memory())
+    assert pinned.pop("teacher") is None
+    assert all(torch.equal(tensor, vars(batch)[name] + 1) for name, tensor in pinned.items())
+
+
 def test_the_flow_network_starts_as_a_motion_detector() -> None:
     # A smooth picture moving by a fraction of a px: already the start tells the direction.
     x, y = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="xy")

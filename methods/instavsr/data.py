@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -242,11 +242,16 @@ class Batch:
     """(b, n, 3, 4h, 4w) in 0..1: what a teacher made of `lq`; None unless all clips have it."""
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        moved: dict[str, Any] = {
-            k: None if v is None else v.to(device) for k, v in vars(self).items()
-        }
-        return Batch(**moved)
+        """The batch on a device; from pinned memory, without waiting for it."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, as DataLoader asks for it."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        changed: dict[str, Any] = {k: v if v is None else change(v) for k, v in vars(self).items()}
+        return Batch(**changed)
 
 
 def turn(images: Array, code: int) -> Array:
