@@ -22,6 +22,7 @@ from methods.instavsr.network import (
     Backbone,
     InstaVSR,
     SteadyColour,
+    by_windows,
     from_official,
     match_colour,
     pruned,
@@ -598,6 +599,26 @@ def test_windows_limit_attention_and_nothing_else() -> None:
         small, large = moving(1, seed=14, size=8), moving(1, seed=14, size=40)
         assert differ(wide(small), narrow(small)) == 0
         assert differ(wide(large), narrow(large)) > 1e-5
+
+
+@pytest.mark.parametrize("size", [(16, 24), (18, 19), (7, 40), (8, 8)])
+def test_windows_of_one_size_go_through_at_once(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 5, *size)
+    mix, calls = torch.nn.Linear(5, 5), []
+
+    def layer(tokens: torch.Tensor) -> torch.Tensor:
+        calls.append(tokens.shape)
+        return mix(tokens) + tokens.mean(1, keepdim=True)
+
+    with torch.inference_mode():
+        found = by_windows(x, 8, layer)
+        assert len(calls) == len(set(calls)) <= 4
+        assert sum(b * n for b, n, _ in calls) == 2 * size[0] * size[1]
+        rows = []
+        for row in x.tensor_split(math.ceil(size[0] / 8), 2):
+            cells = row.tensor_split(math.ceil(size[1] / 8), 3)
+            rows.append(torch.cat([by_windows(cell, 0, layer) for cell in cells], 3))
+    assert differ(found, torch.cat(rows, 2)) < 1e-6
 
 
 @torch.inference_mode()

@@ -61,20 +61,17 @@ def resnet(cin: int, cout: int, eps: float) -> ResnetBlock2D:
 def by_windows(x: Tensor, window: int, layer: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a token layer (b, n, c) -> (b, n, c) to a map (b, c, h, w), window by window.
 
-    window: largest side of a window in tokens; 0 = the whole map is one window.
+    window: largest side of a window in tokens; 0 = the whole map is one window. Windows of one
+    size, of which there are four at most, go through as one batch.
     """
-
-    def split(side: int) -> int:
-        return math.ceil(side / window) if window else 1
-
-    rows = []
-    for row in x.tensor_split(split(x.shape[2]), 2):
-        cells = []
-        for cell in row.tensor_split(split(x.shape[3]), 3):
-            tokens = layer(cell.flatten(2).transpose(1, 2))
-            cells.append(tokens.transpose(1, 2).unflatten(2, cell.shape[2:]))
-        rows.append(torch.cat(cells, 3))
-    return torch.cat(rows, 2)
+    rows, cols = (math.ceil(side / window) if window else 1 for side in x.shape[2:])
+    cells = [row.tensor_split(cols, 3) for row in x.tensor_split(rows, 2)]
+    done = {}
+    for shape in {cell.shape for row in cells for cell in row}:
+        alike = [cell.flatten(2) for row in cells for cell in row if cell.shape == shape]
+        tokens = layer(torch.cat(alike).transpose(1, 2)).transpose(1, 2)
+        done[shape] = iter(tokens.unflatten(2, shape[2:]).chunk(len(alike)))
+    return torch.cat([torch.cat([next(done[cell.shape]) for cell in row], 3) for row in cells], 2)
 
 
 class Transformer(nn.Module):
