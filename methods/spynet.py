@@ -117,3 +117,14 @@ def same_scene(a: torch.Tensor, b: torch.Tensor, flow: torch.Tensor) -> torch.Te
     relative = [distance(normalised(a), normalised(x)) for x in others]
     absolute = [distance(a, x) for x in others]
     return (torch.minimum(*relative) < 0.8) | (torch.minimum(*absolute) < 0.03)
+
+
+def to_device(net: nn.Module, flow: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Bring a network onto a device in `dtype`, ready to run.
+
+    flow: the flow network in it, whose weights keep every bit of their float32: its errors add up
+    over levels and frames, and it is a small part of the cost.
+    """
+    exact = flow.state_dict()
+    net.to(device, dtype).eval()
+    flow.float().load_state_dict(exact)

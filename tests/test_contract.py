@@ -19,13 +19,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 from torch import nn
 
 from tests.conftest import FakeNvml, gone, heed_interrupts
 from vsrbench import command, cost, nvml, specs, weights
 from vsrbench.errors import ContractError, MissingError, UserError
 from vsrbench.evaluate import error_json
-from vsrbench.method import at_scale, check_size, load_method, padding, upscale
+from vsrbench.method import at_scale, check_size, entry, load_method, padding, upscale
 from vsrbench.specs import ROOT
 from vsrbench.types import Clip, Method, MethodCard, Size, Weights
 from vsrbench.weights import load_state, read_checkpoint, save_checkpoint
@@ -136,6 +137,51 @@ def test_streaming_looks_ahead_as_far_as_it_says_and_restarts_at_cuts(card: Meth
     long, prefix = run(drifting(5, 3)), run(drifting(4, 3))
     final = 4 - card.lookahead
     assert all(np.array_equal(x, y) for x, y in zip(long[:final], prefix[:final], strict=True))
+
+
+def recurrent() -> list[MethodCard]:
+    """Random networks, each with a flow network inside."""
+    basic = specs.method_card(ROOT, "realbasicvsr")
+    settings = {"channels": 8, "blocks": 1, "cleaning_blocks": 1}
+    return [*untrained()[:2], replace(basic, settings=settings, weights=Weights("random"))]
+
+
+@pytest.mark.parametrize("card", recurrent(), ids=lambda card: card.name)
+def test_in_half_precision_the_flow_network_keeps_every_bit(card: MethodCard) -> None:
+    def parts(dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        method: Any = entry(card)(card, "cpu", dtype)
+        state = method.net.state_dict()
+        flow = {name: state.pop(name) for name in list(state) if "spynet." in name}
+        return flow, state
+
+    exact, _ = parts(torch.float32)
+    flow, rest = parts(torch.float16)
+    assert all(torch.equal(flow[name], tensor) for name, tensor in exact.items())
+    assert all(t.dtype == torch.float16 for t in rest.values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_that_spandrel_knows_to_fail_in_half_precision_run_in_float32(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), tmp_path / "x.pth")
+    card = specs.method_card(ROOT, "spandrel")
+    card = replace(at_scale(card, 4), weights=Weights("user", file=str(tmp_path / "x.pth")))
+
+    def used() -> torch.dtype:
+        method: Any = entry(card)(card, "cpu", dtype)
+        return next(method.net.parameters()).dtype
+
+    assert used() == dtype
+    made = ESRGANArch.load
+
+    def limited(self: ESRGANArch, state: dict[str, Any]) -> Any:
+        descriptor = made(self, state)
+        descriptor.supports_half = descriptor.supports_bfloat16 = False
+        return descriptor
+
+    monkeypatch.setattr(ESRGANArch, "load", limited)
+    assert used() == torch.float32
 
 
 def test_construction_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

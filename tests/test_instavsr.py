@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from methods.instavsr.network import (
     Backbone,
     InstaVSR,
     SteadyColour,
+    by_windows,
     from_official,
     match_colour,
     pruned,
@@ -599,6 +601,26 @@ def test_windows_limit_attention_and_nothing_else() -> None:
         assert differ(wide(large), narrow(large)) > 1e-5
 
 
+@pytest.mark.parametrize("size", [(16, 24), (18, 19), (7, 40), (8, 8)])
+def test_windows_of_one_size_go_through_at_once(size: tuple[int, int]) -> None:
+    x = torch.rand(2, 5, *size)
+    mix, calls = torch.nn.Linear(5, 5), []
+
+    def layer(tokens: torch.Tensor) -> torch.Tensor:
+        calls.append(tokens.shape)
+        return mix(tokens) + tokens.mean(1, keepdim=True)
+
+    with torch.inference_mode():
+        found = by_windows(x, 8, layer)
+        assert len(calls) == len(set(calls)) <= 4
+        assert sum(b * n for b, n, _ in calls) == 2 * size[0] * size[1]
+        rows = []
+        for row in x.tensor_split(math.ceil(size[0] / 8), 2):
+            cells = row.tensor_split(math.ceil(size[1] / 8), 3)
+            rows.append(torch.cat([by_windows(cell, 0, layer) for cell in cells], 3))
+    assert differ(found, torch.cat(rows, 2)) < 1e-6
+
+
 @torch.inference_mode()
 def test_tiles_change_nothing_where_reach_is_short() -> None:
     torch.manual_seed(0)
@@ -670,6 +692,17 @@ def test_colours_are_steady_within_a_scene_and_new_after_a_cut() -> None:
     dimmed = steady(0.5 * picture, 0.5 * noisy[-1], still)
     assert differ(dimmed, 0.5 * steady(picture, noisy[-1], still)) < 0.02
     assert torch.equal(steady(picture, 1 - picture, ~still), match_colour(picture, 1 - picture))
+
+
+@pytest.mark.parametrize("match", [match_colour, partial(SteadyColour(), same=None)])
+def test_colours_are_matched_in_the_precision_of_the_picture(match: Any) -> None:
+    """Under autocast the network answers in bfloat16, 0.5 grey levels apart at best."""
+    picture = moving(1, seed=21)
+    drawn = picture.sqrt().bfloat16()
+    matched = match(drawn, picture)
+    assert matched.dtype == torch.float32
+    assert differ(matched, match(drawn.float(), picture)) < 1e-6
+    assert match(drawn, picture.half()).dtype == torch.float16
 
 
 def test_decoder_must_undo_the_unshuffling() -> None:

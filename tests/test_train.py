@@ -27,6 +27,7 @@ from methods.instavsr.losses import Latents, pairs
 from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from methods.spynet import warp
 from vsrbench.errors import INTERRUPTED, DataError, UserError
+from vsrbench.flow import Dis
 from vsrbench.frames import FrameWriter
 from vsrbench.weights import load_strictly, read_checkpoint
 
@@ -202,6 +203,14 @@ def test_batches_follow_from_the_generator_alone(pool: Path) -> None:
     assert torch.equal(one.forward, two.forward)
 
 
+def test_batches_are_pinned_whole(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Pool(pool).batch(np.random.default_rng(5), 1, 2, 16)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)  # needs a GPU
+    pinned = vars(batch.pin_memory())
+    assert pinned.pop("teacher") is None
+    assert all(torch.equal(tensor, vars(batch)[name] + 1) for name, tensor in pinned.items())
+
+
 def test_the_flow_network_starts_as_a_motion_detector() -> None:
     # A smooth picture moving by a fraction of a px: already the start tells the direction.
     x, y = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="xy")
@@ -282,6 +291,21 @@ def test_resumed_equals_uninterrupted(
     resumed.run()
     for name, tensor in whole.averaged.state_dict().items():
         assert torch.equal(tensor, resumed.averaged.state_dict()[name]), name
+
+
+@pytest.mark.filterwarnings("ignore:.*no-op")
+def test_a_resumed_step_counter_stays_on_the_cpu(pool: Path, tmp_path: Path) -> None:
+    # Adam reads it at every step, and would wait there for all that a GPU has to do.
+    out = tmp_path / "x.safetensors"
+    trainer = Trainer(config("instavsr", video(1)), pool, out)
+    trainer.run()
+    trainer.progress = train.Progress(step=1)
+    trainer.save()
+    elsewhere = Trainer(config("instavsr", video(1)), pool, out, device="meta")
+    elsewhere.resume()
+    state = list(elsewhere.optimisers[0].state.values())
+    assert {s["step"].device.type for s in state} == {"cpu"}
+    assert {s["exp_avg"].device.type for s in state} == {"meta"}
 
 
 def test_a_frozen_flow_network_keeps_its_start(pool: Path, tmp_path: Path) -> None:
@@ -652,6 +676,25 @@ def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, nets[1][name], msg=name)
 
 
+def test_checkpointing_keeps_the_gradients_of_colours_that_are_smoothed_over_time(
+    pool: Path, tmp_path: Path
+) -> None:
+    network = NETWORKS["instavsr"][1] | {"residual": False}
+    settings = replace(config("instavsr", video(1)), config=network)
+    coarse = torch.rand(1, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+    picture = F.interpolate(coarse, (32, 40), mode="bicubic").clamp(0, 1)
+    clip = torch.stack([picture[:, :, :, i : i + 32] for i in range(5)], 1)  # it pans: no cut
+    gradients = []
+    for on in (False, True):
+        settings = replace(settings, checkpointing=on)
+        net = Trainer(settings, pool, tmp_path / "x.safetensors").net
+        net(clip).square().mean().backward()
+        backbone = net.get_submodule("backbone")
+        gradients.append({n: p.grad for n, p in backbone.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
 def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(FLOW.replace("steps = 1", "steps = 2"))
@@ -772,6 +815,19 @@ def test_own_clips_of_equal_names_stay_apart(
     monkeypatch.chdir(tmp_path / "a")
     data.add_own(folder, Path("holiday"))  # as before, by another way of writing it
     assert {path: path.read_bytes() for path in folder.glob("own-*")} == added
+
+
+def test_motion_of_own_clips_is_estimated_on_the_device(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = tmp_path / "pool", []
+    shutil.copytree(pool, folder)
+    with FrameWriter(tmp_path / "own" / "clip") as writer:
+        for _ in range(4):
+            writer.write(np.zeros((96, 128, 3), np.uint8))
+    monkeypatch.setattr(data, "best_estimator", lambda device: asked.append(device) or Dis())
+    data.main([str(folder), "--own", str(tmp_path / "own"), "--device", "cuda:1"])
+    assert asked == ["cuda:1"]
 
 
 def test_own_clips_and_a_teacher(

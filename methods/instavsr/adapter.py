@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from methods.instavsr.network import InstaVSR
+from methods.spynet import to_device
 from vsrbench.types import Method, MethodCard
 from vsrbench.weights import build
 
@@ -26,8 +27,7 @@ class Streaming:
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     """The network with the weights of the card. Raises MissingError, DataError."""
     net = build(card, InstaVSR)
-    net.to(device, dtype).eval()
-    net.spynet.float()  # errors of the flow add up when it is composed
+    to_device(net, net.spynet, device, dtype)
     if net.backbone.unet.conv_in.weight.is_cuda:  # measured on a CPU, the layout is no faster
         net.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Streaming(net)

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -113,17 +113,17 @@ def _write(path: Path, arrays: dict[str, Array]) -> None:
         part.replace(path)
 
 
-def add_own(folder: Path, source: Path) -> int:
+def add_own(folder: Path, source: Path, device: str = "cpu") -> int:
     """Cut the user's own clips (a video, a folder of frames, or of either) into a pool; how many.
 
     Each run of as many frames as the pool's clips have gives one, cropped at random to their size.
-    Motion is estimated, by RAFT if it is here, and occlusion follows from it. Adding a path again
-    replaces its clips. A clip that cannot be read is named and left out. Raises MissingError
-    without a pool, DataError where frames are too small or no clip is long enough.
+    Motion is estimated, by RAFT on `device` if it is here, and occlusion follows from it. Adding a
+    path again replaces its clips. A clip that cannot be read is named and left out. Raises
+    MissingError without a pool, DataError where frames are too small or no clip is long enough.
     """
     about = _manifest(folder)
     (h, w), count = about["size"], about["frames"]
-    estimator, made = best_estimator(), 0
+    estimator, made = best_estimator(device), 0
     found = open_input(source, None, SCALE)
     origin = f"{source.stem}-{digest(str(source.resolve()))[:8]}"  # other folders, equal names
     for error in found.broken.values():
@@ -242,11 +242,16 @@ class Batch:
     """(b, n, 3, 4h, 4w) in 0..1: what a teacher made of `lq`; None unless all clips have it."""
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        moved: dict[str, Any] = {
-            k: None if v is None else v.to(device) for k, v in vars(self).items()
-        }
-        return Batch(**moved)
+        """The batch on a device; from pinned memory, without waiting for it."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory, as DataLoader asks for it."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        changed: dict[str, Any] = {k: v if v is None else change(v) for k, v in vars(self).items()}
+        return Batch(**changed)
 
 
 def turn(images: Array, code: int) -> Array:
@@ -419,7 +424,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         if args.own:
-            print(f"{add_own(args.pool, args.own)} clips added", file=sys.stderr)
+            print(f"{add_own(args.pool, args.own, args.device)} clips added", file=sys.stderr)
         if args.teacher:
             add_teacher(args.pool, args.teacher, args.device)
         if not args.own and not args.teacher:

@@ -61,20 +61,17 @@ def resnet(cin: int, cout: int, eps: float) -> ResnetBlock2D:
 def by_windows(x: Tensor, window: int, layer: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a token layer (b, n, c) -> (b, n, c) to a map (b, c, h, w), window by window.
 
-    window: largest side of a window in tokens; 0 = the whole map is one window.
+    window: largest side of a window in tokens; 0 = the whole map is one window. Windows of one
+    size, of which there are four at most, go through as one batch.
     """
-
-    def split(side: int) -> int:
-        return math.ceil(side / window) if window else 1
-
-    rows = []
-    for row in x.tensor_split(split(x.shape[2]), 2):
-        cells = []
-        for cell in row.tensor_split(split(x.shape[3]), 3):
-            tokens = layer(cell.flatten(2).transpose(1, 2))
-            cells.append(tokens.transpose(1, 2).unflatten(2, cell.shape[2:]))
-        rows.append(torch.cat(cells, 3))
-    return torch.cat(rows, 2)
+    rows, cols = (math.ceil(side / window) if window else 1 for side in x.shape[2:])
+    cells = [row.tensor_split(cols, 3) for row in x.tensor_split(rows, 2)]
+    done = {}
+    for shape in {cell.shape for row in cells for cell in row}:
+        alike = [cell.flatten(2) for row in cells for cell in row if cell.shape == shape]
+        tokens = layer(torch.cat(alike).transpose(1, 2)).transpose(1, 2)
+        done[shape] = iter(tokens.unflatten(2, shape[2:]).chunk(len(alike)))
+    return torch.cat([torch.cat([next(done[cell.shape]) for cell in row], 3) for row in cells], 2)
 
 
 class Transformer(nn.Module):
@@ -301,16 +298,19 @@ def colour_map(x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_colour(x: Tensor, reference: Tensor) -> Tensor:
-    """Give `x` the per-image, per-channel mean and (unbiased) deviation of `reference`."""
+    """Give `x` the per-image, per-channel mean and (unbiased) deviation of `reference`.
+
+    The result has the dtype of `reference`, the picture; under autocast, `x` has fewer bits.
+    """
     gain, shift = colour_map(x, reference)
-    return (gain * x + shift).to(x.dtype)
+    return (gain * x + shift).to(reference.dtype)
 
 
 class SteadyColour:
     """`match_colour` along one clip, its map smoothed over time so that it adds no flicker.
 
     The map and not the statistics are smoothed: a change of light moves both sides alike and leaves
-    the map as it is.
+    the map as it is. The result has the dtype of `reference`, as there.
     """
 
     RATE = 0.25
@@ -328,7 +328,7 @@ class SteadyColour:
                 for old, new in zip(self._map, (gain, shift), strict=True)
             )
         self._map = gain, shift
-        return (gain * x + shift).to(x.dtype)
+        return (gain * x + shift).to(reference.dtype)
 
 
 def tile_starts(side: int, tile: int, overlap: int, unit: int) -> tuple[list[int], int]:
@@ -483,7 +483,11 @@ class Backbone(nn.Module):
         features = F.pixel_unshuffle(2 * lq - 1, self.unshuffle)
         if extra is not None:
             features = torch.cat((features, extra), 1)
-        return self.decoded(self._tiled(self.unet, features), lq, match)
+        return self._matched(self.drawn(features), lq, match)
+
+    def drawn(self, features: Tensor) -> Tensor:
+        """UNet and decoder, which have no state: they may be run again for the same numbers."""
+        return self._tiled(self.decoder, self._tiled(self.unet, features))
 
     def decoded(
         self,
@@ -492,7 +496,12 @@ class Backbone(nn.Module):
         match: Callable[[Tensor, Tensor], Tensor] = match_colour,
     ) -> Tensor:
         """What `forward` makes of the latents (b, c, h/u, w/u) of an image."""
-        y, gate = self._tiled(self.decoder, latents).tensor_split([3], 1)
+        return self._matched(self._tiled(self.decoder, latents), lq, match)
+
+    def _matched(
+        self, drawn: Tensor, lq: Tensor, match: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        y, gate = drawn.tensor_split([3], 1)
         y = upscaled(lq) + y / 2 if self.residual else match(y, 2 * lq - 1) / 2 + 0.5
         return torch.cat((y, gate), 1) if gate.shape[1] else y
 

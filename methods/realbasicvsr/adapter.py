@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from methods.realbasicvsr.network import RealBasicVSR, from_official
+from methods.spynet import to_device
 from vsrbench.types import Method, MethodCard
 from vsrbench.weights import build
 
@@ -27,6 +28,5 @@ class Offline:
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     """The network with the weights of the card. Raises MissingError, DataError."""
     net = build(card, RealBasicVSR, from_official)
-    net.to(device, dtype).eval()
-    net.basicvsr.spynet.float()  # errors of the flow add up over levels
+    to_device(net, net.basicvsr.spynet, device, dtype)
     return Offline(net)

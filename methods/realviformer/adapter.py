@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from methods.realviformer.network import RealViformer
-from methods.spynet import same_scene
+from methods.spynet import same_scene, to_device
 from vsrbench.types import Method, MethodCard
 from vsrbench.weights import build
 
@@ -44,7 +44,5 @@ class Streaming:
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     """The network with the weights of the card. Raises MissingError, DataError."""
     net = build(card, RealViformer)
-    net.to(device, dtype).eval()
-    # Errors of the flow add up over levels and frames, and it is a small part of the cost.
-    net.spynet.float()
+    to_device(net, net.spynet, device, dtype)
     return Streaming(net)

@@ -43,7 +43,11 @@ def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
             f"{card.name} upscales x{descriptor.scale}, the clip needs x{card.scale}",
             "say --scale for your own input",
         )
-    if dtype == torch.float16 and not descriptor.supports_half:
+    halves = {
+        torch.float16: descriptor.supports_half,
+        torch.bfloat16: descriptor.supports_bfloat16,
+    }
+    if not halves.get(dtype, True):
         dtype = torch.float32
     descriptor.to(dtype).eval()
     return ImageModel(descriptor)
