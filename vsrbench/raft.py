@@ -218,11 +218,13 @@ class RaftNetwork:
             return lambda places: look_up(kept, places)
         h, w = a.shape[2:]
         rows = max(1, BAND // (h * w * w))
-        bands = a.split(rows, 2)
 
         def at(places: torch.Tensor) -> torch.Tensor:
-            parts = zip(bands, places.split(rows * w), strict=True)
-            return torch.cat([look_up((_correlate(x, y) for y in pooled), p) for x, p in parts])
+            found = []
+            for top in range(0, h, rows):
+                volumes = (_correlate(a[:, :, top : top + rows], x) for x in pooled)
+                found.append(look_up(volumes, places[top * w : (top + rows) * w]))
+            return torch.cat(found)
 
         return at
 
