@@ -178,7 +178,7 @@ def _lost(device: str) -> str:
 
     Memory that ran out is no such thing: there the next call can go well.
     """
-    if device != "cpu" and torch.cuda.is_initialized():
+    if device != "cpu" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         try:
             torch.cuda.synchronize(device)
         except RuntimeError as error:
