@@ -366,6 +366,84 @@ def test_nvml_peak_is_over_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meter.peak_mib == 250
 
 
+def test_nvml_knows_an_instance_of_a_divided_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Divided(FakeNvml):
+        def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+            if uuid != "MIG-1":
+                raise RuntimeError("Not Found")
+            return uuid
+
+    monkeypatch.setitem(sys.modules, "pynvml", Divided("pynvml"))
+    assert nvml.MemoryMeter("GPU-1").why == ""
+    assert nvml.MemoryMeter("GPU-2").why == "NVML: Not Found"
+
+
+class Device:
+    """A GPU that works `kernel` seconds a frame behind a host that takes `launch` to ask for it."""
+
+    def __init__(self, launch: float, kernel: float) -> None:
+        self.launch, self.kernel = launch, kernel
+        self.host = self.busy_until = 100.0
+        self.waits = 0
+
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for x in frames:
+            self.host += self.launch
+            self.busy_until = max(self.host, self.busy_until) + self.kernel
+            yield x
+
+    def synchronize(self, device: str) -> None:
+        self.host = max(self.host, self.busy_until)
+        self.waits += 1
+
+    def event(self, enable_timing: bool) -> Any:
+        def elapsed_time(other: Any) -> float:
+            assert self.host >= other.at, "it has not come yet"
+            return float(1000 * (other.at - event.at))
+
+        def record(stream: str) -> None:
+            assert (stream, enable_timing) == ("stream of cuda:1", True)
+            event.at = max(self.host, self.busy_until)
+
+        event = types.SimpleNamespace(record=record, elapsed_time=elapsed_time)
+        return event
+
+
+@pytest.mark.parametrize(
+    ("launch", "kernel", "first", "between", "total"),
+    [(0.1, 0.5, 600, 500, 2100), (0.5, 0.1, 600, 500, 2100)],  # one waits for the other
+)
+def test_a_gpu_is_timed_by_its_own_events(
+    launch: float,
+    kernel: float,
+    first: float,
+    between: float,
+    total: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device(launch, kernel)
+    monkeypatch.setattr(torch.cuda, "synchronize", device.synchronize)
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda name: f"stream of {name}")
+    found = cost._timed(device, [torch.ones(3, 8, 8)] * 4, "cuda:1")
+    assert found[0] == pytest.approx(first)
+    assert found[1] == pytest.approx([between] * 3)
+    assert found[2] == pytest.approx(total)
+    assert device.waits == 2
+
+
+def test_counting_changes_no_other_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    rss = {"VmRSS": 100.0, "VmHWM": 200.0}
+
+    def count(*_: Any) -> float:
+        rss["VmHWM"] = 900.0
+        return 1.0
+
+    monkeypatch.setattr(cost, "_rss_mib", rss.get)
+    monkeypatch.setattr(cost, "_macs", count)
+    assert cost._measure(TOY, (24, 32), 2, "cpu").rss_peak_mib == 200
+
+
 def test_nvml_tells_other_processes_apart_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml("pynvml")
     monkeypatch.setitem(sys.modules, "pynvml", fake)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 import torch
 
 from vsrbench import evaluate as module
+from vsrbench.errors import UserError
 from vsrbench.evaluate import Context, evaluate
 from vsrbench.flow import Dis, Estimator
 from vsrbench.metrics import METRICS, load_metric
@@ -127,6 +133,46 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     assert len(notes) == 2  # one for each pair, of which a run shows the first
     assert len(set(notes)) == 1
     assert "$VSRBENCH_CACHE" in notes[0]
+
+
+class Hungry:
+    """A method that runs out of memory at its second frame, holding on to something large."""
+
+    def __init__(self, held: list[weakref.ref[torch.Tensor]]) -> None:
+        self.held = held
+
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        large = next(frames).repeat_interleave(4, 1).repeat_interleave(4, 2)
+        self.held.append(weakref.ref(large))
+        yield large
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("todo", [True, False])
+def test_what_ran_out_of_memory_lets_go_of_it_at_once(tmp_path: Path, todo: bool) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    made = job(*(["psnr", "ssim"] if todo else []), keep=not todo)
+    lq = [np.full((SIDE // 4, SIDE // 4, 3), i, np.uint8) for i in range(3)]
+    made = replace(
+        made,
+        card=replace(GT_CARD, name="hungry", scale=4),
+        clip=replace(made.clip, lq=lq),
+        frames=tmp_path / "frames",
+    )
+    context = Context("run", "cpu", None, tmp_path, lambda: None, lambda _: None)
+    gc.collect()
+    gc.disable()
+    try:
+        with nullcontext() if todo else pytest.raises(UserError, match="out of memory"):
+            found = list(evaluate(made, lambda: Hungry(held), context))
+            assert [r.status for r in found] == ["failed"] * 2
+            assert "'hungry' ran out of memory at frame 1" in str(found[0].error)
+        if todo:
+            assert [ref() for ref in held] == [None]
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [ref() for ref in held] == [None]
 
 
 def test_an_interrupt_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import pytest
 import torch
 
 from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
-from vsrbench import cli, command, executors
+from tests.test_evaluate import Broken, job
+from vsrbench import cli, command, evaluate, executors, runner
 from vsrbench.errors import INTERRUPTED, UserError
+from vsrbench.specs import GT_CARD
 from vsrbench.store import Store
+from vsrbench.types import MethodCard, Sample
 
 
 def clips(folder: Path, names: str = "abc", gt: bool = False) -> Path:
@@ -198,6 +207,121 @@ def test_a_network_scores_alike_whoever_runs_it(root: Path, tmp_path: Path) -> N
     for key, (identity, value, *_) in found[0].items():
         assert found[1][key][0] == identity
         assert found[1][key][1] == pytest.approx(value, abs=2e-3)
+
+
+def test_what_a_method_left_is_freed_before_the_next_one_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.itself = self
+
+    left: list[weakref.ref[Node]] = []
+    happened: list[str] = []
+
+    def load(card: MethodCard, device: str) -> Any:
+        happened.append(f"load with {left[0]()}")
+        return Node()
+
+    monkeypatch.setattr(executors, "load_method", load)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: happened.append("empty"))
+    loader = executors.Loader("cuda:0")
+    gc.collect()
+    gc.disable()
+    try:
+        left = [weakref.ref(Node())]
+        assert left[0]() is not None
+        method = loader.load(GT_CARD)
+        assert loader.load(GT_CARD) is method
+        left = [weakref.ref(method)]
+        del method
+        loader.load(replace(GT_CARD, name="other"))
+    finally:
+        gc.enable()
+    assert happened == ["empty", "load with None"] * 2
+
+
+class Unwatched:
+    def start(self, label: str) -> None: ...
+    def tick(self) -> None: ...
+    def once(self, text: str) -> None: ...
+
+
+def test_a_lost_device_ends_the_run_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An illegal access spoils every later call of its process; memory that ran out does not."""
+
+    class Asks(Broken):
+        def update(self, sample: Sample) -> None:
+            raise (torch.AcceleratorError if lost else torch.OutOfMemoryError)("CUDA error: what")
+
+    def synchronize(device: str) -> None:
+        if lost:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(evaluate, "load_metric", lambda name, device: Asks("update"))
+    shared = executors.Shared("run", False, tmp_path)
+    for lost, done in ((False, 3), (True, 1)):
+        found = []
+        with pytest.raises(UserError) if lost else nullcontext() as caught:
+            for _, records in executors.run(
+                [job("psnr")] * 3, ["cuda:0"], shared, None, Unwatched()
+            ):
+                found += list(records)
+        assert [record.status for record in found] == ["failed"] * done
+    assert str(caught.value).startswith(
+        "cuda:0 answers nothing more since gt  set/clip: CUDA error: an illegal memory access (run"
+    )
+    assert caught.value.exit_code == 1
+
+
+def test_a_process_that_lost_its_device_is_replaced(
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    name = deadly(bench, "raise", at=3)  # of clips of 3 to 5 frames
+    adapter = bench / "deadly_adapter.py"
+    adapter.write_text(
+        adapter.read_text().replace(
+            'raise ValueError("boom")',
+            "from vsrbench import executors\n"
+            '                    executors._lost = lambda device: "lost"\n'
+            f"                    pids = pathlib.Path({str(tmp_path / 'pids')!r})\n"
+            '                    pids.open("a").write(f"{os.getpid()} ")\n'
+            '                    raise ValueError("boom")',
+        )
+    )
+    lq = clips(tmp_path / "lq", "abcdef")
+    code, _, err = run(
+        *("--methods", name, "--input", lq, "--metrics", "lr_psnr", "--no-cost"),
+        *("--device", "cpu,cpu"),
+    )
+    assert code == 1
+    assert err.count("FAILED: 'deadly' failed at frame 3") == 5, err
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(set(pids)) == len(pids) == 5
+    assert all(gone(int(pid)) for pid in pids)
+
+
+def test_processes_share_the_cores_and_the_main_one_takes_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(cv2, "setNumThreads", seen.append)
+    monkeypatch.setattr(executors, "_here", {})
+    executors._begin(executors.Shared("run", True, tmp_path), "cuda:1", 3, None)  # type: ignore[arg-type]
+    assert seen == [3, 3]
+    monkeypatch.setattr(runner, "best_estimator", seen.append)
+    for devices in (("cuda:1",), ("cuda:0", "cuda:1")):
+        choice = runner.Choice(tmp_path, devices)
+        one: Any = SimpleNamespace(clips=[SimpleNamespace(flow=None)])
+        runner.Run(choice, Store(tmp_path))._estimator({"ewarp": None}, [one])
+    assert seen[2:] == ["cuda:1", "cpu"]
 
 
 def test_sets_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:  # noqa: F811

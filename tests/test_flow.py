@@ -181,6 +181,44 @@ def test_raft_encodes_each_frame_of_a_clip_once(shared: Path, city: np.ndarray) 
     assert len(seen) == 4
 
 
+def test_raft_on_frames_too_large_to_keep_all_correlations(
+    shared: Path, city: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = flow.Raft("raft_small", shared / "real/weights/raft-small.pth").net
+    a, b = (
+        torch.from_numpy(city[i : i + 144, 2 * i : 2 * i + 184]).permute(2, 0, 1) / 127.5 - 1
+        for i in (100, 102)
+    )
+    kept = network.between(a, b, 12)
+    sizes = []
+
+    def correlate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        sizes.append((found := all_of_them(x, y)).numel())
+        return found
+
+    all_of_them = raft_network._correlate
+    monkeypatch.setattr(raft_network, "_correlate", correlate)
+    monkeypatch.setattr(raft_network, "KEPT", 18 * 23 - 1)
+    monkeypatch.setattr(raft_network, "BAND", 18 * 23 * 23 * 4)  # does not divide the 18 rows
+    for found, expected in zip(network.between(a, b, 12), kept, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert max(sizes) == raft_network.BAND
+    monkeypatch.setattr(raft_network, "KEPT", 18 * 23)
+    for found, expected in zip(network.between(a, b, 12), kept, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert max(sizes) == (18 * 23) ** 2
+
+
+def test_raft_never_asks_cudnn_for_a_look_up(
+    shared: Path, city: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 65,536 pixels an eighth of a side, cuDNN's sampler fails: pytorch issue 88380."""
+    raft = flow.Raft("raft_small", shared / "real/weights/raft-small.pth")
+    monkeypatch.setattr(torch.nn.functional, "grid_sample", lambda *_, **__: pytest.fail("cuDNN"))
+    monkeypatch.setattr(torch, "grid_sampler", lambda *_, **__: pytest.fail("cuDNN"))
+    assert raft.estimate(city[:128, :128], city[:128, :128]).shape == (128, 128, 2)
+
+
 def test_raft_takes_any_size(shared: Path, city: np.ndarray) -> None:
     raft = flow.Raft("raft_small", shared / "real/weights/raft-small.pth")
     assert_finds_roll(raft, city[100:200, 100:233], 0.3)

@@ -19,6 +19,7 @@ import pyiqa
 import pytest
 import torch
 from pyiqa.archs import brisque_arch
+from pyiqa.archs.musiq_arch import MUSIQ
 from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils import download_util
 
@@ -27,6 +28,7 @@ from vsrbench.cli import main
 from vsrbench.compare import compare
 from vsrbench.errors import DataError, MissingError, UserError
 from vsrbench.frames import FrameWriter, open_frames
+from vsrbench.method import no_tf32
 from vsrbench.metrics import depends_on, load_metric, metric_info, perceptual, unavailable
 from vsrbench.store import Store
 from vsrbench.types import Sample
@@ -114,6 +116,27 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
             call("pyiqa:gmsdd")
         with pytest.raises(UserError, match="pyiqa has it: write pyiqa:topiq_nr"):
             call("topiq_nr")
+
+
+@pytest.mark.parametrize("name", ["pyiqa:gmsd", "musiq"])
+def test_fp32_is_no_tf32_inside(name: str, caches: Path) -> None:
+    no_tf32()
+    if name == "musiq":
+        torch.manual_seed(0)
+        path = caches / "musiq_koniq_ckpt-e95806b9.pth"
+        torch.save(MUSIQ(pretrained=False).state_dict(), path)
+    metric: Any = load_metric(name)
+    seen = []
+
+    def spy(*_: Any) -> None:
+        cudnn = torch.backends.cudnn
+        seen.append((cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, cudnn.deterministic))
+
+    metric._model.net.register_forward_pre_hook(spy)
+    frame = scene(1)[0]
+    assert metric.score(Sample(0, frame, None, frame, frame, None)) is not None
+    assert seen == [(False, False, True)]
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_entries_are_read_without_torch(root: Path) -> None:

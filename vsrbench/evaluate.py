@@ -103,10 +103,10 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                     del running[name]
             context.tick()
     except Exception as error:
-        failure = _user_error(f"clip '{job.clip.name}'", "while it was scored", error)
+        at_clip = f"clip '{job.clip.name}'", "while it was scored"
         if not job.todo:
-            raise failure from error
-        failures = dict.fromkeys((metric.name for metric in job.todo), error_json(failure))
+            raise _user_error(*at_clip, error)  # noqa: B904  # it has its cause
+        failures = dict.fromkeys((m.name for m in job.todo), _failure(*at_clip, error))
     seconds = time.perf_counter() - started
     for metric in job.todo:
         if metric.name not in failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import cv2
+import torch
 
 from vsrbench import processes
 from vsrbench.errors import ContractError, UserError
@@ -71,6 +75,8 @@ class Loader:
         """The method of this card. Raises UserError."""
         if self._method is None or card != self._card:
             self._method = None  # its memory goes before the next one comes
+            gc.collect()
+            torch.cuda.empty_cache()
             self._method = load_method(card, self.device)
             self._card = card
         return self._method
@@ -85,8 +91,8 @@ def run(
 ) -> Iterator[Done]:
     """Every job with its records: in order on one device, on several as they end.
 
-    devices: torch devices; one that is named twice runs two jobs at a time. estimator: of the first
-    device, for its own use; other processes make one like it.
+    devices: torch devices; one that is named twice runs two jobs at a time. estimator: of a single
+    device; other processes make their own. Raises ContractError when the single one is lost.
     """
     if len(devices) == 1:
         context = _context(shared, devices[0], estimator, watcher.tick, watcher.once)
@@ -94,6 +100,11 @@ def run(
         for job in jobs:
             watcher.start(label(job))
             yield job, evaluate(job, partial(loader.load, job.card), context)
+            if why := _lost(devices[0]):
+                raise ContractError(
+                    f"{devices[0]} answers nothing more since {label(job)}: {why}",
+                    "run again: what is done is kept; leave out what ends here again",
+                )
     else:
         yield from _in_processes(jobs, devices, shared, watcher)
 
@@ -111,9 +122,10 @@ def _context(
 def _in_processes(
     jobs: Sequence[Job], devices: Sequence[str], shared: Shared, watcher: Watcher
 ) -> Iterator[Done]:
-    """A process that dies fails the job that it was at; another takes its place."""
-    import torch
+    """A process that dies fails the job that it was at; another takes its place.
 
+    Also of one that has lost its device.
+    """
     heard, told = get_context("spawn").Pipe(duplex=False)
     listener = threading.Thread(target=_listen, args=(heard, watcher), daemon=True)
     listener.start()
@@ -124,7 +136,7 @@ def _in_processes(
 
     pools = [worker(device) for device in devices[: len(jobs)]]
     waiting, idle = deque(jobs), deque(range(len(pools)))
-    running: dict[Future[tuple[list[Record], UserError | None]], tuple[Job, int]] = {}
+    running: dict[Future[_Found], tuple[Job, int]] = {}
     try:
         while waiting or running:
             while waiting and idle:
@@ -140,7 +152,11 @@ def _in_processes(
                 job, place = running.pop(future)
                 idle.append(place)
                 try:
-                    yield job, _kept(*future.result())
+                    records, error, lost = future.result()
+                    if lost:
+                        processes.end(pools[place])
+                        pools[place] = worker(devices[place])
+                    yield job, _kept(records, error)
                 except BrokenProcessPool:
                     pools[place] = worker(devices[place])
                     died = ContractError(
@@ -155,6 +171,19 @@ def _in_processes(
         processes.end(*pools)
         told.close()
         listener.join()
+
+
+def _lost(device: str) -> str:
+    """What a GPU answers to every call of this process since a kernel failed in it; else ''.
+
+    Memory that ran out is no such thing: there the next call can go well.
+    """
+    if device != "cpu" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError as error:
+            return str(error).partition("\n")[0]
+    return ""
 
 
 def _kept(records: list[Record], error: UserError | None) -> Iterator[Record]:
@@ -193,10 +222,8 @@ _here: dict[str, Any] = {}
 
 
 def _begin(shared: Shared, device: str, threads: int, told: Connection) -> None:
-    import torch
-
-    if device == "cpu":
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
     no_tf32()
     _here.update(shared=shared, device=device, told=told, loader=Loader(device))
 
@@ -214,8 +241,11 @@ def _context_here() -> Context:
     return context
 
 
-def _work(job: Job) -> tuple[list[Record], UserError | None]:
-    """The records of a job, and what it raised beside them."""
+_Found = tuple[list[Record], UserError | None, str]
+"""The records of a job, what it raised beside them, and what `_lost` says after it."""
+
+
+def _work(job: Job) -> _Found:
     records: list[Record] = []
     with processes.unwinding():
         try:
@@ -227,5 +257,5 @@ def _work(job: Job) -> tuple[list[Record], UserError | None]:
             for record in evaluate(job, partial(_here["loader"].load, job.card), context):
                 records.append(record)
         except UserError as error:
-            return records, error
-    return records, None
+            return records, error, _lost(_here["device"])
+        return records, None, _lost(_here["device"])

@@ -54,10 +54,14 @@ def flow_warp(
     return F.grid_sample(x, grid, mode=mode, padding_mode=padding, align_corners=True)
 
 
-def _targets(flow: FlowField) -> tuple[Float64, Float64]:
-    """Where each pixel goes: x and y in px, each H x W."""
+def _targets(flow: FlowField, top: int = 0) -> tuple[Float64, Float64]:
+    """Where each pixel goes: x and y in px, each H x W. top: the first of the rows."""
     h, w = flow.shape[:2]
-    return np.arange(w) + flow[..., 0], np.arange(h)[:, None] + flow[..., 1]
+    return np.arange(w) + flow[..., 0], np.arange(top, top + h)[:, None] + flow[..., 1]
+
+
+_STRIP = 2**15
+"""Pixels that are warped at a time: what is computed on the way stays in the cache."""
 
 
 def warp(image: Array, flow: FlowField) -> Float64:
@@ -66,16 +70,21 @@ def warp(image: Array, flow: FlowField) -> Float64:
     Unlike `flow_warp` it goes through no normalised grid: a whole-pixel flow copies exactly.
     """
     h, w = flow.shape[:2]
-    x, y = _targets(flow)
-    x, y = x.clip(0, w - 1), y.clip(0, h - 1)
-    left, top = x.astype(np.intp), y.astype(np.intp)
-    right, bottom = np.minimum(left + 1, w - 1), np.minimum(top + 1, h - 1) * w
-    fx, fy = (x - left)[..., None], (y - top)[..., None]
-    top *= w
-    pixels = image.reshape(h * w, -1)
-    upper = pixels.take(top + left, 0) * (1 - fx) + pixels.take(top + right, 0) * fx
-    lower = pixels.take(bottom + left, 0) * (1 - fx) + pixels.take(bottom + right, 0) * fx
-    out: Float64 = upper * (1 - fy) + lower * fy
+    planes = np.ascontiguousarray(image.reshape(h * w, -1).T)
+    out = np.empty((h, w, len(planes)))
+    rows = max(1, _STRIP // w)
+    for first in range(0, h, rows):
+        x, y = _targets(flow[first : first + rows], first)
+        x, y = x.clip(0, w - 1), y.clip(0, h - 1)
+        left, top = x.astype(np.intp), y.astype(np.intp)
+        right, bottom = np.minimum(left + 1, w - 1), np.minimum(top + 1, h - 1) * w
+        fx, fy = x - left, y - top
+        gx, gy = 1 - fx, 1 - fy
+        top *= w
+        corners = top + left, top + right, bottom + left, bottom + right
+        for channel, plane in enumerate(planes):
+            a, b, c, d = (plane.take(corner) for corner in corners)
+            out[first : first + rows, :, channel] = (a * gx + b * fx) * gy + (c * gx + d * fx) * fy
     return out
 
 
@@ -90,13 +99,19 @@ def occlusion_mask(forward: FlowField, backward: FlowField) -> Mask:
     """
     f = forward.astype(np.float64)
     b = warp(backward, forward)
-    f2 = np.square(f).sum(-1)
-    inconsistent = np.square(f + b).sum(-1) > 0.01 * (f2 + np.square(b).sum(-1)) + 0.5
+    f2 = _squared(f)
+    inconsistent = _squared(f + b) > 0.01 * (f2 + _squared(b)) + 0.5
     gradient = np.zeros_like(f2)
-    gradient[:, :-1] += np.square(np.diff(f, axis=1)).sum(-1)
-    gradient[:-1] += np.square(np.diff(f, axis=0)).sum(-1)
+    gradient[:, :-1] += _squared(np.diff(f, axis=1))
+    gradient[:-1] += _squared(np.diff(f, axis=0))
     mask: Mask = inconsistent | (gradient > 0.01 * f2 + 0.002)
     return mask
+
+
+def _squared(flow: Float64) -> Float64:
+    """Squared length of each vector."""
+    out: Float64 = np.square(flow[..., 0]) + np.square(flow[..., 1])
+    return out
 
 
 def visible_mask(pair: PairFlow) -> Mask:

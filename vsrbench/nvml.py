@@ -25,13 +25,21 @@ def _reader(uuid: str | None, what: str) -> tuple[Callable[[], Any] | None, str]
         import pynvml
 
         pynvml.nvmlInit()
-        read = functools.partial(getattr(pynvml, what), pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        read = functools.partial(getattr(pynvml, what), _handle(pynvml, uuid))
         read()
     except ImportError:
         return None, "pynvml is not installed (pip install nvidia-ml-py)"
     except Exception as error:  # NVMLError exists only where the import went well
         return None, f"NVML: {error}"
     return read, ""
+
+
+def _handle(pynvml: Any, uuid: str) -> Any:
+    """The GPU with this UUID, or the instance of a divided one, which has another prefix."""
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    except Exception:
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid.replace("GPU-", "MIG-", 1))
 
 
 def energy_counter(uuid: str | None) -> tuple[Callable[[], float] | None, str]:

@@ -9,7 +9,7 @@ not change, passes the GRU once and not in every update; only the last flow is u
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,11 @@ from vsrbench.weights import load_strictly, read_checkpoint
 
 if TYPE_CHECKING:
     from vsrbench.types import FlowField
+
+KEPT = 2048 * 1152 // 64
+"""Pixels at an eighth up to which all correlations of two frames are kept: 7 GiB at the limit."""
+BAND = 2**27
+"""Correlations that are there at a time above it: 0.5 GiB."""
 
 _NAMES = {
     r"^module\.": "",
@@ -131,6 +136,8 @@ class RaftNetwork:
         Sides are multiples of 8 and at least 128.
         """
         one, two = self._encode(a), self._encode(b)
+        if one.features[0, 0].numel() > KEPT:
+            return self._flow(one, two, None, updates), self._flow(two, one, None, updates)
         volume = _correlate(one.features, two.features)
         return (
             self._flow(one, two, volume, updates),
@@ -155,7 +162,9 @@ class RaftNetwork:
         self._recent = [*self._recent[-1:], (frame, encoded)]
         return encoded
 
-    def _flow(self, a: _Encoded, b: _Encoded, volume: torch.Tensor, updates: int) -> FlowField:
+    def _flow(
+        self, a: _Encoded, b: _Encoded, volume: torch.Tensor | None, updates: int
+    ) -> FlowField:
         from torchvision.models.optical_flow.raft import upsample_flow
 
         h, w = a.features.shape[2:]
@@ -176,30 +185,46 @@ class RaftNetwork:
         return out
 
     def _correlations(
-        self, a: torch.Tensor, b: torch.Tensor, volume: torch.Tensor
+        self, a: torch.Tensor, b: torch.Tensor, volume: torch.Tensor | None
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """What gives the correlations of each pixel of `a` with those around a place in `b`.
 
-        volume: `_correlate` of both. Places are pixels x 2, (x, y); what is found is pixels x
-        (levels * (2 radius + 1)^2).
+        volume: `_correlate` of both; without it correlations are computed each time, for some rows
+        of `a` after the other. Places are pixels x 2, (x, y); what is found is pixels x (levels *
+        (2 radius + 1)^2).
         """
-        block, levels = self._net.corr_block, []
+        block, pooled, grids = self._net.corr_block, [b], []
+        for _ in range(block.num_levels - 1):
+            pooled.append(F.avg_pool2d(pooled[-1], 2))
         reach = torch.arange(-block.radius, block.radius + 1).to(a)
         around = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1)
-        for level in range(block.num_levels):
-            if level:
-                b = F.avg_pool2d(b, 2)
-                volume = _correlate(a, b)
-            h, w = b.shape[2:]
-            pixel = 2 / torch.tensor((w - 1, h - 1)).to(a)  # grid_sample counts from -1 to 1
-            levels.append((volume.view(-1, 1, h, w), pixel / 2**level, around * pixel - 1))
+        for level, x in enumerate(pooled):
+            h, w = x.shape[2:]
+            pixel = 2 / torch.tensor((w - 1, h - 1)).to(a)  # a grid counts from -1 to 1
+            grids.append((h, w, pixel / 2**level, around * pixel - 1))
+
+        def look_up(volumes: Iterable[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+            found = []
+            for volume, (h, w, scale, offsets) in zip(volumes, grids, strict=True):
+                grid = (places * scale)[:, None, None] + offsets
+                # As F.grid_sample does on CPUs: bilinear, zeros outside, corners aligned. On GPUs
+                # that would call cuDNN, which refuses 65,536 pictures and more.
+                sample = torch.ops.aten.grid_sampler_2d
+                found.append(sample(volume.view(-1, 1, h, w), grid, 0, 0, True).flatten(1))
+            return torch.cat(found, 1)
+
+        if volume is not None:
+            kept = [volume, *(_correlate(a, x) for x in pooled[1:])]
+            return lambda places: look_up(kept, places)
+        h, w = a.shape[2:]
+        rows = max(1, BAND // (h * w * w))
 
         def at(places: torch.Tensor) -> torch.Tensor:
-            found = [
-                F.grid_sample(volume, (places * scale)[:, None, None] + offsets, align_corners=True)
-                for volume, scale, offsets in levels
-            ]
-            return torch.cat([values.flatten(1) for values in found], 1)
+            found = []
+            for top in range(0, h, rows):
+                volumes = (_correlate(a[:, :, top : top + rows], x) for x in pooled)
+                found.append(look_up(volumes, places[top * w : (top + rows) * w]))
+            return torch.cat(found)
 
         return at
 

@@ -177,7 +177,9 @@ class Run:
         """The flow estimator, where some metric needs flow and some motion is not known."""
         needed = any("flow" in metric_info(name).needs for name in asked)
         exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
-        return best_estimator(self.choice.device) if needed and not exact else None
+        # Of several devices each process makes its own, and here is only asked what it is.
+        device = self.choice.device if len(self.choice.devices) == 1 else "cpu"
+        return best_estimator(device) if needed and not exact else None
 
     def _record(self, job: Job, records: Iterable[Record], progress: Progress) -> str:
         """Record everything that one job yields; `ok`, or what went wrong."""

@@ -182,7 +182,12 @@ def _inference_model(name: str, device: str, **options: Any) -> Any:
 
     # The constructors draw random numbers and print.
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
-        return InferenceModel(name, device=device, **options).requires_grad_(False)
+        model = InferenceModel(name, device=device, **options).requires_grad_(False)
+    # Each call sets flags of cuDNN, and TF32 among them where nobody says otherwise.
+    cudnn = torch.backends.cudnn
+    exact = functools.partial(cudnn.flags, allow_tf32=False)
+    model.forward = mock.patch.object(cudnn, "flags", exact)(model.forward)
+    return model
 
 
 @functools.cache
