@@ -299,10 +299,10 @@ def test_energy_of_a_program_from_start_to_exit(
     gpu = FakeNvml("pynvml")
     monkeypatch.setitem(sys.modules, "pynvml", gpu)
     monkeypatch.setattr(cost, "_uuid", lambda device: "GPU-1")
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # here it would be that of the tests
+    monkeypatch.setattr(cost, "device_name", lambda device: "a GPU")
 
-    def measured() -> Measurement:
-        return cost._measure_process(card("memory"), (16, 24), 4, "cpu")
+    def measured(device: str = "cuda:0") -> Measurement:
+        return cost._measure_process(card("memory"), (16, 24), 4, device)
 
     short = measured()
     assert short.j_per_frame is None
@@ -320,7 +320,8 @@ def test_energy_of_a_program_from_start_to_exit(
     assert busy.why["j_per_frame"] == busy.why["gpu_shared"] == "another process was on the GPU"
     gpu.pids = (os.getpid(),)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert "several GPUs" in measured().why["j_per_frame"]
+    assert "several GPUs" in measured("cuda").why["j_per_frame"]
+    assert measured("cuda:1").j_per_frame is not None
     monkeypatch.setattr(cost, "_uuid", lambda device: None)
     assert measured().why["j_per_frame"] == "no CUDA device"
 

@@ -263,7 +263,7 @@ def score(folder: Path, gt: Sequence[Path], device: str) -> int:
     cards = [method_card(ROOT, name) for name in BESIDE]
     cards += [card(name, seed, folder) for name, seed in runs()]
     there = [c for c in cards if c.name in BESIDE or Path(c.weights.file).exists()]
-    choice = Choice(ROOT, (device,), with_cost=False)
+    choice = Choice(ROOT, tuple(device.split(",")), with_cost=False)
     quality, cost = Run(choice, store), Run(choice, store)
     given = sets(gt)
     quality.go(there, given)
