@@ -293,6 +293,13 @@ def test_all_processors_render_the_same_frames(root: Path, cache: Path, tmp_path
         pytest.skip("this processor has none of the features that were to be off")
 
 
+def test_reference_results_are_of_these_frames(root: Path, cache: Path) -> None:
+    """So that a run on any machine can be compared with them."""
+    lines = (root / "results/reference/records.jsonl").read_text().splitlines()
+    scored = {r["clip"]: r["clip_digest"] for r in map(json.loads, lines) if r["kind"] == "quality"}
+    assert scored == {clip.name: clip.digest for clip in synthetic.clips(cache)}
+
+
 def test_lq_is_registered_to_gt(cache: Path) -> None:
     """The best integer shift of the bicubic-upscaled LQ within 3 px is none, on every clip."""
     for clip in synthetic.clips(cache):
