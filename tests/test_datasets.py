@@ -520,7 +520,7 @@ def test_degrade_makes_a_set_of_its_own(
     args = ["datasets", "degrade", "reds4", "--root", str(mini), "--recipe", recipe, "--seed"]
     assert main([*args, "7"]) == 0
     name = capsys.readouterr().out.strip()
-    assert re.fullmatch(rf"reds4-{recipe}-v1-s7-[0-9a-f]{{8}}", name)
+    assert re.fullmatch(rf"reds4-{recipe}-v2-s7-[0-9a-f]{{8}}", name)
     made = datasets.open_dataset(specs.dataset_spec(mini, name), print)
     assert not made.broken
     assert [c.name for c in made.clips] == list(spec.expect.names)
@@ -528,7 +528,7 @@ def test_degrade_makes_a_set_of_its_own(
     # The same again gives the same set; another seed another one.
     assert main([*args, "7"]) == 0
     assert capsys.readouterr().out.strip() == name
-    shutil.rmtree(tmp_path / "data" / f"LQ-{recipe}-v1-s7")
+    shutil.rmtree(tmp_path / "data" / f"LQ-{recipe}-v2-s7")
     assert main([*args, "7"]) == 0
     assert capsys.readouterr().out.strip() == name
     assert main([*args, "8"]) == 0
