@@ -68,6 +68,7 @@ def gone(pid: int) -> bool:
 class FakeNvml(types.ModuleType):
     """A GPU whose memory goes up and down, and that draws the same power all the time."""
 
+    NVMLError = RuntimeError
     used = 100 * 2**20
     pids: tuple[int, ...] = (1,)
     watts = 200.0

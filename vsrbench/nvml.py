@@ -38,7 +38,7 @@ def _handle(pynvml: Any, uuid: str) -> Any:
     """The GPU with this UUID, or the instance of a divided one, which has another prefix."""
     try:
         return pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    except Exception:
+    except pynvml.NVMLError:
         return pynvml.nvmlDeviceGetHandleByUUID(uuid.replace("GPU-", "MIG-", 1))
 
 
