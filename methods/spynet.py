@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vsrbench.flow import flow_warp
+from vsrbench.flow.estimators import flow_warp
 
 
 def warp(

@@ -21,12 +21,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import heed_interrupts
-from vsrbench import cost, frames, specs
+from vsrbench.cards import specs
+from vsrbench.data import frames
+from vsrbench.run import cost
 from vsrbench.cli import main
-from vsrbench.errors import ContractError, MissingError, UserError
-from vsrbench.runner import Choice
-from vsrbench.runner import Run as Runner
-from vsrbench.store import Store
+from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.run.runner import Choice
+from vsrbench.run.runner import Run as Runner
+from vsrbench.results.store import Store
 
 ADAPTER = '''
 """A method that does what its settings say."""
@@ -527,7 +529,7 @@ def test_check_imports_and_fills_in(
     (toy / "misspelt.toml").write_text(text.replace("toy_adapter:load", "toy_adapter:lod"))
     (toy / "halfway.toml").write_text("version = ")
     (toy / "program.toml").write_text(
-        text.replace("toy_adapter", "vsrbench.command")
+        text.replace("toy_adapter", "vsrbench.programs.command")
         .replace("[weights]", '[settings]\nargv = ["{python}", "{ckpt}"]\n[weights]')
         .replace('settings = { mode = "good" }', 'kind = "command"')
     )

@@ -23,13 +23,16 @@ from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 from torch import nn
 
 from tests.conftest import FakeNvml, gone, heed_interrupts
-from vsrbench import command, cost, nvml, specs, weights
-from vsrbench.errors import ContractError, MissingError, UserError
-from vsrbench.evaluate import error_json
-from vsrbench.method import at_scale, check_size, entry, load_method, padding, upscale
-from vsrbench.specs import ROOT
-from vsrbench.types import Clip, Method, MethodCard, Size, Weights
-from vsrbench.weights import load_state, read_checkpoint, save_checkpoint
+from vsrbench.cards import specs, weights
+from vsrbench.run import cost
+from vsrbench.core import nvml
+from vsrbench.programs import command
+from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.run.evaluate import error_json
+from vsrbench.run.method import at_scale, check_size, entry, load_method, padding, upscale
+from vsrbench.cards.specs import ROOT
+from vsrbench.core.types import Clip, Method, MethodCard, Size, Weights
+from vsrbench.cards.weights import load_state, read_checkpoint, save_checkpoint
 
 H, W, COUNT = 30, 42, 5  # odd for every multiple_of here
 
@@ -276,7 +279,7 @@ def test_a_dead_measuring_process_is_one_clear_error() -> None:
 STRANGE = """
 import os, sys, time
 from pathlib import Path
-from vsrbench.command import execute
+from vsrbench.programs.command import execute
 
 class Two(Exception):
     def __init__(self, one, two):  # cannot be unpickled

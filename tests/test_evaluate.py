@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from vsrbench import evaluate as module
-from vsrbench.errors import UserError
-from vsrbench.evaluate import Context, evaluate
-from vsrbench.flow import Dis, Estimator
+from vsrbench.run import evaluate as module
+from vsrbench.core.errors import UserError
+from vsrbench.run.evaluate import Context, evaluate
+from vsrbench.flow.estimators import Dis, Estimator
 from vsrbench.metrics import METRICS, load_metric
-from vsrbench.plan import Job
-from vsrbench.specs import GT_CARD
-from vsrbench.types import Clip, Metric, Record, Sample, Score
+from vsrbench.run.plan import Job
+from vsrbench.cards.specs import GT_CARD
+from vsrbench.core.types import Clip, Metric, Record, Sample, Score
 
 SIDE = 64
 

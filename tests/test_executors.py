@@ -23,11 +23,13 @@ import torch
 from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
 from tests.test_evaluate import Broken, job
-from vsrbench import cli, command, evaluate, executors, runner
-from vsrbench.errors import INTERRUPTED, UserError
-from vsrbench.specs import GT_CARD
-from vsrbench.store import Store
-from vsrbench.types import MethodCard, Sample
+from vsrbench import cli
+from vsrbench.run import evaluate, executors, runner
+from vsrbench.programs import command
+from vsrbench.core.errors import INTERRUPTED, UserError
+from vsrbench.cards.specs import GT_CARD
+from vsrbench.results.store import Store
+from vsrbench.core.types import MethodCard, Sample
 
 
 def clips(folder: Path, names: str = "abc", gt: bool = False) -> Path:
@@ -65,7 +67,7 @@ def test_two_processes_find_what_one_does(run: Run, tmp_path: Path) -> None:  # 
 
 
 def test_videos_embedded_clips_and_outputs_travel(run: Run, tmp_path: Path) -> None:  # noqa: F811
-    from vsrbench.frames import open_frames
+    from vsrbench.data.frames import open_frames
 
     command.write_video(tmp_path / "in" / "v.mp4", open_frames(write_clip(tmp_path / "v")))
     command.write_video(tmp_path / "in" / "w.mp4", open_frames(write_clip(tmp_path / "w", 4)))

@@ -20,10 +20,11 @@ import pytest
 import requests
 import urllib3
 
-from vsrbench import datasets, fetch, specs
+from vsrbench.cards import specs
+from vsrbench.data import datasets, fetch
 from vsrbench.cli import main
-from vsrbench.errors import DataError, MissingError, UserError
-from vsrbench.types import DatasetSpec, Download
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.types import DatasetSpec, Download
 
 
 class Server(ThreadingHTTPServer):

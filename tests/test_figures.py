@@ -14,12 +14,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsrbench import figures, keys
-from vsrbench.errors import DataError, MissingError, UserError
+from vsrbench.core import keys
+from vsrbench.show import figures
+from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.metrics import METRICS
-from vsrbench.plan import mark
-from vsrbench.summary import summarise
-from vsrbench.types import Measurement, Record
+from vsrbench.run.plan import mark
+from vsrbench.results.summary import summarise
+from vsrbench.core.types import Measurement, Record
 
 Picture = NDArray[np.uint8]
 HEIGHT, WIDTH, COUNT = 40, 60, 8
@@ -124,7 +125,7 @@ def shown(page: Picture, part: Picture) -> bool:
 
 def test_importing_needs_neither_matplotlib_nor_torch(root: Path) -> None:
     code = (
-        "import sys, vsrbench.figures, vsrbench.tables;"
+        "import sys, vsrbench.show.figures, vsrbench.show.tables;"
         "print({'matplotlib', 'torch', 'cv2', 'av'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)

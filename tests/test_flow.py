@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from vsrbench import flow
-from vsrbench import raft as raft_network
-from vsrbench.errors import DataError, UserError
-from vsrbench.types import PairFlow
-from vsrbench.weights import read_checkpoint
+from vsrbench.flow.estimators import estimators as flow
+from vsrbench.flow.estimators import raft as raft_network
+from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.types import PairFlow
+from vsrbench.cards.weights import read_checkpoint
 
 
 def constant(dx: float, dy: float, h: int = 24, w: int = 30) -> np.ndarray:

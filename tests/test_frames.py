@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vsrbench.errors import DataError, MissingError, UserError
-from vsrbench.frames import (
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.data.frames import (
     RECENT,
     FrameWriter,
     digest,
@@ -883,7 +883,7 @@ def test_real_folders(shared: Path, name: str, count: int, size: tuple[int, int]
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, vsrbench.frames;"
+        "import sys, vsrbench.data.frames;"
         "print(*{'numpy', 'cv2', 'av', 'PIL', 'torch'} & set(sys.modules))"
     )
     root = Path(__file__).parents[1]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.gaussiansr import network
-from methods.gaussiansr.adapter import load
-from methods.gaussiansr.network import GaussianSR
+from vsrbench.methods.gaussiansr import network
+from vsrbench.methods.gaussiansr.adapter import load
+from vsrbench.methods.gaussiansr.network import GaussianSR
 from tests import golden
-from vsrbench.specs import method_card
-from vsrbench.types import MethodCard, Weights
+from vsrbench.cards.specs import method_card
+from vsrbench.core.types import MethodCard, Weights
 
 STAGE = 1e-5
 # The frequencies, up to 29, turn rounding of the features into much more: on one machine two

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from methods.instavsr import convert, network
-from methods.instavsr.adapter import Streaming, load
-from methods.instavsr.network import (
+from vsrbench.methods.instavsr import convert, network
+from vsrbench.methods.instavsr.adapter import Streaming, load
+from vsrbench.methods.instavsr.network import (
     Backbone,
     InstaVSR,
     SteadyColour,
@@ -28,12 +28,12 @@ from methods.instavsr.network import (
     pruned,
     tiled,
 )
-from methods.spynet import same_scene
+from vsrbench.methods.spynet import same_scene
 from tests import golden
-from vsrbench.errors import FAILED, MISSING, DataError
-from vsrbench.specs import method_card, read_card
-from vsrbench.types import Weights
-from vsrbench.weights import identify, read_checkpoint, save_checkpoint
+from vsrbench.core.errors import FAILED, MISSING, DataError
+from vsrbench.cards.specs import method_card, read_card
+from vsrbench.core.types import Weights
+from vsrbench.cards.weights import identify, read_checkpoint, save_checkpoint
 
 SMALL: dict[str, Any] = {
     "channels": [12, 16],

@@ -21,14 +21,14 @@ import torch
 import torchvision
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from methods.instavsr.losses import gradient_energy
+from vsrbench.methods.instavsr.losses import gradient_energy
 from vsrbench import metrics
-from vsrbench.errors import ContractError, DataError, MissingError, UserError
-from vsrbench.frames import open_frames
-from vsrbench.keys import sha256_file
+from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
+from vsrbench.data.frames import open_frames
+from vsrbench.core.keys import sha256_file
 from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable, video
-from vsrbench.raft import RaftNetwork
-from vsrbench.types import PairFlow, Record, Sample, Score
+from vsrbench.flow.raft import RaftNetwork
+from vsrbench.core.types import PairFlow, Record, Sample, Score
 
 H, W = 48, 64
 WITHOUT_WEIGHTS = [
@@ -678,7 +678,7 @@ def test_ewarp_leaves_out_a_cut() -> None:
 
 def test_bicubic_is_smoother_than_the_ground_truth(shared: Path) -> None:
     """The known weakness of warping errors, which is why reference rows stand beside them."""
-    from vsrbench.flow import Dis
+    from vsrbench.flow.estimators import Dis
 
     real = shared / "real/clips-gt/vid4-calendar"
     gt = [read(real / f"00{i}.png")[:288, :360] for i in (1, 2)]

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from tests.test_datasets import write
-from vsrbench import outputs
+from vsrbench.data import outputs
 from vsrbench.cli import main
-from vsrbench.errors import UserError
-from vsrbench.frames import open_frames, read_image
+from vsrbench.core.errors import UserError
+from vsrbench.data.frames import open_frames, read_image
 from vsrbench.metrics.fidelity import psnr
 
 Score = Callable[..., tuple[int, str, str]]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vsrbench import published
+from vsrbench.results import published
 from vsrbench.cli import main
-from vsrbench.errors import UserError
+from vsrbench.core.errors import UserError
 from vsrbench.metrics import METRICS
 
 DOVE = ["RealESRGAN", "RealBasicVSR", "Upscale-A-Video", "MGLD-VSR", "VEnhancer", "STAR", "DOVE"]

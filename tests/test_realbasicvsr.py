@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from methods.realbasicvsr.adapter import load
-from methods.realbasicvsr.network import RealBasicVSR, from_official
+from vsrbench.methods.realbasicvsr.adapter import load
+from vsrbench.methods.realbasicvsr.network import RealBasicVSR, from_official
 from tests import golden
-from vsrbench.specs import method_card
-from vsrbench.types import MethodCard, Weights
+from vsrbench.cards.specs import method_card
+from vsrbench.core.types import MethodCard, Weights
 
 NARROW: dict[str, Any] = {"channels": 8, "blocks": 1, "cleaning_blocks": 1}
 

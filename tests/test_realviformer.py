@@ -14,15 +14,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.realviformer.adapter import load
-from methods.realviformer.network import RealViformer
-from methods.spynet import SpyNet, warp
-from vsrbench.errors import DataError, MissingError
-from vsrbench.flow import flow_warp
-from vsrbench.method import padding
-from vsrbench.specs import method_card
-from vsrbench.types import MethodCard, Weights
-from vsrbench.weights import save_checkpoint
+from vsrbench.methods.realviformer.adapter import load
+from vsrbench.methods.realviformer.network import RealViformer
+from vsrbench.methods.spynet import SpyNet, warp
+from vsrbench.core.errors import DataError, MissingError
+from vsrbench.flow.estimators import flow_warp
+from vsrbench.run.method import padding
+from vsrbench.cards.specs import method_card
+from vsrbench.core.types import MethodCard, Weights
+from vsrbench.cards.weights import save_checkpoint
 
 NARROW: dict[str, Any] = {
     "num_feat": 16,

@@ -20,7 +20,7 @@ from PIL import Image
 from tests.test_cli import write_clip
 from tests.test_compare import clips, cost, score, stored
 from vsrbench.cli import main
-from vsrbench.store import Store
+from vsrbench.results.store import Store
 
 CHROME = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")

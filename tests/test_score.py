@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from vsrbench.cli import main
-from vsrbench.errors import UserError
-from vsrbench.frames import FrameWriter, read_image
+from vsrbench.core.errors import UserError
+from vsrbench.data.frames import FrameWriter, read_image
 from vsrbench.metrics import METRICS
 from vsrbench.metrics.fidelity import psnr
-from vsrbench.outputs import frame_numbers
+from vsrbench.data.outputs import frame_numbers
 
 Score = Callable[..., tuple[int, str, str]]
 

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from vsrbench import specs, synthetic
-from vsrbench.degrade import RECIPES, degrade
-from vsrbench.errors import DataError, UserError
-from vsrbench.frames import FrameWriter
-from vsrbench.synthetic import FRAMES, SCALE, SIZE, TESTS, Layer, Motion, Scene, SceneLike
-from vsrbench.types import PairFlow
+from vsrbench.cards import specs
+from vsrbench.data import synthetic
+from vsrbench.data.degrade import RECIPES, degrade
+from vsrbench.core.errors import DataError, UserError
+from vsrbench.data.frames import FrameWriter
+from vsrbench.data.synthetic import FRAMES, SCALE, SIZE, TESTS, Layer, Motion, Scene, SceneLike
+from vsrbench.core.types import PairFlow
 
 CUT = FRAMES // 2 - 1
 MOVING = [name for name in TESTS if name != "static"]
@@ -267,7 +268,7 @@ OLD_PROCESSOR = {
 RENDER = """
 import hashlib, json, sys
 from pathlib import Path
-from vsrbench import second_order, synthetic
+from vsrbench.data import second_order, synthetic
 made = {clip.name: clip.digest for clip in synthetic.clips(Path(sys.argv[1]))}
 gt = [synthetic.scene("leaves-pan").frame(t) for t in range(4)]
 leaf = hashlib.sha256(synthetic.scene("leaves-pan").layers[0].texture.tobytes())

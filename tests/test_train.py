@@ -21,15 +21,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from methods.instavsr import data, train
-from methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_flow
-from methods.instavsr.losses import Latents, pairs
-from methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
-from methods.spynet import warp
-from vsrbench.errors import INTERRUPTED, DataError, UserError
-from vsrbench.flow import Dis
-from vsrbench.frames import FrameWriter
-from vsrbench.weights import load_strictly, read_checkpoint
+from vsrbench.methods.instavsr import data, train
+from vsrbench.methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_flow
+from vsrbench.methods.instavsr.losses import Latents, pairs
+from vsrbench.methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
+from vsrbench.methods.spynet import warp
+from vsrbench.core.errors import INTERRUPTED, DataError, UserError
+from vsrbench.flow.estimators import Dis
+from vsrbench.data.frames import FrameWriter
+from vsrbench.cards.weights import load_strictly, read_checkpoint
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "realviformer": (
@@ -61,7 +61,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 FLOW = """
-network = "methods.spynet:SpyNet"
+network = "vsrbench.methods.spynet:SpyNet"
 holdout = 1
 [config]
 widths = [8, 4, 4, 4]
@@ -219,7 +219,7 @@ def test_the_flow_network_starts_as_a_motion_detector() -> None:
         wave = torch.sin((x - dx) / 3) * torch.cos((y - dy) / 4) + torch.sin((x - dx + y - dy) / 5)
         return (0.5 + 0.2 * wave).expand(1, 3, 64, 64)
 
-    settings = Config("methods.spynet:SpyNet", {"widths": [16, 32, 16, 8]}, ())
+    settings = Config("vsrbench.methods.spynet:SpyNet", {"widths": [16, 32, 16, 8]}, ())
     net = build_network(settings)
     for dx, dy in ((0.7, 0.0), (-0.7, 0.0), (0.0, 0.7), (0.0, -0.7)):
         flow = net(frame(0, 0), frame(dx, dy)).detach().mean((0, 2, 3))
@@ -311,7 +311,7 @@ def test_a_resumed_step_counter_stays_on_the_cpu(pool: Path, tmp_path: Path) -> 
 def test_a_frozen_flow_network_keeps_its_start(pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "flow.safetensors"
     flow = Config(
-        "methods.spynet:SpyNet",
+        "vsrbench.methods.spynet:SpyNet",
         {"widths": [8, 4, 4, 4]},
         (Stage("flow", 2, (16,), 1e-3, steps=2, flow=1.0),),
         holdout=1,
@@ -359,9 +359,9 @@ def test_shipped_configs_are_valid(root: Path) -> None:
         ("holdout = 1", "holdout = 1\ninit = 1", "init must be a string, got 1"),
         ("spynet:SpyNet", "spinet:SpyNet", "network is 'methods.spinet:SpyNet': No module named"),
         ("spynet:SpyNet", "spynet:Spynet", "has no attribute 'Spynet'"),
-        ("methods.spynet:SpyNet", "SpyNet", "write module:Class"),
-        ("methods.spynet:SpyNet", "methods.instavsr.network:SCALE", "SCALE cannot be built"),
-        ("methods.spynet:SpyNet", "torch.nn:Identity", "torch.nn:Identity has no SpyNet"),
+        ("vsrbench.methods.spynet:SpyNet", "SpyNet", "write module:Class"),
+        ("vsrbench.methods.spynet:SpyNet", "methods.instavsr.network:SCALE", "SCALE cannot be built"),
+        ("vsrbench.methods.spynet:SpyNet", "torch.nn:Identity", "torch.nn:Identity has no SpyNet"),
         ("widths =", "width =", "got an unexpected keyword argument 'width' (correct [config])"),
         ("[8, 4, 4, 4]", '["8"]', "SpyNet cannot be built: TypeError"),
         ("[config]\nwidths = [8, 4, 4, 4]", "config = 3", "config must be a table, got 3"),
@@ -413,7 +413,7 @@ def test_the_command_line_reports_and_interrupts(
         ("[config]\n[[stages]]\npatch = [16]\nbatch = 1", "'name' and 'lr'"),
         ("[[stages", "TOML"),
     ):
-        path.write_text(f'network = "methods.spynet:SpyNet"\n{text}')
+        path.write_text(f'network = "vsrbench.methods.spynet:SpyNet"\n{text}')
         assert run(path) == 2
         assert named in capsys.readouterr().err
     assert run(tmp_path / "none.toml") == 3
@@ -700,7 +700,7 @@ def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
     config.write_text(FLOW.replace("steps = 1", "steps = 2"))
     out = tmp_path / "two.safetensors"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "methods.instavsr.train", config, "--pool", pool, "--out", out]
+    command += ["-m", "vsrbench.methods.instavsr.train", config, "--pool", pool, "--out", out]
     ran = subprocess.run(
         [*map(str, command), "--device", "cpu"],
         cwd=root,
@@ -740,7 +740,7 @@ def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Pa
     # Only one of them is told, during its second step: alone it would leave the other waiting.
     (tmp_path / "interrupted.py").write_text(
         "import os, signal, sys\n"
-        "from methods.instavsr import train\n"
+        "from vsrbench.methods.instavsr import train\n"
         "step = train.Trainer._step\n"
         "def told(self, batch):\n"
         "    step(self, batch)\n"

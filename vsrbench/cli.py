@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from vsrbench import __version__
-from vsrbench.errors import (
+from vsrbench.core.errors import (
     FAILED,
     INTERRUPTED,
     OK,
@@ -25,15 +25,15 @@ from vsrbench.errors import (
     UserError,
     unknown,
 )
-from vsrbench.progress import note, say_error
-from vsrbench.specs import ROOT
+from vsrbench.core.progress import note, say_error
+from vsrbench.cards.specs import ROOT
 
 if TYPE_CHECKING:
-    from vsrbench.datasets import Dataset
-    from vsrbench.runner import Run
-    from vsrbench.store import Store
-    from vsrbench.summary import Summary
-    from vsrbench.types import DatasetSpec, MethodCard, Record
+    from vsrbench.data.datasets import Dataset
+    from vsrbench.run.runner import Run
+    from vsrbench.results.store import Store
+    from vsrbench.results.summary import Summary
+    from vsrbench.core.types import DatasetSpec, MethodCard, Record
 
 EPILOG = """\
 examples:
@@ -433,9 +433,10 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from vsrbench import datasets, specs
+    from vsrbench.cards import specs
+    from vsrbench.data import datasets
     from vsrbench.metrics import metric_info
-    from vsrbench.runner import Choice, Run
+    from vsrbench.run.runner import Choice, Run
 
     if options.gt and not options.input:
         raise UserError("--gt needs --input", "--input LQ --gt GT")
@@ -483,10 +484,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from vsrbench import datasets, outputs, specs
+    from vsrbench.cards import specs
+    from vsrbench.data import datasets, outputs
     from vsrbench.metrics import PRESETS, metric_info
-    from vsrbench.runner import Choice, Run
-    from vsrbench.types import MethodCard, Weights
+    from vsrbench.run.runner import Choice, Run
+    from vsrbench.core.types import MethodCard, Weights
 
     if options.preset and options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
@@ -555,7 +557,7 @@ def _print_tables(
     form: str,
 ) -> None:
     """One table for each data set: what this run asked for, whether new or reused."""
-    from vsrbench import specs
+    from vsrbench.cards import specs
 
     latest = run.store.latest().values()
     records = [r for r in latest if r.key in run.keys]
@@ -569,7 +571,7 @@ def _print_tables(
 
 
 def _cost(options: argparse.Namespace) -> int:
-    from vsrbench.runner import Choice, Run
+    from vsrbench.run.runner import Choice, Run
 
     device = _device(options.device)
     cards = _cards(options, device)
@@ -588,7 +590,7 @@ def _cost(options: argparse.Namespace) -> int:
 
 def _cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
     """The cards of --methods, with the precision of this device. Raises UserError."""
-    from vsrbench import specs
+    from vsrbench.cards import specs
 
     if not options.methods:
         raise UserError("say which methods to run", "--methods A,B; see: run_bench.py list methods")
@@ -645,7 +647,8 @@ def _device(asked: str | None) -> str:
 
 
 def _datasets_check(options: argparse.Namespace) -> int:
-    from vsrbench import datacheck, specs
+    from vsrbench.cards import specs
+    from vsrbench.run import datacheck
 
     spec = specs.dataset_spec(options.root, options.name)
     manifest = options.root / "results" / "manifests" / f"{spec.name}.json"
@@ -659,7 +662,7 @@ def _datasets_check(options: argparse.Namespace) -> int:
 
 
 def _datasets_add(options: argparse.Namespace) -> int:
-    from vsrbench import newset
+    from vsrbench.data import newset
 
     path, spec = newset.add(
         options.root, options.name, options.folder, options.lq, options.gt, options.scale
@@ -670,7 +673,8 @@ def _datasets_add(options: argparse.Namespace) -> int:
 
 
 def _datasets_fetch(options: argparse.Namespace) -> int:
-    from vsrbench import datasets, fetch, specs
+    from vsrbench.cards import specs
+    from vsrbench.data import datasets, fetch
 
     spec = specs.dataset_spec(options.root, options.name)
     downloads = fetch.chosen_pack(spec, options.pack)
@@ -699,7 +703,8 @@ def _datasets_fetch(options: argparse.Namespace) -> int:
 
 
 def _datasets_degrade(options: argparse.Namespace) -> int:
-    from vsrbench import newset, specs
+    from vsrbench.cards import specs
+    from vsrbench.data import newset
 
     whole, _, layout = options.name.partition(":")
     if layout:
@@ -716,7 +721,7 @@ def _datasets_degrade(options: argparse.Namespace) -> int:
 
 
 def _store(options: argparse.Namespace) -> Store:
-    from vsrbench.store import Store
+    from vsrbench.results.store import Store
 
     return Store(options.results or options.root / "results" / "local")
 
@@ -744,7 +749,7 @@ def _summary(
     own: Mapping[str, DatasetSpec] | None = None,
 ) -> Summary:
     """The summary of these records; `own` are specs that no file declares."""
-    from vsrbench.summary import summarise
+    from vsrbench.results.summary import summarise
 
     known = _specs(options.root, (r.dataset for r in records))
     return summarise(records, methods, datasets, metrics, known | dict(own or {}))
@@ -752,7 +757,7 @@ def _summary(
 
 def _specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
     """The specs of these data sets; without those that are none, or damaged."""
-    from vsrbench import specs
+    from vsrbench.cards import specs
 
     found = {}
     for name in dict.fromkeys(names):
@@ -762,7 +767,7 @@ def _specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
 
 
 def _formatted(store: Store, summary: Summary, form: str) -> str:
-    from vsrbench import tables
+    from vsrbench.show import tables
 
     if form == "csv":
         return tables.csv(summary)
@@ -771,7 +776,7 @@ def _formatted(store: Store, summary: Summary, form: str) -> str:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from vsrbench import published
+    from vsrbench.results import published
 
     store = _store(options)
     chosen = options.methods, options.datasets, options.metrics
@@ -797,7 +802,7 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from vsrbench import report
+    from vsrbench.show import report
 
     store = _store(options)
     records = _records(store)
@@ -811,8 +816,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from vsrbench import compare
-    from vsrbench.store import Store
+    from vsrbench.results import compare
+    from vsrbench.results.store import Store
 
     tolerances = {}
     for item in options.tolerance:
@@ -861,7 +866,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _figure(options: argparse.Namespace) -> int:
-    from vsrbench import figures
+    from vsrbench.show import figures
 
     store = _store(options)
     records = _records(store)
@@ -915,8 +920,10 @@ def _list(options: argparse.Namespace) -> int:
 
 def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
     """What `list methods -v` says besides: measured when first asked for, then kept."""
-    from vsrbench import cost, datasets, specs, weights
-    from vsrbench.types import Weights
+    from vsrbench.cards import specs, weights
+    from vsrbench.data import datasets
+    from vsrbench.run import cost
+    from vsrbench.core.types import Weights
 
     dash = ("–",) * 5
     if row[0] == "PATH":
@@ -950,7 +957,8 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from vsrbench import metrics, specs
+    from vsrbench import metrics
+    from vsrbench.cards import specs
 
     kinds = {
         "methods": [m for m in specs.method_files(options.root) if m != "spandrel"],
@@ -971,7 +979,11 @@ def _check(options: argparse.Namespace) -> int:
 
 def _problem(root: Path, kind: str, name: str) -> UserError | None:
     """Why something cannot be used here; None when it can. Imports what it needs, runs nothing."""
-    from vsrbench import command, datasets, method, metrics, specs
+    from vsrbench import metrics
+    from vsrbench.cards import specs
+    from vsrbench.data import datasets
+    from vsrbench.run import method
+    from vsrbench.programs import command
 
     try:
         if kind == "methods":
@@ -993,7 +1005,10 @@ def _problem(root: Path, kind: str, name: str) -> UserError | None:
 
 def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
     """(name, what it is, yes or no, why not) of everything of one kind. Imports no torch."""
-    from vsrbench import command, datasets, metrics, specs
+    from vsrbench import metrics
+    from vsrbench.cards import specs
+    from vsrbench.data import datasets
+    from vsrbench.programs import command
 
     rows = []
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from methods.gaussiansr.network import GaussianSR
-from vsrbench.types import Method, MethodCard
-from vsrbench.weights import build
+from .network import GaussianSR
+from vsrbench.core.types import Method, MethodCard
+from vsrbench.cards.weights import build
 
 
 class PerFrame:

@@ -1,6 +1,6 @@
 """The ablation of InstaVSR: rows trained for equal steps, scored by the harness, claims judged.
 
-`python -m methods.instavsr.ablation train --pool POOL --flow-init SPYNET` trains every row,
+`python -m vsrbench.methods.instavsr.ablation train --pool POOL --flow-init SPYNET` trains every row,
 `... score --gt FOLDER` records what they do on the test clips, and `... write` makes
 docs/ablation.md out of the records alone.
 """
@@ -24,24 +24,24 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 
-from methods.instavsr.data import SCALE, Pool
-from methods.instavsr.train import Config, Trainer, read_config
-from vsrbench import synthetic
-from vsrbench.cost import FRAMES
-from vsrbench.datasets import Dataset, cache_folder, open_source
-from vsrbench.degrade import RECIPES, degrade
-from vsrbench.errors import INTERRUPTED, DataError, MissingError, UserError
-from vsrbench.frames import Resized
-from vsrbench.keys import digest, sha256_file
+from .data import SCALE, Pool
+from .train import Config, Trainer, read_config
+from vsrbench.data import synthetic
+from vsrbench.run.cost import FRAMES
+from vsrbench.data.datasets import Dataset, cache_folder, open_source
+from vsrbench.data.degrade import RECIPES, degrade
+from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError
+from vsrbench.data.frames import Resized
+from vsrbench.core.keys import digest, sha256_file
 from vsrbench.metrics import METRICS as METRIC_INFOS
-from vsrbench.runner import Choice, Run
-from vsrbench.specs import ROOT, dataset_spec, method_card
-from vsrbench.store import Store
-from vsrbench.summary import metric_column, newest
-from vsrbench.types import Clip, DatasetSpec, MethodCard, Record, Weights
+from vsrbench.run.runner import Choice, Run
+from vsrbench.cards.specs import ROOT, dataset_spec, method_card
+from vsrbench.results.store import Store
+from vsrbench.results.summary import metric_column, newest
+from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Weights
 
 if TYPE_CHECKING:
-    from vsrbench.types import Frame
+    from vsrbench.core.types import Frame
 
 CONFIG = Path(__file__).with_name("configs") / "ablation.toml"
 RESULTS = ROOT / "results" / "ablation"
@@ -502,7 +502,7 @@ def document(store: Store) -> str:
         clips += f" (versions {' and '.join(map(str, versions))}, which differ in roundings)"
     parts = [
         "# Ablation of InstaVSR",
-        "Made by `python -m methods.instavsr.ablation write` from `results/ablation`, which "
+        "Made by `python -m vsrbench.methods.instavsr.ablation write` from `results/ablation`, which "
         "`... score --gt CLIPS` filled with "
         f"{store.code({r.run_id for r in records})}; the rows were trained by "
         "`... train --pool POOL --flow-init SPYNET`.",
@@ -561,7 +561,7 @@ def document(store: Store) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, score, or write from the command line."""
-    parser = argparse.ArgumentParser("methods.instavsr.ablation", description="Ablate InstaVSR.")
+    parser = argparse.ArgumentParser("vsrbench.methods.instavsr.ablation", description="Ablate InstaVSR.")
     what = parser.add_subparsers(dest="what", required=True)
     folder = Path("build/ablation")
     one = what.add_parser("train", help="train every row; goes on where it was stopped")

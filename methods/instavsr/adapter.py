@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from methods.instavsr.network import InstaVSR
-from methods.spynet import to_device
-from vsrbench.types import Method, MethodCard
-from vsrbench.weights import build
+from .network import InstaVSR
+from ..spynet import to_device
+from vsrbench.core.types import Method, MethodCard
+from vsrbench.cards.weights import build
 
 
 class Streaming:

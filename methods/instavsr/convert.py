@@ -1,9 +1,9 @@
 """Weights for InstaVSR at full size, made from published or own image and video weights.
 
-    python -m methods.instavsr.convert adcsr net_params_200.pkl halfDecoder.ckpt --out OUT
-    python -m methods.instavsr.convert sd stable-diffusion-2-1-base --out OUT
-    python -m methods.instavsr.convert own checkpoint.safetensors --out OUT
-    python -m methods.instavsr.convert blend recurrent.safetensors adversarial.safetensors --out OUT
+    python -m vsrbench.methods.instavsr.convert adcsr net_params_200.pkl halfDecoder.ckpt --out OUT
+    python -m vsrbench.methods.instavsr.convert sd stable-diffusion-2-1-base --out OUT
+    python -m vsrbench.methods.instavsr.convert own checkpoint.safetensors --out OUT
+    python -m vsrbench.methods.instavsr.convert blend recurrent.safetensors adversarial.safetensors --out OUT
 
 The last is for any two checkpoints of one network. The result is one safetensors file that carries
 the arguments of its network and where its numbers come from. As `instavsr-full.safetensors` in
@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.instavsr.network import Backbone, InstaVSR, from_official, pruned
-from methods.realbasicvsr.network import from_official as named_as_here
-from methods.spynet import SpyNet
-from vsrbench.errors import DataError, MissingError, UserError
-from vsrbench.keys import sha256_file
-from vsrbench.progress import note, say_error
-from vsrbench.specs import ROOT, method_card
-from vsrbench.types import Origin
-from vsrbench.weights import load_strictly, open_slices, read_checkpoint, save_checkpoint
+from .network import Backbone, InstaVSR, from_official, pruned
+from ..realbasicvsr.network import from_official as named_as_here
+from ..spynet import SpyNet
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.keys import sha256_file
+from vsrbench.core.progress import note, say_error
+from vsrbench.cards.specs import ROOT, method_card
+from vsrbench.core.types import Origin
+from vsrbench.cards.weights import load_strictly, open_slices, read_checkpoint, save_checkpoint
 
 NEIGHBOURS = "neighbour inputs at zero"
 
@@ -152,7 +152,7 @@ def convert(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m methods.instavsr.convert",
+        prog="python -m vsrbench.methods.instavsr.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

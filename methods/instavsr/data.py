@@ -1,8 +1,8 @@
 """Training clips: a pool of rendered, degraded clips on disk, and random batches from it.
 
-`python -m methods.instavsr.data POOL --clips 300 --seed 1` renders the pool; `--own PATH` adds the
+`python -m vsrbench.methods.instavsr.data POOL --clips 300 --seed 1` renders the pool; `--own PATH` adds the
 user's own clips to it, `--teacher METHOD` the frames of a teacher. Scenes come from the
-procedural stream of vsrbench.synthetic, under seeds that the embedded test set never draws.
+procedural stream of vsrbench.data.synthetic, under seeds that the embedded test set never draws.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from vsrbench.datasets import open_input
-from vsrbench.errors import DataError, MissingError, UserError
-from vsrbench.flow import best_estimator, occlusion_mask
-from vsrbench.keys import digest
-from vsrbench.method import at_scale, load_method, upscale
-from vsrbench.progress import say_error
-from vsrbench.second_order import by_recipe
-from vsrbench.specs import ROOT, method_card
-from vsrbench.synthetic import random_scene
-from vsrbench.types import Clip, PairFlow
+from vsrbench.data.datasets import open_input
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.flow.estimators import best_estimator, occlusion_mask
+from vsrbench.core.keys import digest
+from vsrbench.run.method import at_scale, load_method, upscale
+from vsrbench.core.progress import say_error
+from vsrbench.data.second_order import by_recipe
+from vsrbench.cards.specs import ROOT, method_card
+from vsrbench.data.synthetic import random_scene
+from vsrbench.core.types import Clip, PairFlow
 
 if TYPE_CHECKING:
-    from vsrbench.types import Frame
+    from vsrbench.core.types import Frame
 
 SCALE = 4
 MIX = {"real": 0.6, "realbasicvsr": 0.1, "mild": 0.2, "clean": 0.1}
@@ -183,7 +183,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MissingError(
             f"no training clips in {folder}",
-            f"render some: python -m methods.instavsr.data {folder} --clips 300 --seed 1",
+            f"render some: python -m vsrbench.methods.instavsr.data {folder} --clips 300 --seed 1",
         ) from error
     if (about["mix"], about.get("still")) != (MIX, STILL):
         raise UserError(f"{folder} holds a pool of other settings", "render a new one")
@@ -413,7 +413,7 @@ def _collate(windows: list[dict[str, Array]]) -> Batch:
 
 def main(argv: list[str] | None = None) -> None:
     """Render a pool from the command line."""
-    parser = argparse.ArgumentParser("methods.instavsr.data", description="Render training clips.")
+    parser = argparse.ArgumentParser("vsrbench.methods.instavsr.data", description="Render training clips.")
     parser.add_argument("pool", type=Path, help="folder to write to")
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.instavsr.data import SCALE, Batch
-from methods.spynet import warp
+from .data import SCALE, Batch
+from ..spynet import warp
 
 CHARBONNIER_EPS = 1e-3
 

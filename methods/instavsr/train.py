@@ -1,7 +1,7 @@
 """The trainer of the video networks here: recurrent x4 SR with a SpyNet, from exact motion.
 
-`python -m methods.instavsr.train CONFIG.toml --pool POOL [--minutes M]` trains a network as its
-config says, in stages, on the clips of methods.instavsr.data. All randomness follows from the
+`python -m vsrbench.methods.instavsr.train CONFIG.toml --pool POOL [--minutes M]` trains a network as its
+config says, in stages, on the clips of vsrbench.methods.instavsr.data. All randomness follows from the
 config's seed and the step number, so that a run which was stopped and resumed ends, under a budget
 of steps, in the same weights as one that was not. Under `torchrun` every process draws a batch of
 its own for each step and gradients are averaged: N processes make the batch N times as large.
@@ -39,7 +39,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from methods.instavsr.adversaries import (
+from .adversaries import (
     Critic,
     Encoder,
     PixelCritic,
@@ -47,8 +47,8 @@ from methods.instavsr.adversaries import (
     gradient_penalty,
     told_apart,
 )
-from methods.instavsr.data import SCALE, Batch, Pool
-from methods.instavsr.losses import (
+from .data import SCALE, Batch, Pool
+from .losses import (
     Latents,
     charbonnier,
     end_point_error,
@@ -58,9 +58,9 @@ from methods.instavsr.losses import (
     scores,
     warping_loss,
 )
-from methods.instavsr.network import Backbone, upscaled
-from vsrbench.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
-from vsrbench.weights import UNREADABLE, load_strictly, read_checkpoint, save_checkpoint
+from .network import Backbone, upscaled
+from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
+from vsrbench.cards.weights import UNREADABLE, load_strictly, read_checkpoint, save_checkpoint
 
 LOG_SECONDS = 20.0
 TERMS = (
@@ -296,7 +296,7 @@ def build_network(config: Config) -> nn.Module:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"network is '{config.network}': {error}",
-            "write module:Class, as in methods.instavsr.network:InstaVSR",
+            "write module:Class, as in vsrbench.methods.instavsr.network:InstaVSR",
         ) from error
     try:
         net = kind(**config.config)
@@ -650,7 +650,7 @@ class Trainer:
             if batch.teacher is None:
                 raise MissingError(
                     "the pool holds no frames of a teacher",
-                    "make them: python -m methods.instavsr.data POOL --teacher METHOD",
+                    "make them: python -m vsrbench.methods.instavsr.data POOL --teacher METHOD",
                 )
             teacher = batch.teacher.flatten(0, 1)
             terms["distill"] = charbonnier(frames, teacher) + self.distance(frames, teacher)
@@ -963,7 +963,7 @@ def _join(device: str) -> tuple[str, int, int]:
 
 def main(argv: list[str] | None = None) -> None:
     """Train from the command line; exits 130 when interrupted, with everything saved."""
-    parser = argparse.ArgumentParser("methods.instavsr.train", description="Train a network.")
+    parser = argparse.ArgumentParser("vsrbench.methods.instavsr.train", description="Train a network.")
     parser.add_argument("config", type=Path, help="TOML file, see methods/*/configs")
     parser.add_argument("--pool", type=Path, default=Path("build/pool"), help="training clips")
     parser.add_argument("--steps", type=int, help="budget of the last stage, instead of its own")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vsrbench.types import Method, MethodCard
+from vsrbench.core.types import Method, MethodCard
 
 
 class Interpolation:

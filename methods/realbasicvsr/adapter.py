@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from methods.realbasicvsr.network import RealBasicVSR, from_official
-from methods.spynet import to_device
-from vsrbench.types import Method, MethodCard
-from vsrbench.weights import build
+from .network import RealBasicVSR, from_official
+from ..spynet import to_device
+from vsrbench.core.types import Method, MethodCard
+from vsrbench.cards.weights import build
 
 
 class Offline:

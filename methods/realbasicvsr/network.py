@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.spynet import SpyNet, warp
+from ..spynet import SpyNet, warp
 
 MAX_CLEANING = 3
 """Cleaning passes at most."""

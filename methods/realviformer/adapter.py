@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from methods.realviformer.network import RealViformer
-from methods.spynet import same_scene, to_device
-from vsrbench.types import Method, MethodCard
-from vsrbench.weights import build
+from .network import RealViformer
+from ..spynet import same_scene, to_device
+from vsrbench.core.types import Method, MethodCard
+from vsrbench.cards.weights import build
 
 
 class Streaming:

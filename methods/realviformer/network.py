@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.spynet import SpyNet, warp
-from vsrbench.errors import DataError
+from ..spynet import SpyNet, warp
+from vsrbench.core.errors import DataError
 
 
 def conv(c_in: int, c_out: int, kernel: int, *, groups: int = 1, bias: bool = False) -> nn.Conv2d:

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from vsrbench.evaluate import Context, evaluate
-from vsrbench.flow import Estimator, Farneback, best_estimator
-from vsrbench.frames import FrameWriter, read_image
+from vsrbench.run.evaluate import Context, evaluate
+from vsrbench.flow.estimators import Estimator, Farneback, best_estimator
+from vsrbench.data.frames import FrameWriter, read_image
 from vsrbench.metrics.temporal import warping_errors
-from vsrbench.outputs import open_outputs
-from vsrbench.plan import plan, scores_outputs
-from vsrbench.raft import _torchvision_names
-from vsrbench.types import MethodCard, PairFlow, Weights
-from vsrbench.weights import read_checkpoint, search
+from vsrbench.data.outputs import open_outputs
+from vsrbench.run.plan import plan, scores_outputs
+from vsrbench.flow.raft import _torchvision_names
+from vsrbench.core.types import MethodCard, PairFlow, Weights
+from vsrbench.cards.weights import read_checkpoint, search
 
 FRAMES, SIZE = 24, (576, 720)
 METRICS = ("psnr", "ssim", "ewarp", "tof")

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from vsrbench.errors import DataError
-from vsrbench.types import MetricInfo, Sample, Score, size_text
+from vsrbench.core.errors import DataError
+from vsrbench.core.types import MetricInfo, Sample, Score, size_text
 
 if TYPE_CHECKING:
-    from vsrbench.types import Frame
+    from vsrbench.core.types import Frame
 
 
 class MeanMetric(ABC):

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vsrbench.errors import DataError
+from vsrbench.core.errors import DataError
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
-from vsrbench.types import Sample
+from vsrbench.core.types import Sample
 
 if TYPE_CHECKING:
-    from vsrbench.types import Frame
+    from vsrbench.core.types import Frame
 
     Float64 = np.ndarray[Any, np.dtype[np.float64]]
 

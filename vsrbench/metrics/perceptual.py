@@ -24,15 +24,15 @@ import scipy.io
 import torch
 import torchvision
 
-from vsrbench.errors import DataError
-from vsrbench.keys import sha256_file
+from vsrbench.core.errors import DataError
+from vsrbench.core.keys import sha256_file
 from vsrbench.metrics import CLIP_RN50_SHA256, PYIQA, find_weights, weights_at
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
-from vsrbench.types import MetricInfo, Sample
-from vsrbench.weights import load_strictly, read_checkpoint, unreadable
+from vsrbench.core.types import MetricInfo, Sample
+from vsrbench.cards.weights import load_strictly, read_checkpoint, unreadable
 
 if TYPE_CHECKING:
-    from vsrbench.types import Frame
+    from vsrbench.core.types import Frame
 
 
 def _tensor(frame: Frame, device: str) -> torch.Tensor:

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vsrbench.errors import DataError
-from vsrbench.flow import Farneback, best_estimator, occlusion_mask, raft, visible_mask, warp
+from vsrbench.core.errors import DataError
+from vsrbench.flow.estimators import Farneback, best_estimator, occlusion_mask, raft, visible_mask, warp
 from vsrbench.metrics import find_weights
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
-from vsrbench.types import MetricInfo, PairFlow, Sample, Score
+from vsrbench.core.types import MetricInfo, PairFlow, Sample, Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vsrbench.types import Frame
+    from vsrbench.core.types import Frame
 
     Float64 = np.ndarray[Any, np.dtype[np.float64]]
 

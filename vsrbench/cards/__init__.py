@@ -1,0 +1,1 @@
+"""Declarations of methods and data sets, and their weights."""

@@ -1,0 +1,180 @@
+"""Declarations of methods and data sets: read the TOML files and check every field."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.types import DatasetSpec, Download, Expected, Layout, MethodCard, Origin, Weights
+from vsrbench.cards.weights import SUFFIXES, as_found
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = _PACKAGE if (_PACKAGE / "methods").is_dir() else _PACKAGE.parent
+"""Where methods/, datasets/ and results/published/ lie: the checkout, or the installed package."""
+
+GT_CARD = MethodCard(
+    name="gt", version=1, title="GT", kind="frames", weights=Weights(origin="none"), scale=0
+)
+"""Reference row: the ground truth scored as if it were an output."""
+
+
+def _build(cls: type, table: Mapping[str, Any], path: Path, **given: Any) -> Any:
+    """An instance of `cls` from a TOML table; every wrong field is one clear line."""
+    known = {f.name: f for f in fields(cls)}
+    hints = get_type_hints(cls, localns={"np": None, "torch": None})
+    values = dict(given)
+    for name, value in table.items():
+        if name not in known:
+            raise UserError(f"{path}: {unknown('field', name, known)}")
+        choices = [c for c in get_args(hints[name]) if isinstance(c, str)]
+        if choices and value not in choices:
+            raise UserError(f"{path}: {name} is '{value}'", f"one of: {', '.join(choices)}")
+        expected = {int: (int,), str: (str,), float: (int, float), bool: (bool,)}.get(
+            hints[name], ()
+        )
+        if expected and type(value) not in expected:
+            raise UserError(f"{path}: {name} must be {hints[name].__name__}, got {value!r}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"{path}: field '{name}' is missing", "it has no default")
+    return cls(**values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def method_files(root: Path) -> dict[str, Path]:
+    """Method name -> its card, from methods/<folder>/<name>.toml.
+
+    Folders that another root lacks are those of the checkout; a folder is never mixed of both, as
+    the cards in it share their modules.
+    """
+    own = sorted(root.glob("methods/*/*.toml"))
+    folders = {path.parent.name for path in own}
+    more = [p for p in sorted(ROOT.glob("methods/*/*.toml")) if p.parent.name not in folders]
+    return {path.stem: path for path in (*more, *own)}
+
+
+def dataset_files(root: Path) -> dict[str, Path]:
+    """Data set name -> its spec, from datasets/<name>.toml; what a root lacks, the checkout has."""
+    files = (*sorted(ROOT.glob("datasets/*.toml")), *sorted(root.glob("datasets/*.toml")))
+    return {path.stem: path for path in files}
+
+
+def read_card(path: Path) -> MethodCard:
+    """The card in a TOML file. Raises UserError."""
+    table = _read(path)
+    weights = table.pop("weights", None)
+    if weights is None:
+        raise UserError(
+            f"{path}: table [weights] is missing",
+            f"say where the weights come from: origin = one of {', '.join(get_args(Origin))}",
+        )
+    card: MethodCard = _build(
+        MethodCard,
+        {"name": path.stem, **table},
+        path,
+        weights=_build(Weights, weights, path),
+        folder=str(path.parent),
+    )
+    return as_found(card)
+
+
+def method_card(root: Path, name: str) -> MethodCard:
+    """The card of a method named on the command line, or of a checkpoint file given by path.
+
+    A checkpoint path makes a card for the spandrel adapter; its name is the stem of the file.
+    Raises UserError for an unknown name.
+    """
+    files = method_files(root)
+    if name in files:
+        return read_card(files[name])
+    path = Path(name).expanduser()
+    if path.suffix.lower() in SUFFIXES:
+        if not path.is_file():
+            raise UserError(f"no checkpoint at {path}", "check the path")
+        card = read_card(files["spandrel"])
+        weights = replace(card.weights, origin="user", file=str(path.resolve()))
+        stem = re.sub(r"[^\w.+-]", "_", path.stem)
+        name = f"{stem}-file" if stem in files else stem
+        return replace(card, name=name, title=path.stem, weights=weights)
+    raise unknown(
+        "method", name, set(files) - {"spandrel"}, "or the path of a checkpoint that spandrel reads"
+    )
+
+
+def dataset_spec(root: Path, name: str) -> DatasetSpec:
+    """The spec of a data set named on the command line, NAME or NAME:LAYOUT. Raises UserError.
+
+    One layout alone is a set of its own: the LQ of two may differ.
+    """
+    files = dataset_files(root)
+    whole, _, layout = name.partition(":")
+    if layout and whole in files and name not in files:
+        all_of = dataset_spec(root, whole)
+        only = tuple(entry for entry in all_of.layouts if entry.name == layout)
+        if not only:
+            raise unknown(f"layout of {whole}", layout, (entry.name for entry in all_of.layouts))
+        return replace(
+            all_of,
+            name=name,
+            title=f"{all_of.title} ({layout})",
+            layouts=only,
+            base=all_of.base or whole,
+            folder=all_of.folder or whole,
+        )
+    if name not in files:
+        raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
+    path = files[name]
+    table = _read(path)
+    base = table.get("base", "")
+    if base:
+        if base not in files or base == name:
+            raise UserError(f"{path}: {unknown('base', str(base), set(files) - {name})}")
+        table = {"folder": base, **_read(files[base]), **table}
+    layouts = [_build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
+    if "lq" in table or "gt" in table:
+        layouts.insert(0, Layout("own", table.get("lq", ""), table.get("gt", "")))
+    downloads = [_build(Download, entry, path) for entry in _tables(table, "downloads", path)]
+    expect = _build(Expected, table.pop("expect", {}), path)
+    spec: DatasetSpec = _build(
+        DatasetSpec,
+        {"name": name, **table},
+        path,
+        layouts=tuple(layouts),
+        downloads=tuple(downloads),
+        expect=expect,
+    )
+    if spec.scale < 1 or spec.border_px < 0 or spec.border_px % spec.scale:
+        raise UserError(
+            f"{path}: scale {spec.scale} and border_px {spec.border_px} do not fit",
+            "border_px counts GT pixels and is a multiple of scale, which is at least 1",
+        )
+    native = [spec.native_scale, *(layout.native_scale for layout in layouts)]
+    if any(n < 0 or (n and spec.scale % n) for n in native):
+        raise UserError(
+            f"{path}: native_scale {native} does not divide scale {spec.scale}",
+            "LQ is brought down by a whole factor",
+        )
+    for download in downloads:
+        if sum(map(bool, (download.drive, download.hub, download.url))) != 1:
+            raise UserError(f"{path}: a download has not exactly one of drive, hub and url")
+    return spec
+
+
+def _tables(table: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
+    """Take an array of tables out of a TOML table. Raises UserError."""
+    entries = table.pop(name, [])
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise UserError(f"{path}: {name} must be an array of tables", f"write [[{name}]]")
+    return entries

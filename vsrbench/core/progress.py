@@ -1,0 +1,90 @@
+"""Progress on stderr: a live bar on a terminal, plain stamped lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from vsrbench.core.errors import UserError
+
+
+def note(text: str) -> None:
+    """One plain line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def say_error(error: UserError) -> None:
+    """One line of what, one of what to do."""
+    note(f"error: {error.message}")
+    if error.hint:
+        note(f"  {error.hint}")
+
+
+class Progress:
+    """Counts frames over all jobs; lines of finished jobs scroll above the bar."""
+
+    def __init__(self, frames: int, jobs: int, quiet: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.jobs, self.quiet = jobs, quiet
+        self._finished = 0
+        self._begun: dict[str, float] = {}
+        self._told: set[str] = set()
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("frames, left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=frames)
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, label: str) -> None:
+        """A job begins; others may be running."""
+        self._begun[label] = time.perf_counter()
+        number = self._finished + len(self._begun)
+        self._bar.update(self._task, description=f"\\[{number}/{self.jobs}] {label}")
+
+    def tick(self) -> None:
+        """One more frame is done."""
+        self._bar.advance(self._task)
+
+    def done(self, label: str, outcome: str) -> None:
+        """The job ended; `outcome` is ok or what went wrong."""
+        self._finished += 1
+        seconds = time.perf_counter() - self._begun.pop(label)
+        self.line(f"[{self._finished}/{self.jobs}] {label}  {outcome}  {seconds:.1f} s")
+
+    def once(self, text: str) -> None:
+        """A line that stays, unless it was there before."""
+        if text not in self._told:
+            self._told.add(text)
+            self.line(text)
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self.quiet:
+            return
+        if self._console.is_terminal:
+            self._console.print(text, markup=False)
+        else:
+            note(f"{time.strftime('%H:%M:%SZ', time.gmtime())} {text}")

@@ -1,0 +1,1 @@
+"""Frames, clips and data sets; LQ from GT."""

@@ -1,0 +1,327 @@
+"""Test sets: from a spec or from what a user has, to clips."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vsrbench.data import frames
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.keys import digest
+from vsrbench.core.types import Clip, DatasetSpec, Layout
+
+if TYPE_CHECKING:
+    from vsrbench.core.types import Frame, Size
+
+DATA = "VSRBENCH_DATA"
+"""Environment variable: the folder that holds test sets, each in a folder of its own."""
+REDUCTION_VERSION = 1
+"""Bumped when the pixels of a reduced LQ can change."""
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".y4m", ".ts"})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A spec with its clips opened; a clip that cannot be opened stays as a named error."""
+
+    spec: DatasetSpec
+    clips: list[Clip] = field(default_factory=list)
+    broken: dict[str, UserError] = field(default_factory=dict)
+
+
+def cache_folder() -> Path:
+    """Where rendered sets and flow fields are kept: $VSRBENCH_CACHE or ~/.cache/vsrbench."""
+    return Path(os.environ.get("VSRBENCH_CACHE", "~/.cache/vsrbench")).expanduser()
+
+
+def root_variable(spec: DatasetSpec) -> str:
+    """Name of the environment variable that says where a set lies."""
+    name = spec.base or spec.name
+    return spec.root_env or "VSRBENCH_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def root_of(spec: DatasetSpec) -> Path | None:
+    """The local folder of a set: its own variable, its `root`, or its place in $VSRBENCH_DATA."""
+    own = os.environ.get(root_variable(spec), "") or spec.root
+    if own:
+        return Path(own).expanduser()
+    shelf = os.environ.get(DATA, "")
+    return Path(shelf).expanduser() / (spec.folder or spec.name) if shelf else None
+
+
+def missing(spec: DatasetSpec) -> MissingError | None:
+    """Why a data set is not ready here; None when it is."""
+    if spec.kind == "embedded":
+        return None
+    root, variable = root_of(spec), root_variable(spec)
+    fetch = f"; or: run_bench.py datasets fetch {spec.base or spec.name}" if spec.downloads else ""
+    if root is None:
+        return MissingError(
+            f"dataset '{spec.name}' is not here: ${variable} and ${DATA} are not set",
+            f"set ${variable} to its folder (published at {spec.source or 'see its spec'}){fetch}",
+        )
+    if not root.is_dir():
+        return MissingError(
+            f"dataset '{spec.name}' is not here: no folder {root}",
+            f"set ${variable} to the folder of the data{fetch}",
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """The clips of a set as they lie on disk, by name."""
+
+    layout: Layout
+    lq: dict[str, Path]
+    gt: dict[str, Path]
+
+
+def find_layouts(spec: DatasetSpec, root: Path) -> list[OnDisk]:
+    """The layouts of a spec that fit what lies below `root`, best first; at least one.
+
+    A layout fits best when all the sides it speaks of are there. Raises MissingError when none
+    fits, DataError when two files claim to be the same clip.
+    """
+    found = []
+    for layout in spec.layouts:
+        lq, gt = _matches(root, layout.lq), _matches(root, layout.gt)
+        if layout.subset:
+            lq = {name: path for name, path in lq.items() if name in spec.expect.names}
+            gt = {name: path for name, path in gt.items() if name in spec.expect.names}
+        if lq or gt:
+            found.append(OnDisk(layout, lq, gt))
+    if not found:
+        tried = (f"{e.name} ({e.lq or e.gt})" for e in spec.layouts)
+        raise MissingError(
+            f"dataset '{spec.name}': {root} has none of its layouts",
+            f"looked for: {', '.join(tried)}; another one: run_bench.py datasets add",
+        )
+
+    def rank(here: OnDisk) -> tuple[bool, bool]:
+        lacks = (here.layout.lq and not here.lq) or (here.layout.gt and not here.gt)
+        return not here.lq, bool(lacks)
+
+    return sorted(found, key=rank)
+
+
+def _matches(root: Path, pattern: str) -> dict[str, Path]:
+    """Clip name -> folder or video file, of all that fit a pattern such as LQ/{clip}."""
+    if not pattern:
+        return {}
+    parts = Path(pattern).parts
+    at = next((i for i, part in enumerate(parts) if "{clip}" in part), len(parts) - 1)
+    form = re.compile(re.escape(parts[at]).replace(r"\{clip\}", "(.+)"))
+    found: dict[str, Path] = {}
+    for path in sorted(root.glob(pattern.replace("{clip}", "*"))):
+        name = path.relative_to(root).parts[at]
+        if not (path.is_dir() or is_video(path)) or name.startswith((".", "__MACOSX")):
+            continue
+        if path.is_file() and at == len(parts) - 1 and form.pattern in ("(.+)", r"\*"):
+            name = path.stem
+        elif "{clip}" in parts[at] and (match := form.fullmatch(name)):
+            name = match[1]
+        _add(found, name, path)
+    return found
+
+
+def _add(found: dict[str, Path], name: str, path: Path) -> None:
+    """Put a clip among the others. Raises DataError when one has its name already."""
+    name = safe_name(name)
+    if name in found:
+        raise DataError(
+            f"clip '{name}' is there twice: {found[name]} and {path}", "keep one of the two"
+        )
+    found[name] = path
+
+
+def on_disk(spec: DatasetSpec, note: Callable[[str], None]) -> OnDisk:
+    """The clips of a set that a run takes. Raises MissingError when it is not here, DataError."""
+    reason = missing(spec)
+    if reason:
+        raise reason
+    root = root_of(spec)
+    assert root is not None  # `missing` has seen to it
+    here, *others = find_layouts(spec, root)
+    if not here.lq:
+        raise MissingError(
+            f"dataset '{spec.name}': {root} holds GT and no LQ",
+            f"make LQ: run_bench.py datasets degrade {spec.name} --recipe realbasicvsr --seed 0",
+        )
+    # The pattern {clip} fits anything, also the folder that holds all the rest.
+    more = [e.layout.name for e in others if e.lq not in ({}, here.lq) and "/" in e.layout.lq]
+    if more:
+        note(
+            f"{spec.name}: layout '{here.layout.name}' is used, also here: {', '.join(more)} "
+            f"(choose one: {spec.name}:{more[0]})"
+        )
+    return here
+
+
+def open_dataset(spec: DatasetSpec, note: Callable[[str], None]) -> Dataset:
+    """Open all clips of a spec. Raises MissingError when the set is not here, DataError."""
+    if spec.kind == "embedded":
+        from vsrbench.data import synthetic
+
+        return Dataset(spec, synthetic.clips(cache_folder(), note))
+    here = on_disk(spec, note)
+    native = here.layout.native_scale or spec.native_scale or spec.scale
+    return _pair(spec, here.lq, here.gt if here.layout.gt else None, native)
+
+
+def open_input(path: Path, gt: Path | None, scale: int) -> Dataset:
+    """An ad-hoc set out of a video, a folder of frames, or a folder of clips.
+
+    With `gt` the scale follows from the sizes. Raises MissingError, DataError, UserError.
+    """
+    lq_clips = clips_below(path)
+    single = list(lq_clips.values()) == [path]
+    gt_clips = clips_below(gt) if gt else None
+    if gt and single:
+        gt_clips = {next(iter(lq_clips)): gt}
+    spec = adhoc(path, "synthetic" if gt else "real", scale)
+    found = _pair(spec, lq_clips, gt_clips)
+    if single and found.broken:
+        raise next(iter(found.broken.values()))
+    return found
+
+
+def adhoc(path: Path, kind: Literal["real", "synthetic"], scale: int) -> DatasetSpec:
+    """The spec of a set that is named after its path."""
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    return DatasetSpec(name=safe_name(name), version=1, title=name, kind=kind, scale=scale)
+
+
+def safe_name(name: str) -> str:
+    """A name that is one plain path component."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "clip"
+
+
+def clips_below(path: Path) -> dict[str, Path]:
+    """Clip name -> path: the path itself, or what lies in it when it holds clips and no images.
+
+    Raises MissingError, DataError.
+    """
+    if not path.exists():
+        raise MissingError(f"no file or folder at {path}", "check the path")
+    if path.is_file():
+        return {safe_name(path.resolve().stem): path}
+    inside = sorted(
+        p for p in path.iterdir() if (p.is_dir() or is_video(p)) and not p.name.startswith(".")
+    )
+    if image := min(filter(frames.is_image, path.iterdir()), default=None):
+        if video := next((p for p in inside if p.is_file()), None):
+            raise DataError(
+                f"{path} holds images and videos, such as {image.name} and {video.name}",
+                "move one kind away: is it one clip or several?",
+            )
+        return {safe_name(path.resolve().name): path}
+    if not inside:
+        raise DataError(
+            f"{path} holds no frames and no clips",
+            "expected images, video files, or one folder of images per clip",
+        )
+    found: dict[str, Path] = {}
+    for p in inside:
+        _add(found, p.stem if p.is_file() else p.name, p)
+    return found
+
+
+def is_video(path: Path) -> bool:
+    """True for the name of a video file that is read."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _pair(
+    spec: DatasetSpec, lq: dict[str, Path], gt: dict[str, Path] | None, native: int = 0
+) -> Dataset:
+    clips: list[Clip] = []
+    broken: dict[str, UserError] = {}
+    for name, path in lq.items():
+        try:
+            if gt is not None and name not in gt:
+                raise DataError(
+                    f"clip '{name}' of {spec.name} has no GT of the same name",
+                    f"GT clips here: {', '.join(sorted(gt)[:5])}",
+                )
+            gt_path = gt[name] if gt is not None else None
+            clips.append(_open_clip(spec, name, path, gt_path, native))
+        except UserError as error:
+            broken[name] = error
+    for name in sorted(set(gt or {}) - set(lq)):
+        broken[name] = DataError(f"clip '{name}' of {spec.name} has GT but no LQ")
+    return Dataset(spec, clips, broken)
+
+
+def open_source(path: Path) -> frames.FrameSource:
+    """Frames whose headers are all readable and of one size. Raises MissingError, DataError."""
+    source = frames.open_frames(path)
+    source.check()
+    return source
+
+
+def scale_between(lq: Size, gt: Size, name: str) -> int:
+    """How many times larger GT is than LQ. Raises DataError unless it is a whole number."""
+    (h, w), (gh, gw) = lq, gt
+    if gh % h or gw % w or gh // h != gw // w:
+        swapped = h % gh == 0 and w % gw == 0
+        raise DataError(
+            f"clip '{name}': GT {gw}x{gh} is not a whole multiple of LQ {w}x{h}",
+            "LQ and GT are swapped" if swapped else "give the GT of exactly this LQ, uncropped",
+        )
+    return gh // h
+
+
+def _open_clip(
+    spec: DatasetSpec, name: str, lq_path: Path, gt_path: Path | None, native: int
+) -> Clip:
+    """native: GT size over LQ size that the files must have; 0 to take what they have."""
+    source = open_source(lq_path)
+    lq: Sequence[Frame] = source
+    size, protocol = source.size, {}
+    scale, gt, identity = spec.scale, None, [frames.digest(source), spec.scale]
+    if gt_path is not None:
+        gt = open_source(gt_path)
+        if len(gt) != len(source):
+            raise DataError(
+                f"clip '{name}': {lq_path} has {len(source)} frames, {gt_path} has {len(gt)}",
+                "LQ and GT must pair frame by frame",
+            )
+        found = scale_between(source.size, gt.size, name)
+        if native and found not in (native, spec.scale):
+            raise DataError(
+                f"clip '{name}': GT is {found} times the size of LQ, and {spec.name} has x{native}",
+                f"look closer: run_bench.py datasets check {spec.name}",
+            )
+        scale = spec.scale if native else found
+        identity = [frames.digest(source), frames.digest(gt)]
+        factor = scale // found
+        if factor > 1:
+            if source.size[0] % factor or source.size[1] % factor:
+                raise DataError(
+                    f"clip '{name}': LQ {source.size[1]}x{source.size[0]} cannot be brought down "
+                    f"to 1/{factor}",
+                    "its sides must be multiples of that",
+                )
+            size = (source.size[0] // factor, source.size[1] // factor)
+            lq = frames.Resized(source, size)
+            protocol = {"lq": f"1/{factor} of the size in the files, antialiased bicubic"}
+            identity.append([protocol["lq"], REDUCTION_VERSION])
+    return Clip(
+        dataset=spec.name,
+        name=name,
+        count=len(source),
+        size=size,
+        scale=scale,
+        fps=source.fps or spec.fps,
+        digest=digest(identity),
+        lq=lq,
+        gt=gt,
+        dataset_version=spec.version,
+        border_px=spec.border_px,
+        protocol=protocol,
+    )

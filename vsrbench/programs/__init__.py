@@ -1,0 +1,1 @@
+"""Methods and metrics that run as programs in an environment of their own."""

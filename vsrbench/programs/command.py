@@ -1,0 +1,349 @@
+"""Programs that live in an environment of their own: methods and video metrics of others.
+
+A program gets an argument list, never a shell line, and frames as lossless files; what it wrote is
+read back and checked like the output of any other method. Which interpreter and which checkout to
+use says a TOML file of the user, named in $VSRBENCH_COMMANDS:
+
+    [seedvr2-3b]
+    python = "/envs/seedvr/bin/python"
+    repo = "/src/SeedVR"
+    timeout_s = 7200   # instead of that of the card
+
+What else a table holds goes to the arguments that name it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsrbench.cards import weights
+from vsrbench.data import frames
+from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
+from vsrbench.core.keys import digest, sha256_file
+from vsrbench.core.nvml import tree_mib
+
+if TYPE_CHECKING:
+    import torch
+
+    from vsrbench.core.types import Frame, MethodCard
+
+ENV = "VSRBENCH_COMMANDS"
+TIMEOUT_S = 3600.0
+GIVEN = ("input", "input_dir", "output_dir", "height", "width")
+"""What a run itself gives to the arguments."""
+_POLL_S = 0.05
+_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a program used, over its whole process tree."""
+
+    seconds: float
+    """Wall time from start to exit."""
+    rss_peak_mib: float | None
+    """Peak of the summed resident memory; None where /proc is not there."""
+    vram_peak_mib: float | None
+    """Peak of the summed device memory by NVML; None without."""
+    joules: float | None = None
+    """What a counter of energy went up by; None when none was given."""
+
+
+def places(name: str) -> dict[str, str]:
+    """The user's table for a program: `python`, `repo` and whatever else its arguments name.
+
+    Raises MissingError when there is none or what it names is not there, UserError for bad TOML.
+    """
+    file = os.environ.get(ENV, "")
+    hint = (
+        f'set ${ENV} to a TOML file with a table [{name}] of python = "its interpreter" and '
+        'repo = "its checkout"'
+    )
+    if not file or not Path(file).is_file():
+        where = f"${ENV} names {file}, which is no file" if file else f"${ENV} is not set"
+        raise MissingError(f"'{name}' runs in an environment of its own, and {where}", hint)
+    try:
+        table = tomllib.loads(Path(file).read_text(encoding="utf-8")).get(name)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid TOML: {error}") from error
+    if not isinstance(table, dict):
+        raise MissingError(f"'{name}' runs in an environment of its own; {file} lacks it", hint)
+    found = {key: str(value) for key, value in table.items()}
+    for key, there in (("python", Path.is_file), ("repo", Path.is_dir)):
+        if not found.get(key) or not there(Path(found[key])):
+            raise MissingError(
+                f"{file}: {key} of [{name}] is '{found.get(key, '')}', not there", hint
+            )
+    return found
+
+
+def identify(card: MethodCard) -> str:
+    """What a method's outputs come from: hash of its weights, or state of its program.
+
+    Raises as `weights.identify` or `places`.
+    """
+    return commit(card.name) if card.kind == "command" else weights.identify(card)
+
+
+def commit(name: str) -> str:
+    """What a program is: commit of its checkout, and a digest of what else can change its output.
+
+    That is uncommitted edits, and what the user's table adds: a file by its content, a folder as
+    `_folder` tells. A checkout outside git is taken as such a folder. Looked at once a process.
+    Raises as `places`.
+    """
+    return _commit(tuple(sorted(places(name).items())))
+
+
+@functools.cache
+def _commit(table: tuple[tuple[str, str], ...]) -> str:
+    repo = dict(table)["repo"]
+    head = _git(repo, "rev-parse", "HEAD").decode().strip() or _folder(Path(repo))
+    edits = _git(repo, "diff", "--no-ext-diff", "--no-color", "--binary", "HEAD").hex()
+    more = {k: v for k, v in table if k not in ("python", "repo", "timeout_s")}
+    for key, value in more.items():
+        path = Path(repo, value)  # as the program, which runs there, sees it
+        with contextlib.suppress(OSError):  # a text that is too long for a name
+            if value and path.exists():
+                more[key] = _folder(path) if path.is_dir() else sha256_file(path)
+    return f"{head}-{digest([edits, more])}" if edits or more else head
+
+
+def _git(repo: str, *argv: str) -> bytes:
+    """What git says about a checkout; nothing outside one."""
+    try:
+        done = subprocess.run(["git", "-C", repo, *argv], capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+def _folder(path: Path) -> str:
+    """A digest of names, and of sizes or, below 64 KiB, contents; without hidden files, caches."""
+    found = []
+    for file in path.rglob("*"):
+        name = file.relative_to(path)
+        if file.is_file() and not any(p.startswith((".", "__pycache__")) for p in name.parts):
+            bytes_ = file.stat().st_size
+            found.append((str(name), bytes_ if bytes_ >= 1 << 16 else sha256_file(file)))
+    return digest(sorted(found))
+
+
+def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """The arguments with their {names} replaced. Raises UserError for an unknown one."""
+    if not argv:
+        raise UserError("the card has no argv", "write the program's arguments into its settings")
+    try:
+        return [part.format_map(values) for part in argv]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"argv of the card: {error}", "write { as {{ and } as }}") from error
+    except KeyError as error:
+        raise UserError(
+            f"the command names {{{error.args[0]}}}, which nothing gives",
+            f"add it to the table in ${ENV}; known: {', '.join(sorted(values))}",
+        ) from error
+
+
+def ready(card: MethodCard) -> None:
+    """Raises MissingError or UserError when a place that a card's arguments name is not given."""
+    fill(card.settings.get("argv", ()), places(card.name) | dict.fromkeys(GIVEN, ""))
+
+
+def _visible(device: str) -> dict[str, str]:
+    """The variable that leaves a program one of the GPUs, where `device` names one."""
+    index = device.partition(":")[2]
+    if not index:
+        return {}
+    name = "CUDA_VISIBLE_DEVICES"
+    seen = os.environ.get(name, "").split(",")
+    return {name: seen[int(index)] if int(index) < len(seen) and seen[0] else index}
+
+
+def execute(
+    name: str,
+    argv: Sequence[str],
+    cwd: Path,
+    timeout_s: float,
+    device: str,
+    counter: Callable[[], float] | None = None,
+) -> Usage:
+    """Run a program in `cwd`, its checkout, in a process group that never outlives this call.
+
+    device: a torch device; with a number, the only GPU that the program sees. counter: reads energy
+    in J, for `Usage.joules`. Raises MissingError if it cannot be started, ContractError with the
+    last line of its stderr if it fails, or if it takes longer than `timeout_s`.
+    """
+    before = counter() if counter else 0.0
+    started, rss, vram = time.perf_counter(), None, None
+    with tempfile.TemporaryFile() as log:
+        try:
+            process = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=os.environ | {"PYTHONPATH": str(cwd)} | _visible(device),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise MissingError(
+                f"'{name}' cannot be started: {argv[0]}: {error.strerror}", f"correct ${ENV}"
+            ) from error
+        try:
+            while process.poll() is None:
+                now = tree_mib(process.pid)
+                rss, vram = _larger(rss, now[0]), _larger(vram, now[1])
+                if time.perf_counter() - started > timeout_s:
+                    raise ContractError(
+                        f"'{name}' did not end within {timeout_s:.0f} s",
+                        f"raise timeout_s in its table in ${ENV}",
+                    )
+                time.sleep(_POLL_S)
+        finally:
+            _end(process)
+        if process.returncode:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            how = (
+                f"exit code {process.returncode}"
+                if process.returncode > 0
+                else f"signal {signal.Signals(-process.returncode).name}"
+            )
+            last = f": {lines[-1].strip()[:200]}" if lines else ""
+            raise ContractError(
+                f"'{name}' failed with {how}{last}", f"run it by hand: {' '.join(argv)[:300]}"
+            )
+    seconds = time.perf_counter() - started
+    return Usage(seconds, rss, vram, counter() - before if counter else None)
+
+
+def _larger(a: float | None, b: float | None) -> float | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the process group: politely, and after a while by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+
+
+def write_video(path: Path, clip: Sequence[Frame], fps: int = 25) -> Path:
+    """Write frames as lossless H.264 in RGB, which decord, OpenCV and FFmpeg read; gives `path`."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264rgb", fps, options={"crf": "0", "preset": "fast"})
+        stream.height, stream.width = clip[0].shape[:2]
+        stream.pix_fmt = "rgb24"
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    return path
+
+
+class CommandMethod:
+    """A program as a method: all frames in, all frames out.
+
+    Settings of the card: `argv`, the arguments with {python}, {repo}, {input}, {input_dir},
+    {output_dir}, {width}, {height} (of the output) and whatever the user's table adds; `input`,
+    `frames` (a folder of PNG) or `video` (`write_video`); `frames_multiple` and `frames_offset`:
+    the program gives back only counts n with (n - offset) divisible by multiple, so the last frame
+    is repeated up to the next such count and the surplus dropped; `frames_lead`: it gives nothing
+    back for that many frames at the start, so the first is repeated as often in front of itself;
+    `frames_min`; `timeout_s`.
+    What it crops, `multiple_of` of the card keeps whole: the harness pads before and crops after.
+    """
+
+    def __init__(self, card: MethodCard, device: str) -> None:
+        self.card, self.device, self.places = card, device, places(card.name)
+        self.usage: Usage | None = None
+        """Of the last call."""
+        self.counter: Callable[[], float] | None = None
+        """Reads energy in J, for `usage`."""
+
+    def upscale(self, inputs: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Super-resolve one clip. Raises as `execute`; DataError for outputs that do not fit."""
+        import torch
+
+        settings = self.card.settings
+        with tempfile.TemporaryDirectory(prefix="vsrbench-") as scratch:
+            given, out = Path(scratch, "frames", "clip"), Path(scratch, "out")
+            out.mkdir()
+            count, size, like = 0, (0, 0), None
+            with frames.FrameWriter(given) as writer:
+                for like in inputs:
+                    pixels = (like.float().clamp(0, 1) * 255).round().to(torch.uint8)
+                    frame = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+                    for _ in range(1 if count else 1 + int(settings.get("frames_lead", 0))):
+                        writer.write(frame)
+                    count, size = count + 1, frame.shape[:2]
+                if like is None:
+                    return
+                for _ in range(self._surplus(count)):
+                    writer.write(frame)
+            if settings.get("input", "frames") == "video":
+                given = write_video(Path(scratch, "video", "clip.mp4"), frames.open_frames(given))
+            values: dict[str, Any] = self.places | {
+                "input": str(given),
+                "input_dir": str(given.parent),
+                "output_dir": str(out),
+                "height": size[0] * self.card.scale,
+                "width": size[1] * self.card.scale,
+            }
+            argv = fill(settings.get("argv", ()), values)
+            repo = Path(self.places["repo"])
+            timeout_s = self.places.get("timeout_s", settings.get("timeout_s", TIMEOUT_S))
+            self.usage = execute(
+                self.card.name, argv, repo, float(timeout_s), self.device, self.counter
+            )
+            outputs = _outputs(self.card.name, out)
+            expected = count + self._surplus(count)
+            if len(outputs) != expected:
+                raise ContractError(
+                    f"'{self.card.name}' gave {len(outputs)} frames for {expected}",
+                    "correct frames_multiple, frames_offset and frames_lead in its card",
+                )
+            for index in range(count):
+                image = torch.from_numpy(outputs[index]).to(like.device)
+                yield (image.permute(2, 0, 1).float() / 255).to(like.dtype)
+
+    def _surplus(self, count: int) -> int:
+        """How many copies of the last frame make a count that the program gives back whole."""
+        multiple = int(self.card.settings.get("frames_multiple", 1))
+        offset = int(self.card.settings.get("frames_offset", 0))
+        wanted = max(count, int(self.card.settings.get("frames_min", 1)))
+        return wanted + (offset - wanted) % multiple - count
+
+
+def _outputs(name: str, folder: Path) -> frames.FrameSource:
+    """The one folder of images, or else the one video, below `folder`. Raises DataError."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    found = list(dict.fromkeys(p.parent for p in files if frames.is_image(p))) or files
+    if len(found) != 1:
+        what = ", ".join(str(p.relative_to(folder)) for p in found[:5]) or "nothing"
+        raise DataError(
+            f"'{name}' left {what} where one folder of images or one video was expected",
+            "correct the arguments in its card",
+        )
+    return frames.open_frames(found[0])
+
+
+def load(card: MethodCard, device: str, dtype: torch.dtype) -> CommandMethod:
+    """The adapter of cards of kind `command`. Raises MissingError."""
+    return CommandMethod(card, device)

@@ -1,0 +1,1 @@
+"""Records on disk, what they add up to, comparisons, published numbers."""

@@ -1,0 +1,283 @@
+"""Base against new: what got better, what got worse, and a verdict that CI can act on. No torch.
+
+Clips are compared in pairs. A mean over clips that moved by no more than the metric's tolerance is
+unchanged. What the base has and the new results lack, or have of other frames or by another version
+of the metric, counts as a regression: a gate must not pass because there is nothing to hold on to.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tabulate import tabulate
+
+from vsrbench.core.errors import MissingError
+from vsrbench.results.summary import (
+    COST,
+    Column,
+    cost_size,
+    current_state,
+    half_width,
+    made_by,
+    metric_column,
+    metric_infos,
+    newest,
+    reason,
+    refuse,
+    scoring,
+    setting_text,
+)
+from vsrbench.core.types import Measurement, MetricInfo, Record, size_text
+
+Verdict = Literal["better", "same", "worse", "lost", "apart", "new", "unjudged"]
+WORDS: Mapping[Verdict, str] = {
+    "worse": "worse",
+    "lost": "lost",
+    "apart": "not comparable",
+    "better": "better",
+    "new": "new",
+    "same": "unchanged",
+    "unjudged": "not judged",
+}
+"""Verdict -> its wording."""
+REGRESSIONS: frozenset[Verdict] = frozenset({"worse", "lost", "apart"})
+JUDGED_COST = ("median_ms", "first_output_ms", "rss_peak_mib", "vram_peak_mib", "j_per_frame")
+"""Parts of the cost that a limit applies to."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One method in one metric of one data set, or in one part of its cost."""
+
+    where: str
+    """Data set, or `cost at WxH`."""
+    method: str
+    """Name of the card."""
+    column: Column
+    """What is compared."""
+    verdict: Verdict
+    """What became of it."""
+    base: float | None = None
+    """Mean over the clips that both have; before."""
+    new: float | None = None
+    """Likewise; now."""
+    ci95: float | None = None
+    """Half-width of the paired 95 % interval of the difference; None with fewer than two clips."""
+    worst: str = ""
+    """The clip that moved most for the worse, and by how much."""
+    note: str = ""
+    """Why it is lost or not comparable."""
+
+
+def compare(
+    base: Sequence[Record],
+    new: Sequence[Record],
+    methods: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    tolerances: Mapping[str, float] | None = None,
+    cost_percent: float | None = None,
+) -> list[Change]:
+    """All changes from `base` to `new`, in the order of the base.
+
+    methods, datasets, metrics: what to look at; None = all. tolerances: by metric, in its printed
+    unit, instead of those of the table of metrics. cost_percent: by how much time, memory and
+    energy may grow; None = cost is shown and not judged. Raises UserError for names without
+    records, MissingError when the base holds no scores of what is looked at.
+    """
+    known = [*base, *new]
+    refuse("method with results", methods, {r.method for r in known})
+    refuse("dataset with results", datasets, {r.dataset for r in known if r.dataset})
+    infos = metric_infos(known)
+    refuse("metric", metrics, {*infos, *(r.metric for r in known)})
+    refuse("metric", list(tolerances or ()), infos)
+
+    def wanted(records: Iterable[Record]) -> list[Record]:
+        return [
+            r
+            for r in records
+            if (methods is None or r.method in methods)
+            and (datasets is None or r.kind == "cost" or r.dataset in datasets)
+            and (metrics is None or r.kind == "cost" or r.metric in metrics)
+        ]
+
+    base, new = wanted(base), wanted(new)
+    before, after = _scores(base), _scores(new)
+    changes = [
+        _score_change(
+            key, infos.get(key[2]), before.get(key, {}), after.get(key, {}), tolerances or {}
+        )
+        for key in dict.fromkeys((*before, *after))
+        if _scored(before.get(key, {})) or _scored(after.get(key, {}))
+    ]
+    cost_before, cost_after = _costs(base), _costs(new)
+    for (method, size), old in cost_before.items():
+        if now := cost_after.get((method, size)):
+            changes += _cost_changes(method, size, old, now, cost_percent)
+        elif cost_percent is not None:
+            note = "cost not measured"
+            changes.append(Change(f"cost at {size}", method, COST["median_ms"], "lost", note=note))
+    if all(change.verdict == "new" for change in changes):
+        raise MissingError("the base has no scores to hold new ones against", "check its records")
+    return changes
+
+
+Key = tuple[str, str, str]
+
+
+def _scores(records: Sequence[Record]) -> dict[Key, dict[str, Record]]:
+    """(data set, method, metric) -> clip -> newest record.
+
+    One that was scored with older weights or settings than the method's others counts as failed.
+    """
+    chosen = newest(records)
+    current = current_state(chosen.values())
+    found: dict[Key, dict[str, Record]] = {}
+    for (dataset, method, clip, metric), record in chosen.items():
+        if record.status == "ok" and current[method] != made_by(record):
+            error = {"message": "scored with older weights or settings; run it again"}
+            record = replace(record, status="failed", error=error)
+        found.setdefault((dataset, method, metric), {})[clip] = record
+    return found
+
+
+def _scored(clips: Mapping[str, Record]) -> dict[str, Record]:
+    return {clip: r for clip, r in clips.items() if r.status == "ok" and r.value is not None}
+
+
+def _score_change(
+    key: Key,
+    info: MetricInfo | None,
+    before: Mapping[str, Record],
+    after: Mapping[str, Record],
+    limits: Mapping[str, float],
+) -> Change:
+    dataset, method, metric = key
+    column = metric_column(info) if info else Column(metric, metric, "", "", 0)
+    old, now = _scored(before), _scored(after)
+
+    def change(verdict: Verdict, note: str = "") -> Change:
+        return Change(dataset, method, column, verdict, note=note)
+
+    if not old:
+        return change("new")
+    if not info:
+        return change("lost", "this version has no such metric")
+    if gone := sorted(old.keys() - now.keys()):
+        what = reason(after[gone[0]]) if gone[0] in after else "not run"
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        return change("lost", f"clip '{gone[0]}'{more}: {what}")
+    for clip, r in old.items():
+        if scoring(r) != scoring(now[clip]):
+            return change("apart", f"clip '{clip}': {_what_differs(r, now[clip])}")
+    sign = 1.0 if info.better == "higher" else -1.0
+    gains = {clip: sign * (_value(now[clip]) - _value(r)) for clip, r in old.items()}
+    mean = statistics.fmean(gains.values())
+    limit = limits.get(metric, info.tolerance)
+    # Differences of printed decimals carry binary noise: at the limit is still within it.
+    verdict: Verdict = "same" if abs(mean) <= limit + 1e-9 else "better" if mean > 0 else "worse"
+    worst = min(gains, key=lambda clip: gains[clip])
+    return Change(
+        dataset,
+        method,
+        column,
+        verdict,
+        statistics.fmean(_value(r) for r in old.values()),
+        statistics.fmean(_value(now[clip]) for clip in old),
+        half_width(list(gains.values())),
+        f"{worst} {signed(column, sign * gains[worst])}" if gains[worst] < 0 else "",
+    )
+
+
+def _value(record: Record) -> float:
+    assert record.value is not None, "chosen for having one"
+    return record.value
+
+
+def _what_differs(a: Record, b: Record) -> str:
+    if a.clip_digest != b.clip_digest:
+        return "other frames (LQ, GT or number)"
+    if a.metric_version != b.metric_version:
+        return f"version {a.metric_version} of the metric against {b.metric_version}"
+    if a.extra.get("flow") != b.extra.get("flow"):
+        return f"flow {a.extra.get('flow')} against {b.extra.get('flow')}"
+    if a.extra.get("pyiqa") != b.extra.get("pyiqa"):
+        return "{} against {}".format(*(r.extra["pyiqa"]["version"] for r in (a, b)))
+    return "scored by another protocol"
+
+
+def _costs(records: Iterable[Record]) -> dict[tuple[str, str], Measurement]:
+    """(method, LQ size) -> newest measurement."""
+    found = {}
+    for r in sorted(records, key=lambda r: r.at):
+        if r.kind == "cost" and r.status == "ok" and r.measurement:
+            found[r.method, size_text(cost_size(r))] = r.measurement
+    return found
+
+
+def _cost_changes(
+    method: str, size: str, old: Measurement, now: Measurement, percent: float | None
+) -> list[Change]:
+    changes = []
+    for part, column in COST.items():
+        a, b = getattr(old, part), getattr(now, part)
+        if a is None or b is None or part not in JUDGED_COST:
+            continue
+        note = ""
+        verdict: Verdict = "same"
+        if percent is None:
+            verdict = "unjudged"
+        elif setting_text(old) != setting_text(now):
+            verdict, note = "apart", f"{setting_text(old)} against {setting_text(now)}"
+        elif abs(b - a) > a * percent / 100:
+            verdict = "worse" if b > a else "better"
+        changes.append(Change(f"cost at {size}", method, column, verdict, a, b, note=note))
+    return changes
+
+
+def signed(column: Column, value: float) -> str:
+    """A difference as printed: with its sign."""
+    return f"{value:+.{column.decimals}f}"
+
+
+def regressed(changes: Iterable[Change]) -> bool:
+    """Whether any change is a regression."""
+    return any(change.verdict in REGRESSIONS for change in changes)
+
+
+def verdict_line(changes: Sequence[Change]) -> str:
+    """All verdicts counted, in one line."""
+    counted = Counter(change.verdict for change in changes)
+    text = ", ".join(f"{counted[v]} {word}" for v, word in WORDS.items() if counted[v])
+    return (
+        f"{'REGRESSION' if regressed(changes) else 'no regression'}: {text or 'nothing to compare'}"
+    )
+
+
+def markdown(changes: Sequence[Change], everything: bool = False) -> str:
+    """A table of what changed (of all with `everything`), then the verdict."""
+    shown = [c for c in changes if everything or c.verdict not in ("same", "unjudged")]
+    rows = []
+    for c in shown:
+        numbers = ["", "", ""]
+        if c.base is not None and c.new is not None:
+            interval = f" ±{c.column.text(c.ci95)}" if c.ci95 is not None else ""
+            difference = signed(c.column, c.new - c.base) + interval
+            numbers = [c.column.text(c.base), c.column.text(c.new), difference]
+        label = f"{c.column.label} {c.column.arrow}".strip()
+        note = "; ".join(filter(None, (c.worst and f"worst: {c.worst}", c.note)))
+        mark = f"**{WORDS[c.verdict]}**" if c.verdict in REGRESSIONS else WORDS[c.verdict]
+        rows.append([c.where, c.method, label, *numbers, mark, note])
+    heads = ["", "method", "", "base", "new", "difference", "verdict", ""]
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    align = ("left", "left", "left", "right", "right", "right", "left", "left")
+    table = tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
+    legend = (
+        "Difference: new - base, mean over clips, ± 95 % paired interval over clips. Unchanged: "
+        "within the tolerance of the metric."
+    )
+    return "\n\n".join([*([table, legend] if rows else []), verdict_line(changes)]) + "\n"

@@ -1,0 +1,173 @@
+"""Records on disk: one JSON line per finished result, appended and flushed at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.types import RECORD_SCHEMA, Record
+
+T = TypeVar("T")
+# Of a line about a run: what tables and reports read of it.
+RUN_FIELDS = frozenset(
+    {"run_id", "started", "argv", "version", "device", "env", "finished", "counts", "exit_code"}
+)
+ENV_FIELDS = frozenset(
+    {"python", "system", "cpu", "cores", "ram_mib", "cuda", "gpus", "packages", "git"}
+)
+
+
+class Store:
+    """The results folder: `records.jsonl`, `runs.jsonl`, `frames/`, `figures/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = folder / "records.jsonl"
+        self.runs = folder / "runs.jsonl"
+        self.frames = folder / "frames"
+        self.notices: list[str] = []
+        """What was passed over in reading, once each."""
+
+    @classmethod
+    def at(cls, path: Path) -> Store:
+        """The store in a folder, or the one that a records file belongs to.
+
+        Raises MissingError when there is neither.
+        """
+        if path.is_file():
+            store = cls(path.parent)
+            store.records = path
+            return store
+        if not path.is_dir():
+            raise MissingError(f"no results in {path}", "name a results folder or a records file")
+        return cls(path)
+
+    def prepare(self) -> None:
+        """Make the folder and prove that it can be written. Raises UserError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.records.open("a"):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"the results folder {self.folder} cannot be written: {error.strerror}",
+                "choose another one with --results DIR",
+            ) from error
+
+    def append(self, record: Record) -> None:
+        """Write one record and flush it to disk. Raises UserError when the disk refuses."""
+        self._append_line(self.records, record.to_json())
+
+    def append_run(self, run: dict[str, Any]) -> None:
+        """Write one line about a run: arguments, environment, counts, exit code."""
+        self._append_line(self.runs, run)
+
+    def code(self, runs: Collection[str]) -> str:
+        """Version and commit of the code behind these runs; `+` marks uncommitted changes."""
+        found: dict[str, None] = {}
+        for data in self.read_runs():
+            if data["run_id"] in runs:
+                git = data["env"]["git"]
+                commit = git["commit"] and f", commit {git['commit'][:7]}{'+' * bool(git['dirty'])}"
+                found[f"vsrbench {data['version']}{commit or ''}"] = None
+        return "; ".join(found)
+
+    def read_runs(self) -> Iterator[dict[str, Any]]:
+        """The lines about runs, in order of writing; what is no such line leaves a notice."""
+        return self._lines(self.runs, _run)
+
+    def _append_line(self, path: Path, value: dict[str, Any]) -> None:
+        # NaN has no JSON spelling that other readers accept: refuse it here.
+        line = json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        try:
+            with path.open("ab+") as file:
+                if file.tell() > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # an earlier run was cut in the middle of a line
+                        line = b"\n" + line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}",
+                "free some space or choose another folder with --results DIR; "
+                "everything recorded before is kept",
+            ) from error
+
+    def read(self, strict: bool = False) -> list[Record]:
+        """All records in order of writing; what is no record is passed over with a notice.
+
+        strict: it is a DataError, unless it is a last line that was cut in writing.
+        """
+        return list(self._lines(self.records, self._record, strict))
+
+    def _record(self, data: dict[str, Any]) -> Record:
+        if data.get("schema", 0) > RECORD_SCHEMA:
+            raise UserError(
+                f"{self.records} was written by a newer version (schema {data['schema']}, this "
+                f"one reads up to {RECORD_SCHEMA})",
+                "update vsrbench or choose another folder with --results DIR",
+            )
+        return Record.from_json(data)
+
+    def latest(self) -> dict[str, Record]:
+        """The newest record of each key; a success is never hidden by a later failure."""
+        return latest(self.read())
+
+    def require(self, strict: bool = False) -> list[Record]:
+        """The newest records, for tables and figures. Raises MissingError when there are none.
+
+        strict: as for `read`.
+        """
+        records = list(latest(self.read(strict)).values())
+        if not records:
+            raise MissingError(
+                f"no records in {self.folder}",
+                "run something first: python run_bench.py --methods bicubic",
+            )
+        return records
+
+    def _lines(
+        self, path: Path, made_of: Callable[[dict[str, Any]], T], strict: bool = False
+    ) -> Iterator[T]:
+        """What the lines of a file make; a line of which nothing can be made leaves a notice."""
+        if not path.is_file():
+            return
+        lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield made_of(json.loads(line))
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                cut = number == len(lines) and isinstance(error, json.JSONDecodeError)
+                if strict and not cut:
+                    raise DataError(
+                        f"{path}:{number} is damaged", "restore the file, or remove that line"
+                    ) from error
+                notice = f"{path}:{number}: {'cut' if cut else 'damaged'} line passed over"
+                if notice not in self.notices:
+                    self.notices.append(notice)
+
+
+def _run(data: dict[str, Any]) -> dict[str, Any]:
+    """A line about a run, if it is one. Raises KeyError, TypeError, AttributeError."""
+    env = data["env"]
+    if lost := (RUN_FIELDS - data.keys()) | (ENV_FIELDS - env.keys()):
+        raise KeyError(*lost)
+    return data
+
+
+def latest(records: Iterable[Record]) -> dict[str, Record]:
+    """The newest record of each key; a success is never hidden by a later failure."""
+    newest: dict[str, Record] = {}
+    for record in records:
+        old = newest.get(record.key)
+        if old is None or record.status == "ok" or old.status != "ok":
+            newest[record.key] = record
+    return newest

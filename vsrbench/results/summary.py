@@ -1,0 +1,494 @@
+"""Records to what a table or a figure shows: coverage, means, intervals, ranks. No torch.
+
+The unit of every interval is the clip, not the frame. An incomplete mean is no number: the cell
+keeps its reason instead.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from scipy.special import stdtrit
+
+from vsrbench.core.errors import unknown
+from vsrbench.metrics import METRICS, identical_scores, metric_info, recorded
+from vsrbench.core.types import DatasetSpec, Measurement, MetricInfo, Origin, Record, Size, size_text
+
+Mark = Literal["", "best", "second"]
+
+GT = "gt"
+"""The reference row: shown last, never ranked."""
+BASELINE = "bicubic"
+"""The baseline: ranked like any method; stands in for GT where there is none."""
+WEIGHTS: Mapping[Origin, str] = {
+    "official": "official",
+    "trained_here": "trained here*",
+    "user": "user's file",
+    "random": "untrained",
+    "none": "none",
+}
+"""Origin of weights -> wording of the weights column."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: a metric, or one part of the cost."""
+
+    name: str
+    """Id on the command line and in CSV."""
+    title: str
+    """Name in headers."""
+    unit: str
+    """Printed unit; empty without one."""
+    better: Literal["higher", "lower", ""]
+    """Direction; empty when neither is better, which is never ranked."""
+    decimals: int
+    """Printed decimals; ranks are taken at this precision."""
+
+    @property
+    def arrow(self) -> str:
+        """The direction as a sign."""
+        return {"higher": "↑", "lower": "↓", "": ""}[self.better]
+
+    @property
+    def label(self) -> str:
+        """Title and unit."""
+        return f"{self.title} {self.unit}".strip()
+
+    def text(self, value: float) -> str:
+        """The value as printed."""
+        return f"{value:z,.{self.decimals}f}"
+
+
+COST: Mapping[str, Column] = {
+    "median_ms": Column("ms", "", "ms/frame", "lower", 1),
+    "fps": Column("fps", "", "fps", "higher", 2),
+    "first_output_ms": Column("first_ms", "first output", "ms", "lower", 1),
+    "rss_peak_mib": Column("rss", "RSS", "MiB", "lower", 0),
+    "vram_peak_mib": Column("vram", "VRAM", "MiB", "lower", 0),
+    "j_per_frame": Column("energy", "", "J/frame", "lower", 3),
+    "params_m": Column("params", "params", "M", "", 2),
+}
+"""Field of Measurement -> its column."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method in one column."""
+
+    value: float | None = None
+    """Mean over all clips, or a measurement; None when incomplete."""
+    ci95: float | None = None
+    """Half-width of the 95 % interval over clips; None with fewer than two."""
+    clips: Mapping[str, float] = field(default_factory=dict)
+    """Score of each clip that has one; empty for cost."""
+    of: int = 0
+    """Clips that a complete mean covers; 0 for cost."""
+    note: str = ""
+    """Why there is no value, or what sets the value apart from its column."""
+    comparable: bool = True
+    """False for GT and for cost measured in another setting than the rest: never ranked."""
+    mark: Mark = ""
+    """Rank at printed precision; ties share it, and two best leave no second."""
+    noise: bool = False
+    """Best, but the paired difference to the next does not exclude zero."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one block."""
+
+    method: str
+    """Name of its card."""
+    title: str
+    """Name in tables."""
+    origin: Origin
+    """Where its weights come from."""
+    cells: Mapping[str, Cell]
+    """Column name -> cell."""
+    precision: str = ""
+    """fp32 / fp16 / bf16, of the cost measurement where there is one."""
+    measurement: Measurement | None = None
+    """The cost behind the cost cells."""
+    published: str = ""
+    """Paper and table that print the row; empty for what was measured here."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One data set, or the cost at one size when `dataset` is empty."""
+
+    dataset: str
+    """Name of the data set."""
+    title: str
+    """Name in tables."""
+    clips: Mapping[str, int]
+    """Clip -> number of frames: the denominator of every cell."""
+    size: Size
+    """(height, width) of the LQ frames in px; the most frequent one."""
+    scale: int = 0
+    """Upscaling factor; 0 when unknown."""
+    columns: tuple[Column, ...] = ()
+    """Metrics, then cost."""
+    rows: tuple[Row, ...] = ()
+    """Methods in the order asked for, GT last."""
+    border_px: int | None = None
+    """GT pixels cut from each side before per-frame metrics; None when unknown."""
+    scored_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was scored of each clip -> titles of the metrics scored on it."""
+    flows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Flow estimator -> titles of the metrics that used it."""
+    setting: str = ""
+    """How and where most of the cost was measured."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know beside the cells."""
+    runs: tuple[str, ...] = ()
+    """Ids of the runs behind the numbers."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All blocks of a table."""
+
+    blocks: tuple[Block, ...]
+    """One for each data set."""
+
+    def block(self, dataset: str) -> Block:
+        """The block of a data set. Raises UserError for an unknown one."""
+        for block in self.blocks:
+            if block.dataset == dataset:
+                return block
+        raise unknown("dataset with results", dataset, (b.dataset for b in self.blocks))
+
+
+def metric_infos(
+    records: Iterable[Record], asked: Sequence[str] | None = None
+) -> dict[str, MetricInfo]:
+    """The table of metrics, then those by their pyiqa names that are on record or asked for.
+
+    Raises UserError for an unknown name that was asked for.
+    """
+    others = (r for r in records if r.metric not in METRICS)
+    found = {r.metric: info for r in others if (info := recorded(r))}
+    table = METRICS | dict(sorted(found.items()))
+    return table | {name: metric_info(name) for name in asked or () if name not in table}
+
+
+def metric_column(info: MetricInfo) -> Column:
+    """The column of a metric."""
+    return Column(info.name, info.title, info.unit, info.better, info.decimals)
+
+
+def setting_text(m: Measurement) -> str:
+    """How and where a cost was measured: what must agree before costs are ranked."""
+    plural = "" if m.threads == 1 else "s"
+    return f"{m.device}, {m.threads} CPU thread{plural}, region {m.region}, {m.frames} frames timed"
+
+
+def usual_size(sizes: Iterable[Size]) -> Size:
+    """The most frequent size, the smallest of several such; (0, 0) of broken clips has no vote."""
+    counts = Counter(size for size in sizes if size != (0, 0))
+    return min(counts, key=lambda size: (-counts[size], size), default=(0, 0))
+
+
+def newest(records: Iterable[Record]) -> dict[tuple[str, str, str, str], Record]:
+    """The newest quality record of each (dataset, method, clip, metric)."""
+    quality = sorted((r for r in records if r.kind == "quality"), key=lambda r: r.at)
+    return {(r.dataset, r.method, r.clip, r.metric): r for r in quality}
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half-width of the Student-t 95 % interval of the mean; None for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return None
+    return float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+
+
+def summarise(
+    records: Iterable[Record],
+    methods: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    specs: Mapping[str, DatasetSpec] | None = None,
+) -> Summary:
+    """Means over clips with intervals and ranks, one block for each data set.
+
+    `methods`, `datasets` and `metrics` choose and order; None takes all that have records. All
+    clips recorded for a data set make the denominator, whichever methods are chosen. `specs`
+    (name -> spec) gives titles and borders. Without `datasets`, cost measured at a size that no
+    data set here has becomes a block of its own. Raises UserError for names without records.
+    """
+    records = list(records)
+    quality = list(newest(records).values())
+    costs = {
+        (r.method, cost_size(r)): r for r in sorted(records, key=lambda r: r.at) if r.kind == "cost"
+    }
+    heads = {r.method: r for r in sorted(records, key=lambda r: r.at)}
+    refuse("dataset with results", datasets, {r.dataset for r in quality})
+    refuse("method with results", methods, set(heads))
+    infos = metric_infos(quality, metrics)
+
+    order = list(dict.fromkeys(r.method for r in records)) if methods is None else list(methods)
+    order = [m for m in order if m != GT] + [m for m in order if m == GT]
+    blocks = []
+    for dataset in datasets or dict.fromkeys(r.dataset for r in quality):
+        own = [r for r in quality if r.dataset == dataset]
+        version = max(r.dataset_version for r in own)
+        own = [r for r in own if r.dataset_version == version]
+        size = usual_size({r.clip: r.size for r in own}.values())
+        here = {r.method for r in own} | {m for m, s in costs if s == size}
+        chosen = [m for m in order if methods is not None or m in here]
+        spec = (specs or {}).get(dataset)
+        empty = Block(
+            dataset=dataset,
+            title=spec.title if spec else dataset,
+            clips={r.clip: r.frames for r in sorted(own, key=lambda r: r.clip)},
+            size=size,
+            scale=own[0].scale,
+            border_px=spec.border_px if spec else None,
+        )
+        blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, infos, costs))
+    if datasets is None:
+        shown = {b.size for b in blocks}
+        for size in sorted({s for m, s in costs if s not in shown and m in order}):
+            chosen = [m for m in order if (m, size) in costs]
+            empty = Block("", "Cost", {}, size)
+            blocks.append(_block(empty, [heads[m] for m in chosen], [], [], infos, costs))
+    return Summary(tuple(blocks))
+
+
+def refuse(kind: str, asked: Sequence[str] | None, known: Iterable[str]) -> None:
+    """Raise UserError for the first name asked for that is not known."""
+    known = set(known)
+    for name in asked or ():
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
+def cost_size(record: Record) -> Size:
+    """LQ size at which a cost was measured."""
+    return record.measurement.size if record.measurement else record.size
+
+
+def _block(
+    empty: Block,
+    heads: Sequence[Record],
+    quality: Sequence[Record],
+    metrics: Sequence[str] | None,
+    infos: Mapping[str, MetricInfo],
+    costs: Mapping[tuple[str, Size], Record],
+) -> Block:
+    """Fill a block: one row for each of `heads`, the newest record of each method."""
+    names = {h.method for h in heads}
+    seen = {r.metric for r in quality if r.method in names}
+    wanted = [m for m in infos if m in seen] if metrics is None else list(metrics)
+    scores = [metric_column(infos[m]) for m in wanted]
+    cost = {h.method: costs[h.method, empty.size] for h in heads if (h.method, empty.size) in costs}
+    measured = {m: r.measurement for m, r in cost.items() if r.measurement and r.status == "ok"}
+    has_lq = empty.scale > 0 or not empty.dataset
+    parts, notes = _cost_parts(empty.size, has_lq, cost, measured)
+    setting = Counter(map(setting_text, measured.values())).most_common(1)[0][0] if measured else ""
+
+    table = {(r.method, r.clip, r.metric): r for r in quality}
+    current = current_state(quality)
+    rows = []
+    for head in heads:
+        cells = {c.name: _score(head, c.name, empty.clips, table, current) for c in scores} | {
+            c.name: _cost_cell(head, cost.get(head.method), part, setting)
+            for part, c in parts.items()
+        }
+        precision = cost.get(head.method, head).precision
+        measurement = measured.get(head.method)
+        rows.append(
+            Row(head.method, head.title, head.weights_origin, cells, precision, measurement)
+        )
+    columns = (*scores, *parts.values())
+    used = [r for r in quality if r.method in names and r.metric in wanted and r.status == "ok"]
+    others = [r for r in used if r.method != GT]  # test sets share GT between clips
+    flows: dict[str, dict[str, None]] = {}
+    scored_on: dict[str, dict[str, None]] = {}
+    for r in used:
+        scored_on.setdefault(_extent(r, empty.border_px), {})[infos[r.metric].title] = None
+        if r.extra.get("flow"):
+            flows.setdefault(str(r.extra["flow"]), {})[infos[r.metric].title] = None
+    return replace(
+        empty,
+        columns=columns,
+        rows=ranked(rows, columns),
+        scored_on={text: tuple(metrics) for text, metrics in scored_on.items()},
+        flows={name: tuple(metrics) for name, metrics in flows.items()},
+        setting=setting,
+        notes=(*_shifts(quality), *identical_scores(others), *notes),
+        runs=tuple(sorted({r.run_id for r in (*used, *cost.values())})),
+    )
+
+
+def current_state(quality: Iterable[Record]) -> dict[Any, tuple[Any, ...]]:
+    """What records must agree on to share a mean (per method) or a column (per clip and metric)."""
+    current: dict[Any, tuple[Any, ...]] = {}
+    for r in sorted(quality, key=lambda r: r.at):
+        if r.status == "ok":
+            current[r.method] = made_by(r)
+            current[r.clip, r.metric] = scoring(r)
+    return current
+
+
+def made_by(r: Record) -> tuple[Any, ...]:
+    """What the scores of one method must share to be averaged."""
+    settings = {k: v for k, v in r.settings.items() if k != "timeout_s"}  # no part of a key either
+    return (r.method_version, r.weights_sha256, r.precision, settings)
+
+
+def scoring(r: Record) -> tuple[Any, ...]:
+    """What two scores of one clip must share to be compared."""
+    beside = map(r.extra.get, ("flow", "protocol", "pyiqa"))
+    return (r.clip_digest, r.metric_version, *beside)
+
+
+def _extent(r: Record, border_px: int | None) -> str:
+    """What was scored of a clip: which frames, and what was cut from them."""
+    protocol = r.extra.get("protocol", {})
+    rule = protocol.get("frames", "all")
+    named = {"all": "all frames", "first-mid-last": "the first, middle and last frame"}
+    text = f"{named.get(rule, f'frames by the rule {rule}')} as 8-bit RGB"
+    if "span" in protocol:
+        first, last, count = protocol["span"]
+        text = text.replace("all frames", f"frames {first} to {last} of {count}")
+    if protocol.get("crop") in ("center", "topleft"):
+        text += f", sizes that differ cropped to what they share ({protocol['crop']})"
+    elif "crop" in protocol:
+        text += f", GT cropped to what the outputs show ({protocol['crop']})"
+    if "lq" in protocol:
+        text += f", LQ {protocol['lq']}"
+    border = protocol.get("border_px", border_px)
+    return text + {None: "", 0: ", no border cut"}.get(border, f", {border} px cut from each side")
+
+
+def _score(
+    head: Record,
+    metric: str,
+    clips: Iterable[str],
+    table: Mapping[tuple[str, str, str], Record],
+    current: Mapping[Any, tuple[Any, ...]],
+) -> Cell:
+    """One quality cell: the mean over all clips, or the reason why there is none."""
+    clips = list(clips)
+    if head.weights_origin == "random":
+        return Cell(of=len(clips), note="untrained: cost only")
+    values: dict[str, float] = {}
+    problems: dict[str, str] = {}
+    for clip in clips:
+        r = table.get((head.method, clip, metric))
+        if r is None:
+            problems[clip] = "not run"
+        elif r.status != "ok" or r.value is None:
+            problems[clip] = reason(r) if r.status == "skipped" else f"failed: {reason(r)}"
+        elif current[head.method] != made_by(r):
+            problems[clip] = "scored with older weights or settings; run it again"
+        elif current[clip, metric] != scoring(r):
+            problems[clip] = "scored on other frames or by another version; run it again"
+        else:
+            values[clip] = r.value
+    if not problems:
+        scores = list(values.values())
+        mean, half = statistics.fmean(scores), half_width(scores)
+        return Cell(mean, half, values, len(clips), comparable=head.method != GT)
+    clip, what = next(iter(problems.items()))
+    if values or len(set(problems.values())) > 1:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        what = f"{len(values)} of {len(clips)} clips scored; '{clip}'{more}: {what}"
+    return Cell(clips=values, of=len(clips), note=what)
+
+
+def reason(record: Record) -> str:
+    """The first line of what went wrong."""
+    message = (record.error or {}).get("message", "")
+    return next(iter(message.splitlines()), "no reason recorded")
+
+
+def _cost_parts(
+    size: Size, has_lq: bool, cost: Mapping[str, Record], measured: Mapping[str, Measurement]
+) -> tuple[dict[str, Column], list[str]]:
+    """The cost columns worth printing, and a note for what was left out."""
+    if not cost:
+        return {}, [f"Cost: not measured at LQ {size_text(size)}."] if has_lq else []
+    parts = dict(COST)
+    left_out: dict[str, list[str]] = {}
+    for part, name in (("vram_peak_mib", "VRAM"), ("j_per_frame", "energy")):
+        if all(getattr(m, part) is None for m in measured.values()):
+            del parts[part]
+            why = "; ".join(sorted({m.why[part] for m in measured.values() if part in m.why}))
+            left_out.setdefault(why, []).append(name)
+    said = [(" and ".join(names), why) for why, names in left_out.items() if why]
+    return parts, [f"{names[0].upper()}{names[1:]}: {why}." for names, why in said]
+
+
+def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> Cell:
+    if record is None:
+        return Cell(
+            note="GT has no cost" if head.method == GT else "cost not measured at this size"
+        )
+    m = record.measurement
+    if record.status != "ok" or m is None:
+        return Cell(note=reason(record))
+    value = getattr(m, part)
+    if value is None:
+        return Cell(note=m.why.get(part, "not measured"))
+    same = setting_text(m) == setting
+    apart = [] if same else [f"measured otherwise, not ranked: {setting_text(m)}"]
+    if m.gpu_shared:
+        apart.append("another process was on the GPU")
+    return Cell(value=float(value), note="; ".join(apart), comparable=same)
+
+
+def ranked(rows: Sequence[Row], columns: Iterable[Column]) -> tuple[Row, ...]:
+    """The rows with best, second and noise marked, column by column."""
+    cells = [dict(row.cells) for row in rows]
+    for column in columns:
+        sign = {"higher": -1.0, "lower": 1.0, "": 0.0}[column.better]
+        keys = {
+            i: sign * round(cell.value, column.decimals)
+            for i, cell in enumerate(row.cells[column.name] for row in rows)
+            if cell.value is not None and cell.comparable
+        }
+        if not sign or len(keys) < 2:
+            continue
+        levels = sorted(set(keys.values()))
+        best = [i for i in keys if keys[i] == levels[0]]
+        second = [i for i in keys if levels[1:] and keys[i] == levels[1]]
+        for i in best:
+            own = cells[i][column.name]
+            close = len(best) == 1 and any(_close(own, cells[j][column.name]) for j in second)
+            cells[i][column.name] = replace(own, mark="best", noise=close)
+        for i in second if len(best) == 1 else []:
+            cells[i][column.name] = replace(cells[i][column.name], mark="second")
+    return tuple(replace(row, cells=c) for row, c in zip(rows, cells, strict=True))
+
+
+def _close(a: Cell, b: Cell) -> bool:
+    """True when the paired 95 % interval (Student t over clips) of a - b holds zero."""
+    gaps = [a.clips[clip] - b.clips[clip] for clip in a.clips]
+    half = half_width(gaps)
+    return half is not None and abs(statistics.fmean(gaps)) <= half
+
+
+def _shifts(quality: Iterable[Record]) -> list[str]:
+    """A warning for each clip on which bicubic, or outputs of others, fit GT better shifted."""
+    notes = []
+    for r in sorted(quality, key=lambda r: r.clip):
+        dy, dx = r.extra.get("shift", (0, 0))
+        if dy or dx:
+            what = "LQ" if r.method == BASELINE else r.title
+            notes.append(
+                f"Registration: {what} and GT of clip '{r.clip}' are not aligned; {r.title} lies "
+                f"{dy:+g} px down and {dx:+g} px right of GT. Its middle frame has "
+                f"{r.extra['psnr_at_zero']:.2f} dB as it is, {r.extra['psnr_at_shift']:.2f} dB "
+                "shifted back."
+            )
+    return notes

@@ -1,0 +1,269 @@
+"""One job to records: run the method once, feed every missing metric frame by frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsrbench.data import frames
+from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.flow.estimators import Estimator, ReferenceFlow
+from vsrbench.run.method import foreign_error, upscale
+from vsrbench.metrics import about_pyiqa, load_metric, metric_info
+from vsrbench.metrics.fidelity import best_shift
+from vsrbench.run.plan import EXACT_FLOW, Job, mark, scores_outputs
+from vsrbench.core.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
+
+if TYPE_CHECKING:
+    from vsrbench.core.types import Frame
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all jobs of a run share."""
+
+    run_id: str
+    device: str
+    estimator: Estimator | None
+    """Flow of clips whose motion is not known; None when no metric asks for it."""
+    cache: Path
+    """Folder of cached flow fields."""
+    tick: Callable[[], None]
+    """Called after every frame."""
+    note: Callable[[str], None]
+    """Takes what a user should know; the same line may come again and again."""
+
+
+def timestamp() -> str:
+    """UTC now, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def upscaled(clip: Clip) -> Sequence[Frame]:
+    """The LQ frames of a clip, bicubic-upscaled; lazy."""
+    return frames.Resized(clip.lq, (clip.size[0] * clip.scale, clip.size[1] * clip.scale))
+
+
+def reference_frames(clip: Clip) -> Sequence[Frame]:
+    """GT where there is one, else the bicubic-upscaled LQ, else the outputs themselves; lazy."""
+    if clip.gt is None and not clip.lq and clip.outputs is not None:
+        return clip.outputs
+    return clip.gt if clip.gt is not None else upscaled(clip)
+
+
+def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Record]:
+    """Records of one job: refused metrics first, then one per metric. Never raises for a bad job.
+
+    method: gives the loaded method when it is needed. Failures become records of every metric
+    they touch: a metric that raises fails alone, flow that raises fails the metrics that need it.
+    Raises UserError when frames were to be kept, could not be, and nothing was to be scored.
+    """
+    started = time.perf_counter()
+    for name, why in job.refused.items():
+        yield _record(job, context, metric_info(name), "skipped", error_json(why))
+    if job.error is not None:
+        status = "skipped" if isinstance(job.error, MissingError) else "failed"
+        for metric in job.todo:
+            yield _record(job, context, metric, status, error_json(job.error))
+        if job.keep and not job.todo:
+            raise job.error
+        return
+    if not job.todo and not job.keep:
+        return
+    # Not the exceptions themselves, which would hold on to the tensors of the code that failed.
+    failures: dict[str, Mapping[str, str]] = {}
+    running: dict[str, Metric] = {}
+    for metric in job.todo:
+        try:
+            running[metric.name] = load_metric(metric.name, context.device)
+        except Exception as error:
+            failures[metric.name] = _failure(f"metric '{metric.name}'", "loading", error)
+    flow = _flow(job, context)
+    try:
+        for sample in _samples(job, method, context):
+            at = f"at frame {sample.index}"
+            moving = [name for name in running if "flow" in metric_info(name).needs]
+            if flow is not None and moving and sample.index:
+                try:
+                    pair = _cut_flow(flow[sample.index - 1], job.clip.border_px)
+                    sample = replace(sample, flow=pair)
+                except Exception as error:
+                    failures |= dict.fromkeys(moving, _failure("flow", at, error))
+                    running = {k: v for k, v in running.items() if k not in moving}
+            for name, metric_object in list(running.items()):
+                try:
+                    metric_object.update(sample)
+                except Exception as error:
+                    failures[name] = _failure(f"metric '{name}'", at, error)
+                    del running[name]
+            context.tick()
+    except Exception as error:
+        at_clip = f"clip '{job.clip.name}'", "while it was scored"
+        if not job.todo:
+            raise _user_error(*at_clip, error)  # noqa: B904  # it has its cause
+        failures = dict.fromkeys((m.name for m in job.todo), _failure(*at_clip, error))
+    seconds = time.perf_counter() - started
+    for metric in job.todo:
+        if metric.name not in failures:
+            try:
+                score, extra = _score(job, context, metric, running[metric.name])
+            except Exception as error:
+                who = f"metric '{metric.name}'"
+                failures[metric.name] = _failure(who, "after the last frame", error)
+        if metric.name in failures:
+            yield _record(job, context, metric, "failed", failures[metric.name], seconds)
+            continue
+        record = _record(job, context, metric, "ok", None, seconds)
+        extra = {**record.extra, **extra}
+        yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra)
+
+
+def _score(
+    job: Job, context: Context, metric: MetricInfo, running: Metric
+) -> tuple[Score, dict[str, Any]]:
+    """What a metric found, and what belongs beside it. Raises ContractError outside its range."""
+    score = running.result()
+    low, high = metric.range
+    if not low <= score.value <= high:
+        raise ContractError(
+            f"'{metric.name}' gave {score.value}, outside {low}..{high}",
+            "this is a defect of the metric or of its weights: please report it",
+        )
+    extra: dict[str, Any] = dict(score.extra)
+    if job.clip.protocol:
+        extra["protocol"] = dict(job.clip.protocol)
+    if "flow" in metric.needs:
+        estimated = context.estimator if job.flow != EXACT_FLOW else None
+        extra["flow"] = estimated.name if estimated else EXACT_FLOW
+    if metric.name == "psnr":
+        extra |= _registration(job)
+    return score, extra
+
+
+def _flow(job: Job, context: Context) -> Sequence[PairFlow] | None:
+    """Motion of the reference: exact where it is known; lazy."""
+    clip = job.clip
+    if clip.flow is not None or context.estimator is None:
+        return clip.flow
+    reference = reference_frames(clip)
+    return ReferenceFlow(reference, context.estimator, clip.digest, context.cache, context.note)
+
+
+def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Sample]:
+    """Output frames next to LQ, GT and reference; kept on the way if the job says so."""
+    clip, border = job.clip, job.clip.border_px
+    reference = reference_frames(clip)
+    with ExitStack() as stack:
+        writer = None
+        if job.keep:
+            mark(job.frames).unlink(missing_ok=True)
+            writer = stack.enter_context(frames.FrameWriter(job.frames, replace=True))
+        for index, sr in enumerate(_outputs(job, method, context)):
+            if writer is not None:
+                writer.write(sr)
+            target = _cut(reference[index], border)
+            yield Sample(
+                index=index,
+                sr=_cut(sr, border),
+                lq=_cut(clip.lq[index], border // clip.scale) if clip.lq else None,
+                gt=target if clip.gt is not None else None,
+                reference=target,
+                flow=None,
+            )
+    if job.keep:
+        mark(job.frames).write_text(job.output_key + "\n")
+
+
+def _outputs(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Frame]:
+    if scores_outputs(job.card) and job.clip.outputs is not None:
+        return iter(job.clip.outputs)
+    if job.card.name == "gt" and job.clip.gt is not None:
+        return iter(job.clip.gt)
+    if job.reuse:
+        return iter(frames.open_frames(job.frames))
+    return upscale(method(), job.card, job.clip, context.device)
+
+
+def _cut(frame: Any, border: int) -> Any:
+    return frame[border:-border, border:-border] if border else frame
+
+
+def _cut_flow(pair: PairFlow, border: int) -> PairFlow:
+    if not border:
+        return pair
+    fields = {name: value for name, value in vars(pair).items() if value is not None}
+    return replace(pair, **{name: _cut(value, border) for name, value in fields.items()})
+
+
+def _registration(job: Job) -> dict[str, Any]:
+    """The best shift against GT in the middle frame, of bicubic(LQ) or of existing outputs."""
+    clip, middle = job.clip, job.clip.count // 2
+    if clip.gt is None:
+        return {}
+    if scores_outputs(job.card) and clip.outputs is not None:
+        frame = clip.outputs[middle]
+    elif job.card.name == "bicubic":
+        frame = upscaled(clip)[middle]
+    else:
+        return {}
+    dy, dx, at_zero, at_best = best_shift(frame, clip.gt[middle])
+    return {"shift": [dy, dx], "psnr_at_zero": at_zero, "psnr_at_shift": at_best}
+
+
+def _user_error(who: str, doing: str, error: Exception) -> UserError:
+    return error if isinstance(error, UserError) else foreign_error(who, doing, error)
+
+
+def _failure(who: str, doing: str, error: Exception) -> Mapping[str, str]:
+    return error_json(_user_error(who, doing, error))
+
+
+def error_json(error: UserError) -> Mapping[str, str]:
+    """An error as a record keeps it; `log` is the traceback of what caused a failure."""
+    found = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    if (log := error.cause()) and not isinstance(error, MissingError):
+        found["log"] = log
+    return found
+
+
+def _record(
+    job: Job,
+    context: Context,
+    metric: MetricInfo,
+    status: Any,
+    error: Mapping[str, str] | None,
+    seconds: float = 0.0,
+) -> Record:
+    card, clip = job.card, job.clip
+    return Record(
+        key=job.quality_key(metric),
+        run_id=context.run_id,
+        at=timestamp(),
+        kind="quality",
+        status=status,
+        method=card.name,
+        method_version=card.version,
+        title=card.title,
+        weights_origin=card.weights.origin,
+        weights_sha256=job.weights_sha256,
+        precision=card.precision,
+        settings=dict(card.settings),
+        dataset=clip.dataset,
+        dataset_version=clip.dataset_version,
+        clip=clip.name,
+        clip_digest=clip.digest,
+        frames=clip.count,
+        size=clip.size,
+        scale=clip.scale,
+        metric=metric.name,
+        metric_version=metric.version,
+        unit=metric.unit,
+        extra=about_pyiqa(metric),
+        error=error,
+        seconds=round(seconds, 3),
+    )

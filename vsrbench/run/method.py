@@ -1,0 +1,220 @@
+"""Run a method on a clip: load by card, pad, window, crop, clamp, and check what comes out."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.core.keys import digest
+from vsrbench.cards.specs import ROOT
+from vsrbench.core.types import Clip, Method, MethodCard, Size
+
+if TYPE_CHECKING:
+    import torch
+
+    from vsrbench.core.types import Frame
+
+
+def at_scale(card: MethodCard, scale: int) -> MethodCard:
+    """The card for a clip of this scale; a card with scale 0 follows the clip. Raises UserError."""
+    if card.scale not in (0, scale):
+        raise UserError(
+            f"method '{card.name}' upscales x{card.scale}, the clip needs x{scale}",
+            "leave one of them out, or say --scale for your own input",
+        )
+    return replace(card, scale=scale)
+
+
+def check_size(card: MethodCard, size: Size) -> None:
+    """Raises UserError when frames of this LQ size are below what network or padding accept."""
+    left, right, top, bottom = padding(card, size)
+    mirrored = left + right < size[1] and top + bottom < size[0]
+    if min(size) < card.min_size or not mirrored:
+        # Reflection gives less than a side holds: half of the multiple is always enough.
+        least = max(card.min_size, 1 if mirrored else card.multiple_of // 2 + 1)
+        raise UserError(
+            f"frames of {size[1]}x{size[0]} are too small for '{card.name}', which needs at least "
+            f"{least} px a side",
+            "use a larger clip or another method",
+        )
+
+
+def no_tf32() -> None:
+    """fp32 is fp32 on a GPU, too: torch would round the inputs of convolutions to TF32."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def dtype_of(card: MethodCard, device: str) -> torch.dtype:
+    """Half precisions apply on a GPU; the CPU always runs fp32. Raises UserError."""
+    import torch
+
+    names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if card.precision not in names:
+        raise UserError(
+            f"card '{card.name}': precision is '{card.precision}'", "fp32, fp16 or bf16"
+        )
+    return torch.float32 if device == "cpu" else names[card.precision]
+
+
+def load_method(card: MethodCard, device: str) -> Method:
+    """Import the adapter of a card and load it. Raises MissingError, UserError, DataError.
+
+    An error inside foreign code comes out as ContractError with its type and message.
+    """
+    load = entry(card)
+    try:
+        method: Method = load(card, device, dtype_of(card, device))
+    except UserError:
+        raise
+    except ImportError as error:
+        raise _not_imported(card, error) from error
+    except (Exception, SystemExit) as error:
+        raise foreign_error(f"'{card.name}'", "loading", error) from error
+    return method
+
+
+def entry(card: MethodCard) -> Callable[..., Method]:
+    """The function that a card names, imported. Raises as `load_method`."""
+    module, _, function = card.entry.partition(":")
+    try:
+        found = getattr(_module(card, module), function, None) if function else None
+    except ImportError as error:
+        raise _not_imported(card, error) from error
+    except (Exception, SystemExit) as error:
+        raise foreign_error(f"'{card.name}'", "loading", error) from error
+    if found is None:
+        raise UserError(
+            f"card '{card.name}': entry = \"{card.entry}\" names no function of a module",
+            'write it as "methods.folder.adapter:load"',
+        )
+    load: Callable[..., Method] = found
+    return load
+
+
+def _module(card: MethodCard, name: str) -> types.ModuleType:
+    """The module `methods.folder.module` of a card, by the location of the card.
+
+    The methods that ship are `vsrbench.methods`. Those of another root are a package of their own,
+    whatever else is called `methods` on this machine; what that root lacks, the former has.
+    """
+    root = Path(card.folder).resolve().parents[1]
+    first, _, rest = name.partition(".")
+    if first != "methods":
+        return importlib.import_module(name)
+    if root == ROOT or not (root / "methods" / rest.partition(".")[0]).exists():
+        return importlib.import_module(f"vsrbench.{name}")
+    package = f"vsrbench_root_{digest(str(root))}"
+    if package not in sys.modules:
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = [str(root)]
+    return importlib.import_module(f"{package}.{name}")
+
+
+def _not_imported(card: MethodCard, error: ImportError) -> MissingError:
+    return MissingError(
+        f"method '{card.name}' cannot be imported: {error}",
+        f'install what it needs, or correct entry = "{card.entry}" in its card',
+    )
+
+
+def foreign_error(who: str, doing: str, error: BaseException) -> ContractError:
+    """Foreign code raised: one line that names who, the place and the error, which is its cause."""
+    text = (str(error).splitlines() or [""])[0][:200]
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "can't allocate memory" in text:
+        made = ContractError(
+            f"{who} ran out of memory {doing}", "use smaller frames or a card with tiles"
+        )
+    else:
+        made = ContractError(
+            f"{who} failed {doing}: {type(error).__name__}: {text}",
+            "run again with -v for the traceback",
+        )
+    made.__cause__ = error
+    return made
+
+
+def padding(card: MethodCard, size: Size) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) px of LQ padding that makes both sides a multiple."""
+    right, bottom = -size[1] % card.multiple_of, -size[0] % card.multiple_of
+    return (right, 0, bottom, 0) if card.pad == "top-left" else (0, right, 0, bottom)
+
+
+def upscale(method: Method, card: MethodCard, clip: Clip, device: str) -> Iterator[Frame]:
+    """SR frames of a clip as uint8 RGB, one per LQ frame, checked; constant memory.
+
+    Raises ContractError for a wrong count, a wrong size, values that are not finite, or an
+    exception in the method; DataError for LQ frames that cannot be read.
+    """
+    import torch
+
+    # A method that draws noise gives the same frames in every run.
+    torch.manual_seed(int(digest([card.name, clip.name, clip.digest]), 16))
+    step = card.window or clip.count
+    for start in range(0, clip.count, step):
+        yield from _window(method, card, clip, device, range(start, min(start + step, clip.count)))
+
+
+def _window(
+    method: Method, card: MethodCard, clip: Clip, device: str, indices: range
+) -> Iterator[Frame]:
+    import torch
+    import torch.nn.functional as F
+
+    dtype, pad, scale = dtype_of(card, device), padding(card, clip.size), card.scale
+    left, right, top, bottom = pad
+    height, width = clip.size
+    expected = (3, (height + top + bottom) * scale, (width + left + right) * scale)
+
+    def prepared() -> Iterator[torch.Tensor]:
+        for i in indices:
+            frame = torch.from_numpy(np.array(clip.lq[i])).to(device)
+            x = frame.permute(2, 0, 1).to(torch.float32) / 255
+            yield F.pad(x[None], pad, mode="reflect")[0].to(dtype)
+
+    produced = 0
+    outputs = method.upscale(prepared())
+    while True:
+        try:
+            y = next(outputs, None)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            doing = f"at frame {indices.start + produced} of clip '{clip.name}'"
+            raise foreign_error(f"'{card.name}'", doing, error) from error
+        if y is None:
+            break
+        where = f"'{card.name}' at frame {indices.start + produced} of clip '{clip.name}'"
+        if produced == len(indices):
+            raise ContractError(
+                f"{where}: more frames came out than the {len(indices)} that went in"
+            )
+        if tuple(y.shape) != expected:
+            raise ContractError(
+                f"{where}: output is {tuple(y.shape)}, expected {expected}",
+                "one 3 x sH x sW tensor per input frame",
+            )
+        y = y[:, top * scale :, left * scale :][:, : height * scale, : width * scale]
+        if not bool(torch.isfinite(y).all()):
+            raise ContractError(
+                f"{where}: output holds NaN or infinity", "try precision fp32 in its card"
+            )
+        pixels = (y.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        yield pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+        produced += 1
+    if produced != len(indices):
+        raise ContractError(
+            f"'{card.name}' gave {produced} frames for the {len(indices)} of clip '{clip.name}'",
+            "one output per input, in order",
+        )

@@ -1,0 +1,190 @@
+"""What is still to do: jobs out of methods, clips, metrics and what the store already holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vsrbench.core import keys
+from vsrbench.programs import command
+from vsrbench.data.datasets import Dataset
+from vsrbench.core.errors import UserError
+from vsrbench.run.method import at_scale, check_size
+from vsrbench.metrics import depends_on, metric_info
+from vsrbench.cards.specs import GT_CARD
+from vsrbench.core.types import Clip, MethodCard, MetricInfo, Record
+
+EXACT_FLOW = "exact"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one clip: the scores that are still missing, from one pass over the frames."""
+
+    card: MethodCard
+    clip: Clip
+    weights_sha256: str
+    todo: tuple[MetricInfo, ...]
+    """Metrics to compute."""
+    refused: Mapping[str, UserError]
+    """Metrics that cannot be had for this clip, with the reason."""
+    flow: str
+    """Identity of the reference's flow estimator; `exact` where motion is known."""
+    frames: Path
+    """Where its SR frames are or would be kept."""
+    keep: bool
+    """Frames are to be kept and are not yet."""
+    reuse: bool
+    """Frames of an earlier run are there and serve instead of running the method."""
+    error: UserError | None = None
+    """Why the method cannot run on the clip at all."""
+
+    @property
+    def output_key(self) -> str:
+        """Identity of the SR frames."""
+        made_by = self.clip.outputs_digest if scores_outputs(self.card) else self.weights_sha256
+        return keys.output_key(self.card, made_by, self.clip)
+
+    def quality_key(self, metric: MetricInfo) -> str:
+        """Identity of one score."""
+        flow = self.flow if "flow" in metric.needs else depends_on(metric.name)
+        return keys.quality_key(self.output_key, metric, self.clip.border_px, flow)
+
+
+def scores_outputs(card: MethodCard) -> bool:
+    """True for a card that stands for the outputs attached to the clips, not for GT."""
+    return card.kind == "frames" and card.name != GT_CARD.name
+
+
+def mark(folder: Path) -> Path:
+    """The file beside kept frames that holds their identity."""
+    return folder.with_name(folder.name + ".key")
+
+
+def kept(folder: Path, output_key: str) -> bool:
+    """True if `folder` holds the whole output with this identity."""
+    file = mark(folder)
+    return file.is_file() and folder.is_dir() and file.read_text().strip() == output_key
+
+
+def plan(
+    cards: Sequence[MethodCard],
+    dataset: Dataset,
+    metrics: Sequence[str],
+    missing: Mapping[str, UserError],
+    done: Mapping[str, Record],
+    frames: Path,
+    keep_frames: bool,
+    fresh: bool,
+    flow: str,
+) -> tuple[list[Job], set[str]]:
+    """(jobs, keys of all results asked for): GT and every card on every clip; jobs leave out
+    what is done.
+
+    missing: metrics whose weights are not here. done: newest record of each key. flow: identity of
+    the estimator for clips whose motion is not known. fresh: kept frames of earlier runs do not
+    serve.
+    """
+    jobs: list[Job] = []
+    asked: set[str] = set()
+    clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in dataset.broken)]
+    for card in [GT_CARD, *cards]:
+        identity = _identity(card)
+        for clip in clips:
+            error = dataset.broken.get(clip.name)
+            if card is GT_CARD and clip.gt is None:
+                continue
+            job = _job(card, clip, metrics, missing, error or identity, frames, flow)
+            todo = tuple(m for m in job.todo if _status(done, job.quality_key(m)) != "ok")
+            refused = {
+                name: why
+                for name, why in job.refused.items()
+                if not _same_refusal(done.get(job.quality_key(metric_info(name))), why)
+            }
+            reuse = not fresh and kept(job.frames, job.output_key)
+            keep = keep_frames and job.error is None and not reuse
+            asked.update(job.quality_key(metric_info(name)) for name in metrics)
+            if todo or refused or keep:
+                jobs.append(replace(job, todo=todo, refused=refused, keep=keep, reuse=reuse))
+    return jobs, asked
+
+
+def _broken_clip(dataset: Dataset, name: str) -> Clip:
+    """Stands for a clip that could not be opened, so that its failure is on record."""
+    spec = dataset.spec
+    return Clip(spec.name, name, 0, (0, 0), spec.scale, 0.0, "", (), dataset_version=spec.version)
+
+
+def _identity(card: MethodCard) -> str | UserError:
+    try:
+        return command.identify(card)
+    except UserError as error:
+        return error
+
+
+def _job(
+    card: MethodCard,
+    clip: Clip,
+    metrics: Sequence[str],
+    missing: Mapping[str, UserError],
+    identity: str | UserError,
+    frames: Path,
+    flow: str,
+) -> Job:
+    error = identity if isinstance(identity, UserError) else None
+    if error is None:
+        try:
+            card = at_scale(card, clip.scale)
+            check_size(card, clip.size)
+        except UserError as refusal:
+            error = refusal
+    refused = {}
+    for name in metrics:
+        why = missing.get(name) or (None if error else unfit(metric_info(name), clip))
+        if not why and not error and card.weights.origin == "random":
+            why = UserError(f"'{card.name}' is untrained: cost only")
+        if why:
+            refused[name] = why
+    return Job(
+        card=card,
+        clip=clip,
+        weights_sha256="" if isinstance(identity, UserError) else identity,
+        todo=tuple(metric_info(m) for m in metrics if m not in refused),
+        refused=refused,
+        flow=EXACT_FLOW if clip.flow is not None else flow,
+        frames=frames / card.name / clip.dataset / clip.name,
+        keep=False,
+        reuse=False,
+        error=error,
+    )
+
+
+def unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
+    """Why a metric makes no sense for a clip; None when it does."""
+    if "gt" in metric.needs and clip.gt is None:
+        return UserError(f"'{metric.name}' needs ground truth and clip '{clip.name}' has none")
+    if "lq" in metric.needs and not clip.lq:
+        return UserError(f"'{metric.name}' needs LQ and clip '{clip.name}' has none")
+    if metric.needs & {"flow", "reference"} and clip.gt is None and not clip.lq:
+        return UserError(
+            f"'{metric.name}' needs GT or LQ as reference and clip '{clip.name}' has neither"
+        )
+    if metric.span != "frame" and clip.count == 1:
+        return UserError(f"'{metric.name}' needs two frames and clip '{clip.name}' has one")
+    if metric.span != "frame" and "frames" in clip.protocol:
+        rule = clip.protocol["frames"]
+        return UserError(f"'{metric.name}' needs successive frames and the rule is {rule}")
+    return None
+
+
+def _status(done: Mapping[str, Record], key: str) -> str:
+    return done[key].status if key in done else ""
+
+
+def _same_refusal(record: Record | None, why: UserError) -> bool:
+    return (
+        record is not None
+        and record.status == "skipped"
+        and (record.error or {}).get("message") == why.message
+    )

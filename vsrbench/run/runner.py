@@ -1,0 +1,262 @@
+"""One run: plan, evaluate, measure cost, and record each result before anything else happens."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vsrbench import __version__
+from vsrbench.core import env, keys
+from vsrbench.run import cost, executors
+from vsrbench.programs import command
+from vsrbench.data.datasets import Dataset, cache_folder
+from vsrbench.core.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
+from vsrbench.run.evaluate import error_json, timestamp
+from vsrbench.flow.estimators import Estimator, best_estimator
+from vsrbench.run.method import at_scale, no_tf32
+from vsrbench.metrics import METRICS, metric_info, unavailable
+from vsrbench.run.plan import Job, plan, unfit
+from vsrbench.core.progress import Progress, note, say_error
+from vsrbench.results.store import Store
+from vsrbench.results.summary import usual_size
+from vsrbench.core.types import MethodCard, Record, Size
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a run is to be done."""
+
+    root: Path
+    """Folder of methods/ and datasets/."""
+    devices: tuple[str, ...]
+    """Torch devices of one kind, a process for each where there are several."""
+    metrics: tuple[str, ...] = ()
+    """Metrics asked for by name; empty for the defaults of each data set."""
+    keep_frames: bool = False
+    """Keep outputs as PNG."""
+    fresh: bool = False
+    """Compute again what is on disk."""
+    quiet: bool = False
+    """No progress."""
+    with_cost: bool = True
+    """Measure cost at the most frequent size of each data set."""
+    verbose: bool = False
+    """Show the tracebacks of what failed."""
+
+    @property
+    def device(self) -> str:
+        """The one that cost is measured on, and what needs a single one."""
+        return self.devices[0]
+
+
+class Run:
+    """One run over methods and data sets; `counts` and `missing` tell how it went."""
+
+    def __init__(self, choice: Choice, store: Store) -> None:
+        self.choice, self.store = choice, store
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
+        self.missing = False
+        """Something that was asked for by name is not here."""
+        self.keys: set[str] = set()
+        """Identities of all scores and costs asked for, new or reused."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 3 something asked for is missing."""
+        return FAILED if self.counts["failed"] else MISSING if self.missing else OK
+
+    def go(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
+        """Score and measure everything that is not on disk yet."""
+        with self.logged():
+            self._quality(cards, sets)
+            torch.cuda.empty_cache()  # cost is measured in another process
+            for dataset in sets if self.choice.with_cost else ():
+                size = usual_size(clip.size for clip in dataset.clips)
+                scales = [clip.scale for clip in dataset.clips if clip.size == size]
+                if scales:
+                    self.cost(cards, size, scales[0], cost.FRAMES)
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Around the work of a run: arguments, environment, counts and exit code go on record."""
+        about = {
+            "run_id": self.id,
+            "started": timestamp(),
+            "argv": sys.argv[1:],
+            "version": __version__,
+            "device": ",".join(self.choice.devices),
+            "env": env.capture(self.choice.root),
+        }
+        no_tf32()
+        code = FAILED  # what Python makes of an exception that nobody catches
+        try:
+            yield
+            code = self.exit_code
+        except UserError as error:
+            code = error.exit_code
+            raise
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            raise
+        finally:
+            end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
+            self.store.append_run(about | end)
+
+    def wanted(self, dataset: Dataset) -> tuple[str, ...]:
+        """The metrics of a data set: asked for, its own defaults, or all that the data allows.
+
+        Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
+        """
+        clips = dataset.clips
+        alone = bool(clips) and all(clip.gt is None and not clip.lq for clip in clips)
+        return (
+            self.choice.metrics
+            or dataset.spec.metrics
+            or tuple(
+                m.name
+                for m in METRICS.values()
+                if (m.default or (m.name == "ewarp_self" and alone))
+                and (not clips or any(unfit(m, clip) is None for clip in clips))
+            )
+        )
+
+    def _quality(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
+        asked = dict.fromkeys(name for dataset in sets for name in self.wanted(dataset))
+        reasons = {name: why for name in asked if (why := unavailable(name)) is not None}
+        for why in reasons.values():
+            note(f"missing: {why.message}\n  {why.hint}")
+        self.missing |= bool(self.choice.metrics and reasons)
+        for name in self.choice.metrics:
+            whys = [unfit(metric_info(name), clip) for dataset in sets for clip in dataset.clips]
+            if name not in reasons and whys and all(whys):
+                note(f"not computed: {whys[0]}")
+                self.missing = True
+        estimator = self._estimator(asked, sets)
+        done = {} if self.choice.fresh else self.store.latest()
+        for line in self.store.notices:
+            note(f"note: {line}")
+        jobs: list[Job] = []
+        for dataset in sets:
+            for name, error in dataset.broken.items():
+                say_error(error)
+                note(f"  clip '{name}' goes on record as failed; the rest goes on")
+            more, asked_here = plan(
+                cards,
+                dataset,
+                self.wanted(dataset),
+                reasons,
+                done,
+                self.store.frames,
+                self.choice.keep_frames,
+                self.choice.fresh,
+                estimator.identity if estimator else "",
+            )
+            jobs += more
+            self.keys |= asked_here
+        self.counts["reused"] += len(self.keys) - sum(len(j.todo) + len(j.refused) for j in jobs)
+        note(
+            f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
+            f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "
+            f"in {len(jobs)} jobs on {', '.join(self.choice.devices)}"
+        )
+        frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
+        shared = executors.Shared(self.id, estimator is not None, cache_folder() / "flow")
+        with Progress(frames, len(jobs), self.choice.quiet) as progress:
+            for job, records in executors.run(
+                jobs, self.choice.devices, shared, estimator, progress
+            ):
+                progress.done(executors.label(job), self._record(job, records, progress))
+
+    def _estimator(self, asked: Mapping[str, Any], sets: Sequence[Dataset]) -> Estimator | None:
+        """The flow estimator, where some metric needs flow and some motion is not known."""
+        needed = any("flow" in metric_info(name).needs for name in asked)
+        exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
+        # Of several devices each process makes its own, and here is only asked what it is.
+        device = self.choice.device if len(self.choice.devices) == 1 else "cpu"
+        return best_estimator(device) if needed and not exact else None
+
+    def _record(self, job: Job, records: Iterable[Record], progress: Progress) -> str:
+        """Record everything that one job yields; `ok`, or what went wrong."""
+        outcome = "ok"
+        logs = dict[str, None]()
+        try:
+            for record in records:
+                self._append(record)
+                if record.status == "failed" and record.error:
+                    outcome = f"FAILED: {record.error['message']}"
+                    logs[record.error.get("log", "")] = None
+        except UserError as error:  # frames were to be kept and nothing was to be scored
+            self.counts["failed"] += 1
+            outcome = f"FAILED: {error}"
+            logs[error_json(error).get("log", "")] = None
+        if self.choice.verbose:
+            for log in filter(None, logs):
+                progress.line(log.rstrip())
+        if isinstance(job.error, MissingError):
+            self.missing = True
+            outcome = f"skipped: {job.error}"
+        return outcome
+
+    def _append(self, record: Record) -> None:
+        self.store.append(record)
+        self.counts[record.status] += 1
+
+    def cost(self, cards: Sequence[MethodCard], size: Size, scale: int, frames: int) -> None:
+        """Measure every card that has no figure for this LQ size on this machine yet."""
+        done = {} if self.choice.fresh else self.store.latest()
+        machine = cost.machine(self.choice.device)
+        for card in cards:
+            sha, error, measurement = "", None, None
+            try:
+                card = at_scale(card, scale)
+                sha = command.identify(card)
+            except UserError as failure:
+                error = failure
+            key = keys.cost_key(card, sha, size, frames, machine)
+            self.keys.add(key)
+            if error is None:
+                if key in done and done[key].status == "ok":
+                    self.counts["reused"] += 1
+                    continue
+                note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
+                try:
+                    measurement = cost.measure(card, size, frames, self.choice.device)
+                except UserError as failure:
+                    error = failure
+            told = error_json(error) if error else None
+            if error and told:
+                say_error(error)
+                if self.choice.verbose and "log" in told:
+                    note(told["log"].rstrip())
+            absent = isinstance(error, MissingError)
+            self.missing |= absent
+            self._append(
+                Record(
+                    key=key,
+                    run_id=self.id,
+                    at=timestamp(),
+                    kind="cost",
+                    status="ok" if error is None else "skipped" if absent else "failed",
+                    method=card.name,
+                    method_version=card.version,
+                    title=card.title,
+                    weights_origin=card.weights.origin,
+                    weights_sha256=sha,
+                    precision=card.precision,
+                    settings=dict(card.settings),
+                    frames=frames,
+                    size=size,
+                    scale=scale,
+                    measurement=measurement,
+                    error=told,
+                )
+            )

@@ -1,0 +1,353 @@
+"""One HTML file from a summary, its records and kept frames: opens from disk, needs no network.
+
+`page.html` is filled by Jinja; scripts, styles and pictures are part of the file. No torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from vsrbench.show import figures
+from vsrbench.core.errors import UserError
+from vsrbench.metrics import recorded
+from vsrbench.results.store import Store
+from vsrbench.results.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
+from vsrbench.show.tables import Footnotes, caption, heading, row_title, weights_text
+from vsrbench.core.types import MetricInfo, Record
+
+if TYPE_CHECKING:
+    from vsrbench.core.types import Frame
+
+BUDGET_MIB = 48.0
+"""Default size of all pictures in a report."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one method made of the frame that is shown."""
+
+    method: str
+    """Name of the card."""
+    title: str
+    """Name in tables."""
+    uri: str
+    """The frame, lossless."""
+    scores: str
+    """Its scores on the clip."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One clip to look at."""
+
+    dataset: str
+    """Data set."""
+    clip: str
+    """Clip."""
+    frame: int
+    """Number of the frame shown."""
+    size: tuple[int, int]
+    """Its (width, height) in px."""
+    pictures: tuple[Picture, ...]
+    """Bicubic, the methods, GT."""
+    profile: str
+    """The temporal profiles, a PNG."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One clip of one method in one metric."""
+
+    clip: str
+    """Clip."""
+    x: float
+    """Place, 0 to 100."""
+    text: str
+    """The score as printed."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """All clips of all methods in one metric."""
+
+    column: Column
+    """The metric."""
+    low: str
+    """Score at the left end."""
+    high: str
+    """Score at the right end."""
+    rows: tuple[tuple[str, float | None, tuple[Dot, ...]], ...]
+    """(title, place of the mean or None, dots) of each method."""
+
+
+def build(
+    summary: Summary,
+    records: Sequence[Record],
+    store: Store,
+    out: Path,
+    budget_mib: float,
+    say: Callable[[str], None],
+) -> None:
+    """Write the report to `out`.
+
+    budget_mib: what the pictures may take in all; clips beyond it are named as left out. Clips are
+    shown whose frames were kept. say: told what is being done. Raises UserError when the file
+    cannot be written.
+    """
+    comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
+    shown = {row.method for block in summary.blocks for row in block.rows}
+    infos = metric_infos(records)
+    runs = _runs(store, {run for block in summary.blocks for run in block.runs})
+    environment = Environment(
+        loader=PackageLoader("vsrbench", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(
+        blocks=[_block(block, infos, store) for block in summary.blocks],
+        comparisons=[asdict(comparison) for comparison in comparisons],
+        left_out=left_out,
+        failures=_failures([r for r in records if r.method in shown]),
+        provenance=_provenance([r for r in records if r.method in shown]),
+        runs=runs,
+        code=store.code({run["run_id"] for run in runs}),
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out}: {error.strerror}", "choose another file: -o"
+        ) from error
+
+
+def _block(block: Block, infos: Mapping[str, MetricInfo], store: Store) -> dict[str, Any]:
+    """A block as the page shows it."""
+    notes = Footnotes()
+    rows = []
+    for row in block.rows:
+        cells = []
+        for column in block.columns:
+            cell = row.cells[column.name]
+            text = "–" if cell.value is None else column.text(cell.value)
+            spread = "" if cell.ci95 is None else f"±{column.text(cell.ci95)}"
+            number = notes.number(cell.note) if cell.note else ""
+            cells.append(
+                {
+                    "text": text,
+                    "spread": spread + " ~" * cell.noise,
+                    "mark": cell.mark,
+                    "sort": "" if cell.value is None else repr(cell.value),
+                    "note": cell.note,
+                    "number": number,
+                }
+            )
+        rows.append(
+            {
+                "title": row_title(row),
+                "weights": weights_text(row),
+                "reference": row.method == GT,
+                "cells": cells,
+            }
+        )
+    return {
+        "heading": heading(block),
+        "columns": block.columns,
+        "rows": rows,
+        "footnotes": notes.lines("[{}] {}"),
+        "notes": block.notes,
+        "caption": " ".join(caption(block, store.code(block.runs))),
+        "strips": list(_strips(block, infos)),
+    }
+
+
+def _strips(block: Block, infos: Mapping[str, MetricInfo]) -> Iterator[Strip]:
+    """A strip for each metric that some method has clips of; GT only where it says something."""
+    for column in block.columns:
+        if column.name not in infos:
+            continue
+        rows = [
+            row
+            for row in block.rows
+            if row.cells[column.name].clips
+            and not (row.method == GT and "gt" in infos[column.name].needs)
+        ]
+        values = [v for row in rows for v in row.cells[column.name].clips.values()]
+        if values:
+            yield _strip(column, rows, min(values), max(values))
+
+
+def _strip(column: Column, rows: Sequence[Row], low: float, high: float) -> Strip:
+    def place(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 3) if high > low else 50.0
+
+    found = []
+    for row in rows:
+        cell = row.cells[column.name]
+        dots = tuple(Dot(clip, place(v), column.text(v)) for clip, v in cell.clips.items())
+        found.append((row.title, None if cell.value is None else place(cell.value), dots))
+    return Strip(column, column.text(low), column.text(high), tuple(found))
+
+
+def _comparisons(
+    summary: Summary,
+    records: Sequence[Record],
+    store: Store,
+    budget: int,
+    say: Callable[[str], None],
+) -> tuple[list[Comparison], list[str]]:
+    """Clips with kept frames as far as the budget (bytes) goes, and why others are left out."""
+    found: list[Comparison] = []
+    left_out: list[str] = []
+    for block in summary.blocks:
+        methods = [row.method for row in block.rows]
+        for clip in block.clips if block.dataset else ():
+            place = f"{block.dataset}/{clip}"
+            kept = [m for m in methods if (store.frames / m / block.dataset / clip).is_dir()]
+            if not kept:
+                left_out.append(f"{place}: no frames were kept; run with --keep-frames")
+                continue
+            if budget <= 0:
+                left_out.append(f"{place}: the pictures before it took all of --images")
+                continue
+            say(f"pictures of {place}")
+            try:
+                comparison = _comparison(store.frames, block.dataset, clip, kept, records)
+            except UserError as error:
+                left_out.append(f"{place}: {error}")
+                continue
+            taken = sum(len(p.uri) for p in comparison.pictures) + len(comparison.profile)
+            if taken > budget and found:
+                left_out.append(f"{place}: its pictures go beyond --images")
+                continue
+            budget -= taken
+            found.append(comparison)
+    return found, left_out
+
+
+def _comparison(
+    frames: Path, dataset: str, clip: str, methods: Sequence[str], records: Sequence[Record]
+) -> Comparison:
+    """The middle frame by every method, and their temporal profiles. Raises UserError."""
+    sources = figures.kept_frames(frames, dataset, clip, methods)
+    scored = figures.kept_scores(frames, dataset, clip, sources, records)
+    titles = figures.titles_of(records, sources)
+    count = len(next(iter(sources.values())))
+    latest = newest(records)
+    own = [
+        m for m in metric_infos(records) if any((dataset, s, clip, m) in latest for s in sources)
+    ]
+    pictures = tuple(
+        Picture(
+            method,
+            titles[method],
+            _uri(source[count // 2]),
+            ", ".join(figures.scores(scored, dataset, clip, method, own)),
+        )
+        for method, source in sources.items()
+    )
+    height, width = next(iter(sources.values())).size
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "profile.png"
+        figures.profile(frames, dataset, clip, methods, out, records=records)
+        profile = _data("image/png", out.read_bytes())
+    return Comparison(dataset, clip, count // 2, (width, height), pictures, profile)
+
+
+def _uri(frame: Frame) -> str:
+    """A frame as lossless WebP, so that what is looked at is what was scored."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "WEBP", lossless=True, quality=50)
+    return _data("image/webp", buffer.getvalue())
+
+
+def _data(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _failures(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What failed or was skipped, one entry a reason: where, how often, what to do."""
+    found: dict[tuple[str, str, str, str], dict[str, Any]] = {}
+    for r in [*newest(records).values(), *(r for r in records if r.kind == "cost")]:
+        if r.status == "ok":
+            continue
+        error = r.error or {}
+        info = recorded(r)
+        what = info.title if info else r.metric or "cost"
+        message = error.get("message") or "no reason recorded"
+        key = (r.status, r.dataset, what, message)
+        entry = found.setdefault(
+            key,
+            {
+                "status": r.status,
+                "what": what,
+                "dataset": r.dataset,
+                "message": message,
+                "hint": error.get("hint", ""),
+                "methods": {},
+                "clips": {},
+            },
+        )
+        entry["methods"][r.title] = None
+        if r.clip:
+            entry["clips"][r.clip] = None
+    return sorted(found.values(), key=lambda entry: str(entry["status"]))
+
+
+def _provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Of each method: the newest version, weights, precision and settings on record."""
+    heads = {r.method: r for r in sorted(records, key=lambda r: r.at)}
+    return [
+        {
+            "name": r.method,
+            "title": r.title,
+            "version": r.method_version,
+            "origin": WEIGHTS[r.weights_origin],
+            "sha256": r.weights_sha256,
+            "precision": r.precision,
+            "settings": ", ".join(f"{k} = {v}" for k, v in r.settings.items()),
+        }
+        for r in heads.values()
+        if r.method != GT
+    ]
+
+
+def _runs(store: Store, ids: set[str]) -> list[dict[str, Any]]:
+    """The runs behind the numbers, newest last: command, environment, outcome."""
+    found = []
+    for run in store.read_runs():
+        if run["run_id"] in ids:
+            env: Mapping[str, Any] = run["env"]
+            gpus = ", ".join(f"{g['name']} ({g['memory_mib']} MiB)" for g in env["gpus"])
+            commit = env["git"]["commit"] or "none"
+            found.append(
+                {
+                    "run_id": run["run_id"],
+                    "command": shlex.join(["python", "run_bench.py", *run["argv"]]),
+                    "started": run["started"],
+                    "finished": run["finished"],
+                    "exit_code": run["exit_code"],
+                    "counts": ", ".join(f"{n} {what}" for what, n in run["counts"].items() if n),
+                    "device": run["device"],
+                    "hardware": f"{env['cpu']}, {env['cores']} cores, {env['ram_mib']} MiB"
+                    + (f"; {gpus}" if gpus else "; no GPU"),
+                    "system": f"{env['system']}, Python {env['python']}"
+                    + (f", CUDA {env['cuda']}" if env["cuda"] else ""),
+                    "packages": ", ".join(f"{k} {v}" for k, v in env["packages"].items()),
+                    "code": f"vsrbench {run['version']}, commit {commit}"
+                    + (" with uncommitted changes" if env["git"]["dirty"] else ""),
+                }
+            )
+    return found
