@@ -39,12 +39,12 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Golden numerics, real clips and small real weights beside the checkout.
+    """Real clips and small real weights beside the checkout.
 
     Where the folder is there, a missing file in it fails the test that reads it.
     """
     if not SHARED.is_dir():
-        pytest.skip("needs the folder ../shared (golden numerics, real clips)")
+        pytest.skip("needs the folder ../shared (real clips and weights)")
     return SHARED
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from vsrbench.methods.instavsr import ablation
 from vsrbench.methods.instavsr.ablation import ROWS, Numbers, claims, document, halves, runs
 from vsrbench.methods.instavsr.data import Pool, render_pool
 from vsrbench.methods.instavsr.train import Windows, build_network, read_config
 from vsrbench.methods.spynet import SpyNet
+
+from vsrbench.cards.weights import save_checkpoint
 from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.types import Clip, Record
 from vsrbench.data.frames import FrameWriter
 from vsrbench.results.store import Store
-from vsrbench.core.types import Clip, Record
-from vsrbench.cards.weights import save_checkpoint
 
 TINY = """
 network = "methods.instavsr.network:InstaVSR"

@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 
 from tests.conftest import heed_interrupts
 from vsrbench.cards import specs
-from vsrbench.data import frames
-from vsrbench.run import cost
 from vsrbench.cli import main
 from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.data import frames
+from vsrbench.results.store import Store
+from vsrbench.run import cost
 from vsrbench.run.runner import Choice
 from vsrbench.run.runner import Run as Runner
-from vsrbench.results.store import Store
 
 ADAPTER = '''
 """A method that does what its settings say."""

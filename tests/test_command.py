@@ -19,13 +19,13 @@ import torch
 
 from tests.conftest import FakeNvml, alive, gone, heed_interrupts
 from vsrbench.cards import specs
-from vsrbench.run import cost
-from vsrbench.programs import command
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
-from vsrbench.data.frames import open_frames
-from vsrbench.run.method import check_size
-from vsrbench.metrics import load_metric, unavailable
 from vsrbench.core.types import Measurement, MethodCard, Sample, Score, Weights
+from vsrbench.data.frames import open_frames
+from vsrbench.metrics import load_metric, unavailable
+from vsrbench.programs import command
+from vsrbench.run import cost
+from vsrbench.run.method import check_size
 
 TOY = """
 import sys, time
@@ -146,7 +146,8 @@ def test_centre_crop_is_undone_by_padding(
     (tmp_path / "tree/methods/toy").mkdir(parents=True)
     (tmp_path / "tree/methods/interpolation").symlink_to(root / "methods/interpolation")
     (tmp_path / "tree/methods/toy/toy.toml").write_text(
-        'version = 1\ntitle = "Toy"\nkind = "command"\nentry = "vsrbench.programs.command:load"\nscale = 2\n'
+        'version = 1\ntitle = "Toy"\nkind = "command"\nscale = 2\n'
+        'entry = "vsrbench.programs.command:load"\n'
         "multiple_of = 8\n"
         '[settings]\nargv = ["{python}", "toy.py", "{input}", "{output_dir}", "crop8n-3"]\n'
         "frames_multiple = 8\nframes_offset = -3\n"

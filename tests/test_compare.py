@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 
 from vsrbench.cli import main
-from vsrbench.results.compare import Change, compare, markdown, regressed, verdict_line
 from vsrbench.core.errors import MissingError, UserError
-from vsrbench.metrics import METRICS
-from vsrbench.results.store import Store
 from vsrbench.core.types import Measurement, Record
+from vsrbench.metrics import METRICS
+from vsrbench.results.compare import Change, compare, markdown, regressed, verdict_line
+from vsrbench.results.store import Store
 
 
 def score(clip: str, value: float | None, metric: str = "psnr", **changes: Any) -> Record:

@@ -24,15 +24,15 @@ from torch import nn
 
 from tests.conftest import FakeNvml, gone, heed_interrupts
 from vsrbench.cards import specs, weights
-from vsrbench.run import cost
+from vsrbench.cards.specs import ROOT
+from vsrbench.cards.weights import load_state, read_checkpoint, save_checkpoint
 from vsrbench.core import nvml
-from vsrbench.programs import command
 from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.core.types import Clip, Method, MethodCard, Size, Weights
+from vsrbench.programs import command
+from vsrbench.run import cost
 from vsrbench.run.evaluate import error_json
 from vsrbench.run.method import at_scale, check_size, entry, load_method, padding, upscale
-from vsrbench.cards.specs import ROOT
-from vsrbench.core.types import Clip, Method, MethodCard, Size, Weights
-from vsrbench.cards.weights import load_state, read_checkpoint, save_checkpoint
 
 H, W, COUNT = 30, 42, 5  # odd for every multiple_of here
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from vsrbench.cards import specs
+from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
-from vsrbench.metrics import METRICS
-from vsrbench.cards.specs import GT_CARD
-from vsrbench.results.store import Store, latest
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
+from vsrbench.metrics import METRICS
+from vsrbench.results.store import Store, latest
 
 
 def a_card(**changes: object) -> MethodCard:

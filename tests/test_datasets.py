@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from vsrbench.cards import specs
-from vsrbench.data import datasets, degrade, newset, second_order
-from vsrbench.run import datacheck
 from vsrbench.cli import main
 from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.types import DatasetSpec, Layout
+from vsrbench.data import datasets, degrade, newset, second_order
 from vsrbench.data.frames import FrameWriter, Resized, open_frames, read_image
 from vsrbench.metrics.fidelity import psnr
-from vsrbench.core.types import DatasetSpec, Layout
+from vsrbench.run import datacheck
 
 SPECS = sorted({p.stem for p in (Path(__file__).parents[1] / "datasets").glob("*.toml")})
 SPECS.remove("synthetic")

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vsrbench.data.degrade import RECIPES, Recipe, Stage, degrade, digest
 from vsrbench.core.errors import DataError
+from vsrbench.data.degrade import RECIPES, Recipe, Stage, degrade, digest
 
 
 def picture(h: int = 128, w: int = 160, seed: int = 0) -> np.ndarray:

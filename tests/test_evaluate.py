@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from vsrbench.run import evaluate as module
+from vsrbench.cards.specs import GT_CARD
 from vsrbench.core.errors import UserError
-from vsrbench.run.evaluate import Context, evaluate
+from vsrbench.core.types import Clip, Metric, Record, Sample, Score
 from vsrbench.flow.estimators import Dis, Estimator
 from vsrbench.metrics import METRICS, load_metric
+from vsrbench.run import evaluate as module
+from vsrbench.run.evaluate import Context, evaluate
 from vsrbench.run.plan import Job
-from vsrbench.cards.specs import GT_CARD
-from vsrbench.core.types import Clip, Metric, Record, Sample, Score
 
 SIDE = 64
 

@@ -24,12 +24,12 @@ from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
 from tests.test_evaluate import Broken, job
 from vsrbench import cli
-from vsrbench.run import evaluate, executors, runner
-from vsrbench.programs import command
-from vsrbench.core.errors import INTERRUPTED, UserError
 from vsrbench.cards.specs import GT_CARD
-from vsrbench.results.store import Store
+from vsrbench.core.errors import INTERRUPTED, UserError
 from vsrbench.core.types import MethodCard, Sample
+from vsrbench.programs import command
+from vsrbench.results.store import Store
+from vsrbench.run import evaluate, executors, runner
 
 
 def clips(folder: Path, names: str = "abc", gt: bool = False) -> Path:

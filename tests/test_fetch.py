@@ -21,10 +21,10 @@ import requests
 import urllib3
 
 from vsrbench.cards import specs
-from vsrbench.data import datasets, fetch
 from vsrbench.cli import main
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import DatasetSpec, Download
+from vsrbench.data import datasets, fetch
 
 
 class Server(ThreadingHTTPServer):

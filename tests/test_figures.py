@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vsrbench.core import keys
-from vsrbench.show import figures
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.metrics import METRICS
-from vsrbench.run.plan import mark
-from vsrbench.results.summary import summarise
 from vsrbench.core.types import Measurement, Record
+from vsrbench.metrics import METRICS
+from vsrbench.results.summary import summarise
+from vsrbench.run.plan import mark
+from vsrbench.show import figures
 
 Picture = NDArray[np.uint8]
 HEIGHT, WIDTH, COUNT = 40, 60, 8

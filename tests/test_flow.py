@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from vsrbench.flow.estimators import estimators as flow
-from vsrbench.flow.estimators import raft as raft_network
+from tests import golden
+from vsrbench.cards.weights import read_checkpoint
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import PairFlow
-from vsrbench.cards.weights import read_checkpoint
+from vsrbench.flow import estimators as flow
+from vsrbench.flow import raft as raft_network
 
 
 def constant(dx: float, dy: float, h: int = 24, w: int = 30) -> np.ndarray:
@@ -44,11 +45,11 @@ def city(shared: Path) -> np.ndarray:
         ("nearest_zeros", "nearest", "zeros"),
     ],
 )
-def test_flow_warp_golden(shared: Path, key: str, mode: str, padding: str) -> None:
-    golden = np.load(shared / "golden/flow_warp.npz")
-    x, field = torch.from_numpy(golden["x"]), torch.from_numpy(golden["flow_nhw2"])
+def test_flow_warp_golden(key: str, mode: str, padding: str) -> None:
+    g = golden.arrays("flow_warp")
+    x, field = torch.from_numpy(g["x"]), torch.from_numpy(g["flow_nhw2"])
     out = flow.flow_warp(x, field, mode, padding).numpy()
-    np.testing.assert_allclose(out, golden[key], atol=2e-6)
+    np.testing.assert_allclose(out, g[key], atol=2e-6)
 
 
 def test_warp_copies_whole_pixels_exactly_and_clamps() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from vsrbench.methods.gaussiansr import network
 from vsrbench.methods.gaussiansr.adapter import load
 from vsrbench.methods.gaussiansr.network import GaussianSR
+
 from tests import golden
 from vsrbench.cards.specs import method_card
 from vsrbench.core.types import MethodCard, Weights
@@ -23,25 +23,25 @@ TINY = {"channels": 12, "blocks": 1, "gaussians": 4, "hidden": 16}
 
 
 @pytest.fixture(scope="module")
-def net(shared: Path) -> GaussianSR:
-    gain = float(golden.arrays(shared, "gaussiansr")["gain"])
+def net() -> GaussianSR:
+    gain = float(golden.arrays("gaussiansr")["gain"])
     net = GaussianSR().eval()
     widths = {k: v for k, v in net.state_dict().items() if k.startswith("sigma_")}
-    state = {k: golden.tensor(k, s, gain) for k, s in golden.shapes(shared, "gaussiansr").items()}
+    state = {k: golden.tensor(k, s, gain) for k, s in golden.shapes("gaussiansr").items()}
     net.load_state_dict(state | widths)
     return net
 
 
-def test_names_shapes_and_parameters(shared: Path) -> None:
+def test_names_shapes_and_parameters() -> None:
     net = GaussianSR()
     ours = {k: list(v.shape) for k, v in net.state_dict().items()}
-    assert list(ours.items()) == list(golden.shapes(shared, "gaussiansr").items())
+    assert list(ours.items()) == list(golden.shapes("gaussiansr").items())
     assert sum(p.numel() for p in net.parameters()) == 1_838_159
 
 
 @torch.inference_mode()
-def test_every_stage_matches(shared: Path, net: GaussianSR) -> None:
-    g = golden.arrays(shared, "gaussiansr")
+def test_every_stage_matches(net: GaussianSR) -> None:
+    g = golden.arrays("gaussiansr")
     seen = {}
     named = {
         "head_c0_8": net.encoder.edsr.head,
@@ -78,8 +78,8 @@ def test_every_stage_matches(shared: Path, net: GaussianSR) -> None:
 
 
 @torch.inference_mode()
-def test_other_scale_and_odd_size_match(shared: Path, net: GaussianSR) -> None:
-    g, more = golden.arrays(shared, "gaussiansr"), golden.arrays(shared, "gaussiansr_more")
+def test_other_scale_and_odd_size_match(net: GaussianSR) -> None:
+    g, more = golden.arrays("gaussiansr"), golden.arrays("gaussiansr_more")
     out = net(torch.from_numpy(g["input01"]), 3, torch.from_numpy(g["class_index"]).long())
     assert golden.error(out, more["out_unclamped01_scale3"]) < WHOLE
     index = torch.from_numpy(more["class_index_25x19"]).long()

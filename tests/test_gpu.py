@@ -9,18 +9,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
 from vsrbench.methods.instavsr.data import render_pool
 from vsrbench.methods.instavsr.train import Config, Stage, Trainer
+
 from tests.test_cli import Run, bench, run  # noqa: F401
 from tests.test_contract import drifting, ready
 from tests.test_executors import clips, scores
 from vsrbench.cards import specs
-from vsrbench.run import cost
-from vsrbench.run.method import at_scale, load_method, no_tf32, upscale
-from vsrbench.flow.raft import RaftNetwork
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.types import MethodCard
+from vsrbench.flow.raft import RaftNetwork
+from vsrbench.run import cost
+from vsrbench.run.method import at_scale, load_method, no_tf32, upscale
 
 DEVICE = "cuda"
 pytestmark = [

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
-
 from vsrbench.methods.instavsr import convert, network
 from vsrbench.methods.instavsr.adapter import Streaming, load
 from vsrbench.methods.instavsr.network import (
@@ -29,11 +28,12 @@ from vsrbench.methods.instavsr.network import (
     tiled,
 )
 from vsrbench.methods.spynet import same_scene
+
 from tests import golden
-from vsrbench.core.errors import FAILED, MISSING, DataError
 from vsrbench.cards.specs import method_card, read_card
-from vsrbench.core.types import Weights
 from vsrbench.cards.weights import identify, read_checkpoint, save_checkpoint
+from vsrbench.core.errors import FAILED, MISSING, DataError
+from vsrbench.core.types import Weights
 
 SMALL: dict[str, Any] = {
     "channels": [12, 16],
@@ -51,22 +51,20 @@ Official = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def official(shared: Path) -> Official:
+def official() -> Official:
     """The two official state dicts, without numbers."""
     net, decoder = (
-        {k: torch.empty(s, device="meta") for k, s in golden.shapes(shared, name).items()}
+        {k: torch.empty(s, device="meta") for k, s in golden.shapes(name).items()}
         for name in ("adcsr_net", "adcsr_decoder")
     )
     return net, decoder
 
 
 @pytest.fixture(scope="module")
-def converted(
-    shared: Path, official: Official, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def converted(official: Official, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The golden weights, saved as AdcSR saves them, and converted by the command."""
     folder = tmp_path_factory.mktemp("adcsr")
-    gain = float(golden.arrays(shared, "adcsr")["gain"])
+    gain = float(golden.arrays("adcsr")["gain"])
     net: dict[str, torch.Tensor] = {}
     for name, like in official[0].items():
         plain = name
@@ -128,7 +126,7 @@ def test_full_network_has_the_official_tensors(official: Official) -> None:
 
 
 @torch.inference_mode()
-def test_full_backbone_matches_golden_numerics(full: InstaVSR, shared: Path) -> None:
+def test_full_backbone_matches_golden_numerics(full: InstaVSR) -> None:
     unet, decoder = full.backbone.unet, full.backbone.decoder
     block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
     points = {
@@ -155,7 +153,7 @@ def test_full_backbone_matches_golden_numerics(full: InstaVSR, shared: Path) -> 
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
         for name, module in points.items()
     ]
-    g = golden.arrays(shared, "adcsr")
+    g = golden.arrays("adcsr")
     sr = full(torch.from_numpy(g["input"])[:, None])[:, 0]
     for hook in hooks:
         hook.remove()
@@ -174,10 +172,8 @@ def test_full_backbone_matches_golden_numerics(full: InstaVSR, shared: Path) -> 
 
 
 @torch.inference_mode()
-def test_full_video_of_a_still_picture_matches_golden_numerics(
-    full: InstaVSR, shared: Path
-) -> None:
-    g = golden.arrays(shared, "adcsr_32x48")
+def test_full_video_of_a_still_picture_matches_golden_numerics(full: InstaVSR) -> None:
+    g = golden.arrays("adcsr_32x48")
     still = torch.from_numpy(g["input"]).expand(3, -1, -1, -1)
     sr = streamed(full, still).clamp(0, 1)
     for frame in sr:

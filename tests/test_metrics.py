@@ -20,15 +20,15 @@ import pytest
 import torch
 import torchvision
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-
 from vsrbench.methods.instavsr.losses import gradient_energy
+
 from vsrbench import metrics
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
-from vsrbench.data.frames import open_frames
 from vsrbench.core.keys import sha256_file
-from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable, video
-from vsrbench.flow.raft import RaftNetwork
 from vsrbench.core.types import PairFlow, Record, Sample, Score
+from vsrbench.data.frames import open_frames
+from vsrbench.flow.raft import RaftNetwork
+from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable, video
 
 H, W = 48, 64
 WITHOUT_WEIGHTS = [

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from tests.test_datasets import write
-from vsrbench.data import outputs
 from vsrbench.cli import main
 from vsrbench.core.errors import UserError
+from vsrbench.data import outputs
 from vsrbench.data.frames import open_frames, read_image
 from vsrbench.metrics.fidelity import psnr
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from vsrbench.results import published
 from vsrbench.cli import main
 from vsrbench.core.errors import UserError
 from vsrbench.metrics import METRICS
+from vsrbench.results import published
 
 DOVE = ["RealESRGAN", "RealBasicVSR", "Upscale-A-Video", "MGLD-VSR", "VEnhancer", "STAR", "DOVE"]
 HIGHER = {"PSNR", "SSIM", "CLIP-IQA", "FasterVQA", "DOVER"}

@@ -25,13 +25,13 @@ from pyiqa.utils import download_util
 
 from vsrbench import metrics
 from vsrbench.cli import main
-from vsrbench.results.compare import compare
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.data.frames import FrameWriter, open_frames
-from vsrbench.run.method import no_tf32
-from vsrbench.metrics import depends_on, load_metric, metric_info, perceptual, unavailable
-from vsrbench.results.store import Store
 from vsrbench.core.types import Sample
+from vsrbench.data.frames import FrameWriter, open_frames
+from vsrbench.metrics import depends_on, load_metric, metric_info, perceptual, unavailable
+from vsrbench.results.compare import compare
+from vsrbench.results.store import Store
+from vsrbench.run.method import no_tf32
 
 BRISQUE = "brisque_svm_weights.pth"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
 from vsrbench.methods.realbasicvsr.adapter import load
 from vsrbench.methods.realbasicvsr.network import RealBasicVSR, from_official
+
 from tests import golden
 from vsrbench.cards.specs import method_card
 from vsrbench.core.types import MethodCard, Weights
@@ -20,23 +20,21 @@ NARROW: dict[str, Any] = {"channels": 8, "blocks": 1, "cleaning_blocks": 1}
 
 
 @pytest.fixture(scope="module")
-def net(shared: Path) -> RealBasicVSR:
+def net() -> RealBasicVSR:
     """The official network under the golden weights, loaded through its official names."""
-    gain = float(golden.arrays(shared, "realbasicvsr")["gain"])
+    gain = float(golden.arrays("realbasicvsr")["gain"])
     net = RealBasicVSR().eval()
     kept = {k: v for k, v in net.state_dict().items() if k.endswith((".mean", ".std"))}
     state = {
         f"generator_ema.{k}": kept.get(k, golden.tensor(k, s, gain))
-        for k, s in golden.shapes(shared, "realbasicvsr").items()
+        for k, s in golden.shapes("realbasicvsr").items()
     }
     net.load_state_dict(from_official(state))
     return net
 
 
-def test_names_shapes_and_parameters(shared: Path) -> None:
-    official = {
-        k: torch.empty(s, device="meta") for k, s in golden.shapes(shared, "realbasicvsr").items()
-    }
+def test_names_shapes_and_parameters() -> None:
+    official = {k: torch.empty(s, device="meta") for k, s in golden.shapes("realbasicvsr").items()}
     net = RealBasicVSR()
     ours = {k: v.shape for k, v in net.state_dict().items()}
     assert list(from_official(official)) == list(ours)
@@ -55,8 +53,8 @@ def test_the_averaged_generator_counts() -> None:
 
 
 @torch.inference_mode()
-def test_outputs_and_intermediates_match(shared: Path, net: RealBasicVSR) -> None:
-    g = golden.arrays(shared, "realbasicvsr")
+def test_outputs_and_intermediates_match(net: RealBasicVSR) -> None:
+    g = golden.arrays("realbasicvsr")
     vsr, seen = net.basicvsr, {}
     points = {
         "clean_feat": net.image_cleaning[0],
@@ -109,8 +107,8 @@ def test_outputs_and_intermediates_match(shared: Path, net: RealBasicVSR) -> Non
 
 
 @torch.inference_mode()
-def test_odd_size_and_repeated_cleaning_match(shared: Path, net: RealBasicVSR) -> None:
-    g = golden.arrays(shared, "realbasicvsr_odd")
+def test_odd_size_and_repeated_cleaning_match(net: RealBasicVSR) -> None:
+    g = golden.arrays("realbasicvsr_odd")
     lqs = torch.from_numpy(g["input"])
     cleaned = net.clean(lqs.unbind(1))
     assert golden.error(torch.stack(cleaned, 1), g["cleaned"]) < 5e-5
@@ -119,7 +117,7 @@ def test_odd_size_and_repeated_cleaning_match(shared: Path, net: RealBasicVSR) -
     out = net(lqs)[0]
     assert golden.error(out[1, :, :96, :96], g["out_frame1_crop"]) < 5e-5
     net.clean_until = 5.0
-    again = net.clean(torch.from_numpy(golden.arrays(shared, "realbasicvsr")["input"]).unbind(1))
+    again = net.clean(torch.from_numpy(golden.arrays("realbasicvsr")["input"]).unbind(1))
     net.clean_until = 255.0
     assert golden.error(torch.stack(again, 1), g["thres5_cleaned_64x80"]) < 5e-5
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from vsrbench.methods.realviformer.adapter import load
 from vsrbench.methods.realviformer.network import RealViformer
 from vsrbench.methods.spynet import SpyNet, warp
+
+from tests import golden
+from vsrbench.cards.specs import method_card
+from vsrbench.cards.weights import save_checkpoint
 from vsrbench.core.errors import DataError, MissingError
+from vsrbench.core.types import MethodCard, Weights
 from vsrbench.flow.estimators import flow_warp
 from vsrbench.run.method import padding
-from vsrbench.cards.specs import method_card
-from vsrbench.core.types import MethodCard, Weights
-from vsrbench.cards.weights import save_checkpoint
 
 NARROW: dict[str, Any] = {
     "num_feat": 16,
@@ -33,25 +31,14 @@ NARROW: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def fill_(shared: Path) -> Callable[..., torch.nn.Module]:
-    """The weights procedure of the golden numerics."""
-    spec = importlib.util.spec_from_file_location("fill", shared / "golden" / "fill.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.fill_
-
-
-@pytest.fixture(scope="module")
-def official(shared: Path, fill_: Callable[..., torch.nn.Module]) -> RealViformer:
+def official() -> RealViformer:
     net = RealViformer().eval()
-    fill_(net, gain=float(golden(shared, "realviformer")["gain"]))
+    golden.fill(net, float(golden.arrays("realviformer")["gain"]))
     return net
 
 
 @pytest.fixture(scope="module")
-def run(shared: Path, official: RealViformer) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
+def run(official: RealViformer) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
     """Output of the golden clip and every named intermediate, one entry per call."""
     net, seen = official, {}
     named = {
@@ -82,26 +69,14 @@ def run(shared: Path, official: RealViformer) -> tuple[torch.Tensor, dict[str, l
     seen["warped_prop"] = []
     handles.append(net.attn_merge.register_forward_pre_hook(keep_state))
     with torch.no_grad():
-        out = net(torch.from_numpy(golden(shared, "realviformer")["input"]))
+        out = net(torch.from_numpy(golden.arrays("realviformer")["input"]))
     for handle in handles:
         handle.remove()
     return out, seen
 
 
-def golden(shared: Path, name: str) -> dict[str, np.ndarray[Any, Any]]:
-    with np.load(shared / "golden" / f"{name}.npz") as file:
-        return dict(file)
-
-
 def shapes(net: torch.nn.Module) -> list[tuple[str, list[int]]]:
     return [(name, list(tensor.shape)) for name, tensor in net.state_dict().items()]
-
-
-def error(ours: torch.Tensor, theirs: np.ndarray[Any, Any] | torch.Tensor) -> float:
-    """max |a - b| / max |b|."""
-    want = torch.as_tensor(theirs)
-    assert ours.shape == want.shape
-    return ((ours - want).abs().max() / want.abs().max()).item()
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -127,51 +102,51 @@ def card(folder: Path | str = "", **kwargs: Any) -> MethodCard:
 
 
 @pytest.mark.parametrize("case", ["bilinear_zeros", "bilinear_border", "nearest_zeros"])
-def test_flow_warp_matches(shared: Path, case: str) -> None:
-    g = golden(shared, "flow_warp")
+def test_flow_warp_matches(case: str) -> None:
+    g = golden.arrays("flow_warp")
     mode, pad = case.split("_")
     out = flow_warp(torch.from_numpy(g["x"]), torch.from_numpy(g["flow_nhw2"]), mode, pad)
-    assert error(out, g[case]) < 1e-5
+    assert golden.error(out, g[case]) < 1e-5
 
 
-def test_flow_warp_of_constant_flow(shared: Path) -> None:
-    g = golden(shared, "flow_warp")
+def test_flow_warp_of_constant_flow() -> None:
+    g = golden.arrays("flow_warp")
     x = torch.from_numpy(g["x"])
     flow = torch.zeros(1, *x.shape[-2:], 2)
-    assert error(flow_warp(x, flow), g["zero_flow"]) < 1e-5
+    assert golden.error(flow_warp(x, flow), g["zero_flow"]) < 1e-5
     shifted = flow_warp(x, flow + torch.tensor([2.0, -1.0]))
-    assert error(shifted, g["int_shift_plus2x_minus1y"]) < 1e-5
+    assert golden.error(shifted, g["int_shift_plus2x_minus1y"]) < 1e-5
 
 
 def test_warp_keeps_half_precision_positions() -> None:
     x = noise(1, 2, 4, 1000).bfloat16()
     shifted = warp(x, torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 4, 1000).bfloat16())
     assert shifted.dtype == torch.bfloat16
-    assert error(shifted[..., :-1], x[..., 1:]) < 1e-2
+    assert golden.error(shifted[..., :-1], x[..., 1:]) < 1e-2
 
 
 # SpyNet
 
 
-def test_spynet_keys(shared: Path) -> None:
-    want = json.loads((shared / "golden" / "spynet.keys.json").read_text())
+def test_spynet_keys() -> None:
+    want = golden.shapes("spynet")
     assert shapes(SpyNet()) == list(want.items())
 
 
 @pytest.mark.parametrize("size", ["", "_50x70", "_32x32"])
-def test_spynet_matches(shared: Path, fill_: Callable[..., torch.nn.Module], size: str) -> None:
-    g = golden(shared, "spynet")
+def test_spynet_matches(size: str) -> None:
+    g = golden.arrays("spynet")
     net = SpyNet().eval()
-    fill_(net, gain=float(g["gain"]))
+    golden.fill(net, float(g["gain"]))
     residuals: list[torch.Tensor] = []
     for module in net.basic_module:
         module.register_forward_hook(lambda _module, _args, out: residuals.append(out))
     with torch.no_grad():
         flow = net(torch.from_numpy(g["ref" + size]), torch.from_numpy(g["supp" + size]))
-    assert error(flow, g["flow" + size]) < 1e-5
+    assert golden.error(flow, g["flow" + size]) < 1e-5
     assert len(residuals) == (5 if size == "_32x32" else 6)
     for level in range(6 if size == "" else 0):
-        assert error(residuals[level], g[f"residual_level{level}"]) < 1e-5
+        assert golden.error(residuals[level], g[f"residual_level{level}"]) < 1e-5
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 64), (64, 32), (20, 100), (33, 65), (5, 7)])
@@ -183,50 +158,51 @@ def test_spynet_takes_any_size(size: tuple[int, int]) -> None:
 # The network
 
 
-def test_keys_and_parameters(shared: Path) -> None:
-    want = json.loads((shared / "golden" / "realviformer.keys.json").read_text())
+def test_keys_and_parameters() -> None:
+    want = golden.shapes("realviformer")
     net = RealViformer()
     assert shapes(net) == list(want.items())
     assert sum(p.numel() for p in net.parameters()) == 5_817_593
 
 
-def test_outputs_match(shared: Path, run: tuple[torch.Tensor, Any]) -> None:
-    g, (out, _) = golden(shared, "realviformer"), run
+def test_outputs_match(run: tuple[torch.Tensor, Any]) -> None:
+    g, (out, _) = golden.arrays("realviformer"), run
     crop = out[0, :, :, 96:160, 96:160]
-    assert error(out[0, 2], g["out_frame2"]) < 5e-4
-    assert error(crop[0], g["out_frame0_crop"]) < 5e-4
-    assert error(crop[1], g["out_frame1_crop"]) < 5e-4
-    assert error(out.mean((0, 2, 3, 4)), g["out_mean"]) < 5e-4
-    assert error(out[0].flatten(1).std(1), g["out_std"]) < 5e-4
+    assert golden.error(out[0, 2], g["out_frame2"]) < 5e-4
+    assert golden.error(crop[0], g["out_frame0_crop"]) < 5e-4
+    assert golden.error(crop[1], g["out_frame1_crop"]) < 5e-4
+    assert golden.error(out.mean((0, 2, 3, 4)), g["out_mean"]) < 5e-4
+    assert golden.error(out[0].flatten(1).std(1), g["out_std"]) < 5e-4
 
 
-def test_intermediates_match(
-    shared: Path, run: tuple[torch.Tensor, dict[str, list[torch.Tensor]]]
-) -> None:
-    g, (_, seen) = golden(shared, "realviformer"), run
-    assert error(torch.stack(seen["flow"], dim=1), g["flows_forward"]) < 1e-5
+def test_intermediates_match(run: tuple[torch.Tensor, dict[str, list[torch.Tensor]]]) -> None:
+    g, (_, seen) = golden.arrays("realviformer"), run
+    assert golden.error(torch.stack(seen["flow"], dim=1), g["flows_forward"]) < 1e-5
     named = {key: key.partition("_c0_") for key in g if key.startswith(("f0_", "f1_"))}
     assert len(named) == 14
     for key, (name, _, channels) in named.items():
         ours = seen[name[3:]][int(name[1])][:, : int(channels)]
-        assert error(ours, g[key]) < 5e-4, key
+        assert golden.error(ours, g[key]) < 5e-4, key
 
 
 def test_odd_size_matches_with_the_padding_of_the_harness(
-    shared: Path, root: Path, official: RealViformer
+    root: Path, official: RealViformer
 ) -> None:
-    g = golden(shared, "realviformer_odd")
+    g = golden.arrays("realviformer_odd")
     clip = torch.from_numpy(g["input"])
     pad = padding(method_card(root, "realviformer-official"), (61, 66))
     left, _, top, _ = pad
     assert (left, top) == (int(g["pad_left"]), int(g["pad_top"]))
     padded = F.pad(clip[0], pad, mode="reflect")[None]
-    assert error(padded[0, 0], g["padded_input_frame0"]) == 0
+    assert golden.error(padded[0, 0], g["padded_input_frame0"]) == 0
     with torch.no_grad():
         out = official(padded)[..., 4 * top :, 4 * left :]
-        assert error(official.spynet(padded[:, 1], padded[:, 0]), g["flows_forward"][:, 0]) < 1e-5
-    assert error(out[0, 1], g["out_frame1"]) < 5e-4
-    assert error(out[0, 0, :, :64, :64], g["out_frame0_crop"]) < 5e-4
+        assert (
+            golden.error(official.spynet(padded[:, 1], padded[:, 0]), g["flows_forward"][:, 0])
+            < 1e-5
+        )
+    assert golden.error(out[0, 1], g["out_frame1"]) < 5e-4
+    assert golden.error(out[0, 0, :, :64, :64], g["out_frame0_crop"]) < 5e-4
 
 
 def test_narrow_network_learns() -> None:
@@ -260,8 +236,8 @@ def test_half_precision_stays_close(dtype: torch.dtype) -> None:
     with torch.no_grad():
         want, kept, cast = net(clip), half(clip), half(clip.to(dtype))
     assert (kept.dtype, cast.dtype) == (torch.float32, dtype)
-    assert error(kept, want) < 0.02
-    assert error(cast.float(), want) < 0.02
+    assert golden.error(kept, want) < 0.02
+    assert golden.error(cast.float(), want) < 0.02
 
 
 # The adapter
@@ -303,7 +279,9 @@ def test_checkpoint_carries_its_configuration(tmp_path: Path) -> None:
     method = load(MethodCard("rvf", 1, "rvf", ours, folder=str(tmp_path)), "cpu", torch.float32)
     with torch.inference_mode():
         want = net(clip)[0]
-    assert error(torch.stack(list(method.upscale(iter(clip[0])))), want) < 1e-2  # stored in fp16
+    assert (
+        golden.error(torch.stack(list(method.upscale(iter(clip[0])))), want) < 1e-2
+    )  # stored in fp16
 
 
 def test_authors_wrapping_is_read(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import pytest
 from vsrbench.cli import main
 from vsrbench.core.errors import UserError
 from vsrbench.data.frames import FrameWriter, read_image
+from vsrbench.data.outputs import frame_numbers
 from vsrbench.metrics import METRICS
 from vsrbench.metrics.fidelity import psnr
-from vsrbench.data.outputs import frame_numbers
 
 Score = Callable[..., tuple[int, str, str]]
 

@@ -30,15 +30,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from spandrel.architectures.ESRGAN import ESRGAN
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
 from vsrbench.methods.sdx4.adapter import PerFrame, load
+
 from vsrbench.cards import weights
-from vsrbench.data import frames
+from vsrbench.cards.specs import method_card
 from vsrbench.cli import main
 from vsrbench.core.errors import MissingError
-from vsrbench.run.method import entry
-from vsrbench.cards.specs import method_card
 from vsrbench.core.types import MethodCard
+from vsrbench.data import frames
+from vsrbench.run.method import entry
 
 NAME = "stable-diffusion-x4-upscaler"
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -17,12 +17,12 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from vsrbench.cards import specs
+from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.types import PairFlow
 from vsrbench.data import synthetic
 from vsrbench.data.degrade import RECIPES, degrade
-from vsrbench.core.errors import DataError, UserError
 from vsrbench.data.frames import FrameWriter
 from vsrbench.data.synthetic import FRAMES, SCALE, SIZE, TESTS, Layer, Motion, Scene, SceneLike
-from vsrbench.core.types import PairFlow
 
 CUT = FRAMES // 2 - 1
 MOVING = [name for name in TESTS if name != "static"]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vsrbench.results import summary as summary_module
-from vsrbench.show import tables
 from vsrbench.core.errors import UserError
-from vsrbench.results.summary import summarise, usual_size
 from vsrbench.core.types import DatasetSpec, Measurement, MetricInfo, Record
+from vsrbench.results import summary as summary_module
+from vsrbench.results.summary import summarise, usual_size
+from vsrbench.show import tables
 
 ORIGINS = {"gt": "none", "bicubic": "none", "ours": "trained_here", "raw": "random"}
 DATA = Path(__file__).parent / "data"

@@ -20,16 +20,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-
 from vsrbench.methods.instavsr import data, train
 from vsrbench.methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_flow
 from vsrbench.methods.instavsr.losses import Latents, pairs
 from vsrbench.methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from vsrbench.methods.spynet import warp
-from vsrbench.core.errors import INTERRUPTED, DataError, UserError
-from vsrbench.flow.estimators import Dis
-from vsrbench.data.frames import FrameWriter
+
 from vsrbench.cards.weights import load_strictly, read_checkpoint
+from vsrbench.core.errors import INTERRUPTED, DataError, UserError
+from vsrbench.data.frames import FrameWriter
+from vsrbench.flow.estimators import Dis
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "realviformer": (
@@ -360,7 +360,11 @@ def test_shipped_configs_are_valid(root: Path) -> None:
         ("spynet:SpyNet", "spinet:SpyNet", "network is 'methods.spinet:SpyNet': No module named"),
         ("spynet:SpyNet", "spynet:Spynet", "has no attribute 'Spynet'"),
         ("vsrbench.methods.spynet:SpyNet", "SpyNet", "write module:Class"),
-        ("vsrbench.methods.spynet:SpyNet", "methods.instavsr.network:SCALE", "SCALE cannot be built"),
+        (
+            "vsrbench.methods.spynet:SpyNet",
+            "methods.instavsr.network:SCALE",
+            "SCALE cannot be built",
+        ),
         ("vsrbench.methods.spynet:SpyNet", "torch.nn:Identity", "torch.nn:Identity has no SpyNet"),
         ("widths =", "width =", "got an unexpected keyword argument 'width' (correct [config])"),
         ("[8, 4, 4, 4]", '["8"]', "SpyNet cannot be built: TypeError"),

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from vsrbench import __version__
+from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import (
     FAILED,
     INTERRUPTED,
@@ -26,14 +27,13 @@ from vsrbench.core.errors import (
     unknown,
 )
 from vsrbench.core.progress import note, say_error
-from vsrbench.cards.specs import ROOT
 
 if TYPE_CHECKING:
+    from vsrbench.core.types import DatasetSpec, MethodCard, Record
     from vsrbench.data.datasets import Dataset
-    from vsrbench.run.runner import Run
     from vsrbench.results.store import Store
     from vsrbench.results.summary import Summary
-    from vsrbench.core.types import DatasetSpec, MethodCard, Record
+    from vsrbench.run.runner import Run
 
 EPILOG = """\
 examples:
@@ -485,10 +485,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from vsrbench.cards import specs
+    from vsrbench.core.types import MethodCard, Weights
     from vsrbench.data import datasets, outputs
     from vsrbench.metrics import PRESETS, metric_info
     from vsrbench.run.runner import Choice, Run
-    from vsrbench.core.types import MethodCard, Weights
 
     if options.preset and options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
@@ -921,9 +921,9 @@ def _list(options: argparse.Namespace) -> int:
 def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
     """What `list methods -v` says besides: measured when first asked for, then kept."""
     from vsrbench.cards import specs, weights
+    from vsrbench.core.types import Weights
     from vsrbench.data import datasets
     from vsrbench.run import cost
-    from vsrbench.core.types import Weights
 
     dash = ("–",) * 5
     if row[0] == "PATH":
@@ -982,8 +982,8 @@ def _problem(root: Path, kind: str, name: str) -> UserError | None:
     from vsrbench import metrics
     from vsrbench.cards import specs
     from vsrbench.data import datasets
-    from vsrbench.run import method
     from vsrbench.programs import command
+    from vsrbench.run import method
 
     try:
         if kind == "methods":

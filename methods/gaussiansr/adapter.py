@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from .network import GaussianSR
-from vsrbench.core.types import Method, MethodCard
 from vsrbench.cards.weights import build
+from vsrbench.core.types import Method, MethodCard
+
+from .network import GaussianSR
 
 
 class PerFrame:

@@ -24,21 +24,22 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 
-from .data import SCALE, Pool
-from .train import Config, Trainer, read_config
+from vsrbench.cards.specs import ROOT, dataset_spec, method_card
+from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError
+from vsrbench.core.keys import digest, sha256_file
+from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Weights
 from vsrbench.data import synthetic
-from vsrbench.run.cost import FRAMES
 from vsrbench.data.datasets import Dataset, cache_folder, open_source
 from vsrbench.data.degrade import RECIPES, degrade
-from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError
 from vsrbench.data.frames import Resized
-from vsrbench.core.keys import digest, sha256_file
 from vsrbench.metrics import METRICS as METRIC_INFOS
-from vsrbench.run.runner import Choice, Run
-from vsrbench.cards.specs import ROOT, dataset_spec, method_card
 from vsrbench.results.store import Store
 from vsrbench.results.summary import metric_column, newest
-from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Weights
+from vsrbench.run.cost import FRAMES
+from vsrbench.run.runner import Choice, Run
+
+from .data import SCALE, Pool
+from .train import Config, Trainer, read_config
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -561,7 +562,9 @@ def document(store: Store) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, score, or write from the command line."""
-    parser = argparse.ArgumentParser("vsrbench.methods.instavsr.ablation", description="Ablate InstaVSR.")
+    parser = argparse.ArgumentParser(
+        "vsrbench.methods.instavsr.ablation", description="Ablate InstaVSR."
+    )
     what = parser.add_subparsers(dest="what", required=True)
     folder = Path("build/ablation")
     one = what.add_parser("train", help="train every row; goes on where it was stopped")

@@ -21,15 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .network import Backbone, InstaVSR, from_official, pruned
-from ..realbasicvsr.network import from_official as named_as_here
-from ..spynet import SpyNet
+from vsrbench.cards.specs import ROOT, method_card
+from vsrbench.cards.weights import load_strictly, open_slices, read_checkpoint, save_checkpoint
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import note, say_error
-from vsrbench.cards.specs import ROOT, method_card
 from vsrbench.core.types import Origin
-from vsrbench.cards.weights import load_strictly, open_slices, read_checkpoint, save_checkpoint
+
+from ..realbasicvsr.network import from_official as named_as_here
+from ..spynet import SpyNet
+from .network import Backbone, InstaVSR, from_official, pruned
 
 NEIGHBOURS = "neighbour inputs at zero"
 

@@ -23,16 +23,16 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from vsrbench.data.datasets import open_input
-from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.flow.estimators import best_estimator, occlusion_mask
-from vsrbench.core.keys import digest
-from vsrbench.run.method import at_scale, load_method, upscale
-from vsrbench.core.progress import say_error
-from vsrbench.data.second_order import by_recipe
 from vsrbench.cards.specs import ROOT, method_card
-from vsrbench.data.synthetic import random_scene
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.keys import digest
+from vsrbench.core.progress import say_error
 from vsrbench.core.types import Clip, PairFlow
+from vsrbench.data.datasets import open_input
+from vsrbench.data.second_order import by_recipe
+from vsrbench.data.synthetic import random_scene
+from vsrbench.flow.estimators import best_estimator, occlusion_mask
+from vsrbench.run.method import at_scale, load_method, upscale
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -413,7 +413,9 @@ def _collate(windows: list[dict[str, Array]]) -> Batch:
 
 def main(argv: list[str] | None = None) -> None:
     """Render a pool from the command line."""
-    parser = argparse.ArgumentParser("vsrbench.methods.instavsr.data", description="Render training clips.")
+    parser = argparse.ArgumentParser(
+        "vsrbench.methods.instavsr.data", description="Render training clips."
+    )
     parser.add_argument("pool", type=Path, help="folder to write to")
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import SCALE, Batch
 from ..spynet import warp
+from .data import SCALE, Batch
 
 CHARBONNIER_EPS = 1e-3
 

@@ -25,8 +25,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from ..spynet import SpyNet, same_scene, warp
 from vsrbench.core.errors import DataError
+
+from ..spynet import SpyNet, same_scene, warp
 
 SCALE = 4
 OVERLAP = 64  # LQ px that neighbouring tiles share

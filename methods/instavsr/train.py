@@ -39,6 +39,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
+from vsrbench.cards.weights import UNREADABLE, load_strictly, read_checkpoint, save_checkpoint
+from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
+
 from .adversaries import (
     Critic,
     Encoder,
@@ -59,8 +62,6 @@ from .losses import (
     warping_loss,
 )
 from .network import Backbone, upscaled
-from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError, unknown
-from vsrbench.cards.weights import UNREADABLE, load_strictly, read_checkpoint, save_checkpoint
 
 LOG_SECONDS = 20.0
 TERMS = (
@@ -963,7 +964,9 @@ def _join(device: str) -> tuple[str, int, int]:
 
 def main(argv: list[str] | None = None) -> None:
     """Train from the command line; exits 130 when interrupted, with everything saved."""
-    parser = argparse.ArgumentParser("vsrbench.methods.instavsr.train", description="Train a network.")
+    parser = argparse.ArgumentParser(
+        "vsrbench.methods.instavsr.train", description="Train a network."
+    )
     parser.add_argument("config", type=Path, help="TOML file, see methods/*/configs")
     parser.add_argument("--pool", type=Path, default=Path("build/pool"), help="training clips")
     parser.add_argument("--steps", type=int, help="budget of the last stage, instead of its own")

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from .network import RealBasicVSR, from_official
-from ..spynet import to_device
-from vsrbench.core.types import Method, MethodCard
 from vsrbench.cards.weights import build
+from vsrbench.core.types import Method, MethodCard
+
+from ..spynet import to_device
+from .network import RealBasicVSR, from_official
 
 
 class Offline:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from .network import RealViformer
-from ..spynet import same_scene, to_device
-from vsrbench.core.types import Method, MethodCard
 from vsrbench.cards.weights import build
+from vsrbench.core.types import Method, MethodCard
+
+from ..spynet import same_scene, to_device
+from .network import RealViformer
 
 
 class Streaming:

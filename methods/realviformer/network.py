@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..spynet import SpyNet, warp
 from vsrbench.core.errors import DataError
+
+from ..spynet import SpyNet, warp
 
 
 def conv(c_in: int, c_out: int, kernel: int, *, groups: int = 1, bias: bool = False) -> nn.Conv2d:

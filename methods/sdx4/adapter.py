@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL, StableDiffusionUpscalePipeline, UNet2DCondi
 from safetensors import SafetensorError
 from transformers import CLIPTextModel
 
+from vsrbench.cards.weights import checked, unreadable
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import Method, MethodCard
-from vsrbench.cards.weights import checked, unreadable
 
 PARTS = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
+from vsrbench.cards.weights import load_state
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Method, MethodCard
-from vsrbench.cards.weights import load_state
 
 
 class ImageModel:

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from vsrbench.run.evaluate import Context, evaluate
-from vsrbench.flow.estimators import Estimator, Farneback, best_estimator
-from vsrbench.data.frames import FrameWriter, read_image
-from vsrbench.metrics.temporal import warping_errors
-from vsrbench.data.outputs import open_outputs
-from vsrbench.run.plan import plan, scores_outputs
-from vsrbench.flow.raft import _torchvision_names
-from vsrbench.core.types import MethodCard, PairFlow, Weights
 from vsrbench.cards.weights import read_checkpoint, search
+from vsrbench.core.types import MethodCard, PairFlow, Weights
+from vsrbench.data.frames import FrameWriter, read_image
+from vsrbench.data.outputs import open_outputs
+from vsrbench.flow.estimators import Estimator, Farneback, best_estimator
+from vsrbench.flow.raft import _torchvision_names
+from vsrbench.metrics.temporal import warping_errors
+from vsrbench.run.evaluate import Context, evaluate
+from vsrbench.run.plan import plan, scores_outputs
 
 FRAMES, SIZE = 24, (576, 720)
 METRICS = ("psnr", "ssim", "ewarp", "tof")

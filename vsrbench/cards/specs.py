@@ -9,9 +9,9 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from vsrbench.cards.weights import SUFFIXES, as_found
 from vsrbench.core.errors import UserError, unknown
 from vsrbench.core.types import DatasetSpec, Download, Expected, Layout, MethodCard, Origin, Weights
-from vsrbench.cards.weights import SUFFIXES, as_found
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = _PACKAGE if (_PACKAGE / "methods").is_dir() else _PACKAGE.parent

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vsrbench.data import frames
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, DatasetSpec, Layout
+from vsrbench.data import frames
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size

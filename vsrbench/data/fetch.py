@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from vsrbench.data.datasets import find_layouts
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import DatasetSpec, Download
+from vsrbench.data.datasets import find_layouts
 
 if TYPE_CHECKING:
     import requests

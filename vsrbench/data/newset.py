@@ -6,13 +6,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from vsrbench.data import frames, second_order
-from vsrbench.data.datasets import clips_below, find_layouts, missing, open_source, root_of, safe_name
-from vsrbench.data.degrade import RECIPES
+from vsrbench.cards.specs import dataset_files, dataset_spec
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
 from vsrbench.core.keys import digest
-from vsrbench.cards.specs import dataset_files, dataset_spec
 from vsrbench.core.types import DatasetSpec
+from vsrbench.data import frames, second_order
+from vsrbench.data.datasets import (
+    clips_below,
+    find_layouts,
+    missing,
+    open_source,
+    root_of,
+    safe_name,
+)
+from vsrbench.data.degrade import RECIPES
 
 SIDES = {"lq": ("LQ", "lq", "lr", "LR", "input", "Input"), "gt": ("GT", "gt", "hr", "HR", "target")}
 """Folder names that say which side of a set they hold."""

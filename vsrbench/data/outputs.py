@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vsrbench.data import frames
-from vsrbench.data.datasets import Dataset, adhoc, clips_below, open_source
 from vsrbench.core.errors import DataError, UserError, unknown
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, DatasetSpec, size_text
+from vsrbench.data import frames
+from vsrbench.data.datasets import Dataset, adhoc, clips_below, open_source
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size

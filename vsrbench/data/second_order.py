@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 from scipy.special import j1
 
-from vsrbench.data import degrade as first_order
 from vsrbench.core.errors import DataError
+from vsrbench.data import degrade as first_order
 
 if TYPE_CHECKING:
-    from vsrbench.data.degrade import Image
     from vsrbench.core.types import Frame, Size
+    from vsrbench.data.degrade import Image
 
     Stage = Callable[[Iterable[Image]], Iterator[Image]]
 

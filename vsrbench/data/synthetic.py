@@ -30,10 +30,10 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 from skimage.color import hsv2rgb
 
-from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.core.types import Clip, PairFlow
+from vsrbench.data.degrade import RECIPES, degrade
+from vsrbench.data.frames import FrameWriter, open_frames
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vsrbench.cards.weights import search
 from vsrbench.core.errors import UserError
 from vsrbench.core.keys import sha256_file
-from vsrbench.flow.raft import RaftNetwork
 from vsrbench.core.types import PairFlow
-from vsrbench.cards.weights import search
+from vsrbench.flow.raft import RaftNetwork
 
 if TYPE_CHECKING:
     from vsrbench.core.types import FlowField, Frame, Mask

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vsrbench.programs import command
+from vsrbench.cards.weights import ENV, search
 from vsrbench.core.errors import MissingError, UserError, unknown
 from vsrbench.core.types import Metric, MetricInfo, Record
-from vsrbench.cards.weights import ENV, search
+from vsrbench.programs import command
 
 _GT, _LQ = frozenset({"gt"}), frozenset({"lq"})
 _REFERENCE, _FLOW = frozenset({"reference"}), frozenset({"flow"})
@@ -824,7 +824,7 @@ def depends_on(name: str) -> str:
         return f"pyiqa-{_pyiqa_says('version')['__version__']}"
     if "command" in metric_info(name).needs and unavailable(name) is None:
         return command.commit(name)
-    from vsrbench.flow.estimators import estimators as flow
+    from vsrbench.flow import estimators as flow
 
     if name == "ewarp_self":
         return flow.best_estimator().identity

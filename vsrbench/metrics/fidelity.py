@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from vsrbench.core.errors import DataError
-from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 from vsrbench.core.types import Sample
+from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame

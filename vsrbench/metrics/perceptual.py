@@ -24,12 +24,12 @@ import scipy.io
 import torch
 import torchvision
 
+from vsrbench.cards.weights import load_strictly, read_checkpoint, unreadable
 from vsrbench.core.errors import DataError
 from vsrbench.core.keys import sha256_file
+from vsrbench.core.types import MetricInfo, Sample
 from vsrbench.metrics import CLIP_RN50_SHA256, PYIQA, find_weights, weights_at
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
-from vsrbench.core.types import MetricInfo, Sample
-from vsrbench.cards.weights import load_strictly, read_checkpoint, unreadable
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame

@@ -12,10 +12,17 @@ import torch
 import torch.nn.functional as F
 
 from vsrbench.core.errors import DataError
-from vsrbench.flow.estimators import Farneback, best_estimator, occlusion_mask, raft, visible_mask, warp
+from vsrbench.core.types import MetricInfo, PairFlow, Sample, Score
+from vsrbench.flow.estimators import (
+    Farneback,
+    best_estimator,
+    occlusion_mask,
+    raft,
+    visible_mask,
+    warp,
+)
 from vsrbench.metrics import find_weights
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
-from vsrbench.core.types import MetricInfo, PairFlow, Sample, Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

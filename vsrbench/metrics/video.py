@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import NoReturn
 
-from vsrbench.programs.command import TIMEOUT_S, execute, places, write_video
 from vsrbench.core.errors import ContractError, DataError
+from vsrbench.core.types import MetricInfo, Sample, Score
 from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.metrics import bridge
-from vsrbench.core.types import MetricInfo, Sample, Score
+from vsrbench.programs.command import TIMEOUT_S, execute, places, write_video
 
 
 def dover_scales(raw: Mapping[str, float]) -> dict[str, float]:

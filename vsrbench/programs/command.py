@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.cards import weights
-from vsrbench.data import frames
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.nvml import tree_mib
+from vsrbench.data import frames
 
 if TYPE_CHECKING:
     import torch

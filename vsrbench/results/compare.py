@@ -16,6 +16,7 @@ from typing import Literal
 from tabulate import tabulate
 
 from vsrbench.core.errors import MissingError
+from vsrbench.core.types import Measurement, MetricInfo, Record, size_text
 from vsrbench.results.summary import (
     COST,
     Column,
@@ -31,7 +32,6 @@ from vsrbench.results.summary import (
     scoring,
     setting_text,
 )
-from vsrbench.core.types import Measurement, MetricInfo, Record, size_text
 
 Verdict = Literal["better", "same", "worse", "lost", "apart", "new", "unjudged"]
 WORDS: Mapping[Verdict, str] = {

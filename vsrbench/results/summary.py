@@ -16,8 +16,16 @@ from typing import Any, Literal
 from scipy.special import stdtrit
 
 from vsrbench.core.errors import unknown
+from vsrbench.core.types import (
+    DatasetSpec,
+    Measurement,
+    MetricInfo,
+    Origin,
+    Record,
+    Size,
+    size_text,
+)
 from vsrbench.metrics import METRICS, identical_scores, metric_info, recorded
-from vsrbench.core.types import DatasetSpec, Measurement, MetricInfo, Origin, Record, Size, size_text
 
 Mark = Literal["", "best", "second"]
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsrbench.core import processes
-from vsrbench.programs.command import Usage
 from vsrbench.core.env import device_name
 from vsrbench.core.errors import ContractError, UserError
 from vsrbench.core.keys import cost_key
+from vsrbench.core.nvml import MemoryMeter, energy_counter, shared
+from vsrbench.core.types import Measurement, MethodCard, Size
+from vsrbench.programs.command import Usage
 from vsrbench.run.method import (
     check_size,
     dtype_of,
@@ -26,8 +28,6 @@ from vsrbench.run.method import (
     no_tf32,
     padding,
 )
-from vsrbench.core.nvml import MemoryMeter, energy_counter, shared
-from vsrbench.core.types import Measurement, MethodCard, Size
 
 if TYPE_CHECKING:
     import torch

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.types import DatasetSpec, size_text
 from vsrbench.data import frames
 from vsrbench.data.datasets import (
     OnDisk,
@@ -20,9 +22,7 @@ from vsrbench.data.datasets import (
     root_of,
     scale_between,
 )
-from vsrbench.core.errors import DataError, UserError
 from vsrbench.metrics.fidelity import best_shift
-from vsrbench.core.types import DatasetSpec, size_text
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size

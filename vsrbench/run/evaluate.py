@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vsrbench.data import frames
 from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.core.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
+from vsrbench.data import frames
 from vsrbench.flow.estimators import Estimator, ReferenceFlow
-from vsrbench.run.method import foreign_error, upscale
 from vsrbench.metrics import about_pyiqa, load_metric, metric_info
 from vsrbench.metrics.fidelity import best_shift
+from vsrbench.run.method import foreign_error, upscale
 from vsrbench.run.plan import EXACT_FLOW, Job, mark, scores_outputs
-from vsrbench.core.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame

@@ -20,11 +20,11 @@ import torch
 
 from vsrbench.core import processes
 from vsrbench.core.errors import ContractError, UserError
-from vsrbench.run.evaluate import Context, evaluate
+from vsrbench.core.types import Method, MethodCard, Record
 from vsrbench.flow.estimators import Estimator, best_estimator
+from vsrbench.run.evaluate import Context, evaluate
 from vsrbench.run.method import foreign_error, load_method, no_tf32
 from vsrbench.run.plan import Job
-from vsrbench.core.types import Method, MethodCard, Record
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

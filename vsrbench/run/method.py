@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import ContractError, MissingError, UserError
 from vsrbench.core.keys import digest
-from vsrbench.cards.specs import ROOT
 from vsrbench.core.types import Clip, Method, MethodCard, Size
 
 if TYPE_CHECKING:

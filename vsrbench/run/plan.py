@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vsrbench.core import keys
-from vsrbench.programs import command
-from vsrbench.data.datasets import Dataset
-from vsrbench.core.errors import UserError
-from vsrbench.run.method import at_scale, check_size
-from vsrbench.metrics import depends_on, metric_info
 from vsrbench.cards.specs import GT_CARD
+from vsrbench.core import keys
+from vsrbench.core.errors import UserError
 from vsrbench.core.types import Clip, MethodCard, MetricInfo, Record
+from vsrbench.data.datasets import Dataset
+from vsrbench.metrics import depends_on, metric_info
+from vsrbench.programs import command
+from vsrbench.run.method import at_scale, check_size
 
 EXACT_FLOW = "exact"
 

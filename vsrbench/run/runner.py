@@ -15,19 +15,19 @@ import torch
 
 from vsrbench import __version__
 from vsrbench.core import env, keys
-from vsrbench.run import cost, executors
-from vsrbench.programs import command
-from vsrbench.data.datasets import Dataset, cache_folder
 from vsrbench.core.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
-from vsrbench.run.evaluate import error_json, timestamp
-from vsrbench.flow.estimators import Estimator, best_estimator
-from vsrbench.run.method import at_scale, no_tf32
-from vsrbench.metrics import METRICS, metric_info, unavailable
-from vsrbench.run.plan import Job, plan, unfit
 from vsrbench.core.progress import Progress, note, say_error
+from vsrbench.core.types import MethodCard, Record, Size
+from vsrbench.data.datasets import Dataset, cache_folder
+from vsrbench.flow.estimators import Estimator, best_estimator
+from vsrbench.metrics import METRICS, metric_info, unavailable
+from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.results.summary import usual_size
-from vsrbench.core.types import MethodCard, Record, Size
+from vsrbench.run import cost, executors
+from vsrbench.run.evaluate import error_json, timestamp
+from vsrbench.run.method import at_scale, no_tf32
+from vsrbench.run.plan import Job, plan, unfit
 
 
 @dataclass(frozen=True)

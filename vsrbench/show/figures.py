@@ -22,9 +22,9 @@ from PIL import Image
 
 from vsrbench.core import keys
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
+from vsrbench.core.types import Origin, Record, size_text
 from vsrbench.data.frames import FrameSource, open_frames
 from vsrbench.metrics import METRICS, recorded
-from vsrbench.run.plan import mark
 from vsrbench.results.summary import (
     BASELINE,
     COST,
@@ -39,7 +39,7 @@ from vsrbench.results.summary import (
     newest,
     setting_text,
 )
-from vsrbench.core.types import Origin, Record, size_text
+from vsrbench.run.plan import mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

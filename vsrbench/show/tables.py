@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 
 from tabulate import tabulate
 
-from vsrbench.results.summary import GT, WEIGHTS, Block, Cell, Column, Row, Summary
 from vsrbench.core.types import Origin, size_text
+from vsrbench.results.summary import GT, WEIGHTS, Block, Cell, Column, Row, Summary
 
 LEGEND: Mapping[Origin, str] = {
     "official": "the file the authors published",

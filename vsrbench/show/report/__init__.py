@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from vsrbench.show import figures
 from vsrbench.core.errors import UserError
+from vsrbench.core.types import MetricInfo, Record
 from vsrbench.metrics import recorded
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
+from vsrbench.show import figures
 from vsrbench.show.tables import Footnotes, caption, heading, row_title, weights_text
-from vsrbench.core.types import MetricInfo, Record
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
