@@ -1,31 +1,42 @@
-# make bench: run the main job. make test: pass the tests. make lint: format, lint and types.
+# make bench: run the main job. make test: run the tests. make lint: format, lint and types.
+# make wheel: build the package, install it into empty environments, try it there.
 # Each makes its own virtual environment in .venv on first use.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: bench test lint clean
+.PHONY: bench test lint wheel clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit("vsrbench needs Python 3.11 or newer; try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(RUN)
+	$(PIP) -e '.[instavsr,spandrel,fetch]'
 	@touch $@
 
-bench: $(VENV)/.installed
+$(VENV)/.dev: pyproject.toml constraints.txt | $(RUN)
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.bench
+
+bench: $(VENV)/.bench
 	$(RUN) run_bench.py --methods bicubic,realviformer,instavsr --keep-frames
 	$(RUN) run_bench.py figure profile --clip photo-zoom
 	$(RUN) run_bench.py figure crops --clip photo-objects
 	$(RUN) run_bench.py figure scatter
 	$(RUN) run_bench.py report
 
-test: $(VENV)/.installed
-	$(RUN) -m pytest
+test: $(VENV)/.dev
+	$(RUN) -m pytest --cov --cov-report=term:skip-covered
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
+wheel: $(VENV)/.dev
+	scripts/try_wheel.sh $(VENV)
+
 clean:
-	rm -rf $(VENV) results/local
+	rm -rf $(VENV) results/local build

@@ -64,3 +64,27 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     listing = f"known: {', '.join(names[:20])}{more}" if names else "none is known here"
     return UserError(f"no {kind} named '{name}'.{guess}", f"{listing}{'; ' + hint if hint else ''}")
+
+
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "safetensors", "skimage", "lpips"), "run"),
+    **{"DISTS_pytorch": "run", "pynvml": "run", "diffusers": "instavsr", "spandrel": "spandrel"},
+    **{"transformers": "sdx4", "pyiqa": "pyiqa", "timm": "pyiqa", "huggingface_hub": "fetch"},
+    **dict.fromkeys(("pooch", "requests", "gdown"), "fetch"),
+}
+"""Module -> the extra of vsrbench that installs its package."""
+
+
+def install_hint(module: str) -> str:
+    """How to install the package of a module that cannot be imported."""
+    top = module.partition(".")[0]
+    extra = EXTRAS.get(top)
+    return f"pip install 'vsrbench[{extra}]'" if extra else f"pip install {top}"
+
+
+def missing_package(error: ImportError, who: str) -> MissingError:
+    """The error for an import that failed: what needs the package, and what installs it."""
+    name = error.name or ""
+    if isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in EXTRAS:
+        return MissingError(f"{who} needs the package {name.partition('.')[0]}", install_hint(name))
+    return MissingError(f"{who} cannot be imported: {error}", "install what it needs")

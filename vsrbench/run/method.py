@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vsrbench.cards.specs import ROOT
-from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.core.errors import ContractError, MissingError, UserError, missing_package
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, Method, MethodCard, Size
 
@@ -122,10 +122,10 @@ def _module(card: MethodCard, name: str) -> types.ModuleType:
 
 
 def _not_imported(card: MethodCard, error: ImportError) -> MissingError:
-    return MissingError(
-        f"method '{card.name}' cannot be imported: {error}",
-        f'install what it needs, or correct entry = "{card.entry}" in its card',
-    )
+    missing = missing_package(error, f"method '{card.name}'")
+    if "cannot be imported" in missing.message:
+        missing.hint += f', or correct entry = "{card.entry}" in its card'
+    return missing
 
 
 def foreign_error(who: str, doing: str, error: BaseException) -> ContractError:
