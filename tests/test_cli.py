@@ -94,17 +94,24 @@ def bench(tmp_path: Path, root: Path) -> Path:
     shutil.copytree(root / "methods" / "interpolation", base / "methods" / "interpolation")
     shutil.copytree(root / "datasets", base / "datasets")
     shutil.copytree(root / "methods" / "spandrel", base / "methods" / "spandrel")
-    (base / "toy_adapter.py").write_text(ADAPTER)
     for mode in MODES:
         write_card(base, mode, settings=f'mode = "{mode}"')
+    write_adapter(base, ADAPTER)
     return base
+
+
+def write_adapter(base: Path, text: str, name: str = "adapter") -> None:
+    """A module of the toy's folder; one that was imported before is forgotten."""
+    (base / "methods" / "toy" / f"{name}.py").write_text(text)
+    for module in [m for m in sys.modules if m.startswith("vsrbench_root_")]:
+        del sys.modules[module]
 
 
 def write_card(base: Path, name: str, settings: str = 'mode = "good"', weights: str = "") -> None:
     """A toy card below a root."""
     (base / "methods" / "toy").mkdir(parents=True, exist_ok=True)
     (base / "methods" / "toy" / f"{name}.toml").write_text(
-        f'version = 1\ntitle = "{name.title()}"\nentry = "toy_adapter:load"\n'
+        f'version = 1\ntitle = "{name.title()}"\nentry = "methods.toy.adapter:load"\n'
         f"settings = {{ {settings} }}\n[weights]\n" + (weights or 'origin = "none"\n')
     )
 
@@ -176,12 +183,8 @@ def test_kept_frames_serve_new_metrics_without_the_method(
     lq = write_clip(tmp_path / "lq")
     args = ("--methods", "good", "--input", lq, "--no-cost", "--keep-frames")
     assert run(*args, "--metrics", "flicker")[0] == 0
-    text = (bench / "toy_adapter.py").read_text()
-    (bench / "toy_adapter.py").write_text("raise ImportError('gone')\n")
-    sys.modules.pop("toy_adapter", None)
+    write_adapter(bench, "raise ImportError('gone')\n")
     code, _, err = run(*args, "--metrics", "flicker,lr_psnr")
-    (bench / "toy_adapter.py").write_text(text)
-    sys.modules.pop("toy_adapter", None)
     assert code == 0, err
     assert sum(r["metric"] == "lr_psnr" and r["status"] == "ok" for r in records(tmp_path)) == 2
 
@@ -229,10 +232,8 @@ def test_methods_that_break_their_contract_fail_alone(run: Run, tmp_path: Path) 
 def test_failures_are_tried_again(run: Run, bench: Path, tmp_path: Path) -> None:
     lq = write_clip(tmp_path / "lq")
     assert run("--methods", "few", "--input", lq, *FAST)[0] == 1
-    (bench / "toy_adapter.py").write_text(ADAPTER.replace('"few"', '"never"'))
-    sys.modules.pop("toy_adapter", None)
+    write_adapter(bench, ADAPTER.replace('"few"', '"never"'))
     code, _, err = run("--methods", "few", "--input", lq, *FAST)
-    sys.modules.pop("toy_adapter", None)
     assert code == 0, err
 
 
@@ -525,11 +526,13 @@ def test_check_imports_and_fills_in(
 ) -> None:
     toy = bench / "methods" / "toy"
     text = (toy / "good.toml").read_text()
-    (toy / "gone.toml").write_text(text.replace("toy_adapter:load", "nowhere.at_all:lod"))
-    (toy / "misspelt.toml").write_text(text.replace("toy_adapter:load", "toy_adapter:lod"))
+    (toy / "gone.toml").write_text(text.replace("methods.toy.adapter:load", "nowhere.at_all:lod"))
+    (toy / "misspelt.toml").write_text(
+        text.replace("methods.toy.adapter:load", "methods.toy.adapter:lod")
+    )
     (toy / "halfway.toml").write_text("version = ")
     (toy / "program.toml").write_text(
-        text.replace("toy_adapter", "vsrbench.programs.command")
+        text.replace("methods.toy.adapter", "vsrbench.programs.command")
         .replace("[weights]", '[settings]\nargv = ["{python}", "{ckpt}"]\n[weights]')
         .replace('settings = { mode = "good" }', 'kind = "command"')
     )
@@ -539,7 +542,11 @@ def test_check_imports_and_fills_in(
     for name, code, said in (
         ("good", 0, "method good: ready"),
         ("gone", 3, "method gone: method 'gone' cannot be imported: No module named 'nowhere'"),
-        ("misspelt", 2, "method misspelt: card 'misspelt': entry = \"toy_adapter:lod\" names no"),
+        (
+            "misspelt",
+            2,
+            "method misspelt: card 'misspelt': entry = \"methods.toy.adapter:lod\" names no",
+        ),
         ("halfway", 2, "is not valid TOML"),
         ("program", 2, "the command names {ckpt}, which nothing gives"),
         ("gone,good,halfway", 2, "method good: ready"),

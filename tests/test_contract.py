@@ -303,9 +303,11 @@ class Strange:
 
 
 def strange(folder: Path, how: str, **changes: Any) -> MethodCard:
-    (folder / "strange.py").write_text(STRANGE)
-    card = replace(TOY, entry="strange:Strange", folder=str(folder / "a/b"), settings={"how": how})
-    return replace(card, **changes)
+    own = folder / "methods" / "odd"
+    own.mkdir(parents=True)
+    (own / "strange.py").write_text(STRANGE)
+    entry = "methods.odd.strange:Strange"
+    return replace(TOY, entry=entry, folder=str(own), settings={"how": how}, **changes)
 
 
 @pytest.mark.parametrize("kind", ["python", "command"])
@@ -319,7 +321,8 @@ def test_whatever_a_measured_method_raises_is_one_clear_error(tmp_path: Path, ki
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize(("how", "kind"), [("sleeps", "python"), ("program", "command")])
 def test_an_interrupted_measurement_ends_at_once(tmp_path: Path, how: str, kind: str) -> None:
-    code = f"from pathlib import Path; from vsrbench import cost; from {__name__} import strange; "
+    code = "from pathlib import Path; from vsrbench.run import cost; "
+    code += f"from {__name__} import strange; "
     code += f"card = strange(Path({str(tmp_path)!r}), {how!r}, kind={kind!r}); "
     code += "cost.measure(card, (24, 32), 2, 'cpu')"
     process = subprocess.Popen(
@@ -329,7 +332,7 @@ def test_an_interrupted_measurement_ends_at_once(tmp_path: Path, how: str, kind:
         stderr=subprocess.PIPE,
         preexec_fn=heed_interrupts,
     )
-    pids, deadline = tmp_path / "pids", time.monotonic() + 60
+    pids, deadline = tmp_path / "methods" / "odd" / "pids", time.monotonic() + 60
     while not (pids.is_file() and pids.read_text().endswith(".")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from tests.conftest import gone, heed_interrupts
-from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
+from tests.test_cli import Run, bench, run, write_adapter, write_card, write_clip  # noqa: F401
 from tests.test_evaluate import Broken, job
 from vsrbench import cli
 from vsrbench.cards.specs import GT_CARD
@@ -112,8 +112,8 @@ def deadly(base: Path, how: str, at: int) -> str:
     """A card whose method ends its process, or raises, at a frame; its name."""
     write_card(base, "deadly", settings=f'how = "{how}", at = {at}')
     card = base / "methods" / "toy" / "deadly.toml"
-    card.write_text(card.read_text().replace("toy_adapter", "deadly_adapter"))
-    (base / "deadly_adapter.py").write_text(DEADLY)
+    card.write_text(card.read_text().replace("toy.adapter", "toy.deadly"))
+    write_adapter(base, DEADLY, "deadly")
     return "deadly"
 
 
@@ -151,7 +151,7 @@ def test_a_job_that_only_keeps_frames_fails_aloud(
     asked += ["--no-cost", "--device", "cpu,cpu"]
     assert run(*asked)[0] == 0
     # The same output as far as anybody knows: what is scored is not scored again.
-    adapter = bench / "deadly_adapter.py"
+    adapter = bench / "methods" / "toy" / "deadly.py"
     adapter.write_text(adapter.read_text().replace("i == self.at", "i == 1"))
     code, _, err = run(*asked, "--keep-frames")
     assert code == 1
@@ -286,11 +286,11 @@ def test_a_process_that_lost_its_device_is_replaced(
     tmp_path: Path,
 ) -> None:
     name = deadly(bench, "raise", at=3)  # of clips of 3 to 5 frames
-    adapter = bench / "deadly_adapter.py"
+    adapter = bench / "methods" / "toy" / "deadly.py"
     adapter.write_text(
         adapter.read_text().replace(
             'raise ValueError("boom")',
-            "from vsrbench import executors\n"
+            "from vsrbench.run import executors\n"
             '                    executors._lost = lambda device: "lost"\n'
             f"                    pids = pathlib.Path({str(tmp_path / 'pids')!r})\n"
             '                    pids.open("a").write(f"{os.getpid()} ")\n'
@@ -336,7 +336,7 @@ def test_sets_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:  # noqa
 def test_processes_end_with_the_main_one(how: int, root: Path, tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys, time\n"
-        "from vsrbench import processes\n"
+        "from vsrbench.core import processes\n"
         "if __name__ == '__main__':\n"
         "    pools = [processes.one() for _ in range(2)]\n"
         "    pids = [processes.submit(p, os.getpid).result() for p in pools]\n"
@@ -361,7 +361,7 @@ def test_an_interrupt_ends_all_processes_and_keeps_what_is_done(
     root: Path,
     tmp_path: Path,
 ) -> None:
-    adapter = bench / "toy_adapter.py"
+    adapter = bench / "methods" / "toy" / "adapter.py"
     adapter.write_text(
         adapter.read_text().replace(
             "    def upscale(self, frames):",

@@ -109,7 +109,7 @@ def build(
     infos = metric_infos(records)
     runs = _runs(store, {run for block in summary.blocks for run in block.runs})
     environment = Environment(
-        loader=PackageLoader("vsrbench", "report"),
+        loader=PackageLoader("vsrbench.show", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
