@@ -23,8 +23,8 @@ import torch
 from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_adapter, write_card, write_clip  # noqa: F401
 from tests.test_evaluate import Broken, job
-from vsrbench import cli
 from vsrbench.cards.specs import GT_CARD
+from vsrbench.cli.running import pick_devices
 from vsrbench.core.errors import INTERRUPTED, UserError
 from vsrbench.core.types import MethodCard, Sample
 from vsrbench.programs import command
@@ -398,12 +398,12 @@ def test_an_interrupt_ends_all_processes_and_keeps_what_is_done(
 
 def test_devices_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert cli._devices("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
-    assert cli._devices("cpu,cpu") == ("cpu", "cpu")
+    assert pick_devices("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
+    assert pick_devices("cpu,cpu") == ("cpu", "cpu")
     with pytest.raises(UserError, match="mixes cpu and cuda"):
-        cli._devices("cpu,cuda:1")
+        pick_devices("cpu,cuda:1")
     with pytest.raises(UserError, match="'cuda:2' was asked for and 2 CUDA devices are here"):
-        cli._devices("cuda:0,cuda:2")
+        pick_devices("cuda:0,cuda:2")
 
 
 @pytest.mark.parametrize(

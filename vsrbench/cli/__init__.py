@@ -1,0 +1,73 @@
+"""The command line. Results go to stdout, the rest to stderr; `main` returns the exit code.
+
+A module holds one subcommand: its parser, and what it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from vsrbench.cli import check, compare, cost, datasets, figure, listing, report, run, score, table
+from vsrbench.cli.arguments import Parser
+from vsrbench.core.errors import INTERRUPTED, OK, UserError, unknown
+from vsrbench.core.progress import note, say_error
+
+COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
+    "run": (run.make_parser, run.execute),
+    "score": (score.make_parser, score.execute),
+    "datasets": (datasets.make_parser, datasets.execute),
+    "datasets check": (datasets.check_parser, datasets.check),
+    "datasets add": (datasets.add_parser, datasets.add),
+    "datasets fetch": (datasets.fetch_parser, datasets.fetch),
+    "datasets degrade": (datasets.degrade_parser, datasets.degrade),
+    "list": (listing.make_parser, listing.execute),
+    "check": (check.make_parser, check.execute),
+    "table": (table.make_parser, table.execute),
+    "figure": (figure.make_parser, figure.execute),
+    "report": (report.make_parser, report.execute),
+    "compare": (compare.make_parser, compare.execute),
+    "cost": (cost.make_parser, cost.execute),
+}
+"""Name -> its parser, and what it does with the options: the exit code comes back."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Errors that a user can act on are two lines."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbose = "-v" in args or "--verbose" in args
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        name = "run"
+        if args and not args[0].startswith("-"):
+            name = args.pop(0)
+            if name == "datasets" and args and not args[0].startswith("-"):
+                name += f" {args.pop(0)}"
+            if name not in COMMANDS:
+                raise unknown("command", name, COMMANDS)
+        if name == "run" and not args:
+            run.make_parser().print_help(sys.stderr)
+            return UserError.exit_code
+        make_parser, execute = COMMANDS[name]
+        return execute(make_parser().parse_args(args))
+    except UserError as error:
+        if verbose:
+            traceback.print_exc()
+        say_error(error)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of stdout went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        note("interrupted: all finished results are kept; the same command goes on from there")
+        return INTERRUPTED
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

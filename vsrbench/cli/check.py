@@ -1,0 +1,69 @@
+"""`check`: files, hashes and imports, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vsrbench.cli.arguments import Parser, names, new_parser
+from vsrbench.core.errors import OK, UserError
+from vsrbench.core.progress import note
+
+
+def make_parser() -> Parser:
+    """The arguments."""
+    parser = new_parser("check", "Preflight: files, hashes, imports; runs nothing.", "")
+    parser.usage = "run_bench.py check [--methods A,B] [--datasets A,B] [--metrics A,B]"
+    for kind in ("methods", "datasets", "metrics"):
+        parser.add_argument(
+            f"--{kind}", type=names, default=[], help="names, separated by commas (default: all)"
+        )
+    return parser
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Say of everything asked for whether it can be used; exit code of the worst."""
+    from vsrbench import metrics
+    from vsrbench.cards import specs
+
+    kinds = {
+        "methods": [m for m in specs.method_files(options.root) if m != "spandrel"],
+        "datasets": list(specs.dataset_files(options.root)),
+        "metrics": list(metrics.METRICS),
+    }
+    everything = not any(getattr(options, kind) for kind in kinds)
+    codes = []
+    for kind, known in kinds.items():
+        for name in known if everything else getattr(options, kind):
+            why = _problem(options.root, kind, name)
+            if type(why) is UserError and name not in known:
+                raise why
+            print(f"{kind[:-1]} {name}: {why or 'ready'}")
+            codes += [why.exit_code] if why else []
+    return min(codes, default=OK)  # what is damaged or wrong before what is missing
+
+
+def _problem(root: Path, kind: str, name: str) -> UserError | None:
+    """Why something cannot be used here; None when it can. Imports what it needs, runs nothing."""
+    from vsrbench import metrics
+    from vsrbench.cards import specs
+    from vsrbench.data import datasets
+    from vsrbench.programs import command
+    from vsrbench.run import method
+
+    try:
+        if kind == "methods":
+            card = specs.method_card(root, name)
+            if card.kind == "command":
+                command.ready(card)
+            command.identify(card)
+            method.entry(card)
+        elif kind == "datasets":
+            spec = specs.dataset_spec(root, name)
+            if spec.kind != "embedded":
+                datasets.on_disk(spec, note)
+        else:  # what lacks weights is not to fetch them now
+            return metrics.unavailable(name, fetch=False) or metrics.unavailable(name)
+    except UserError as error:
+        return error
+    return None

@@ -1,0 +1,76 @@
+"""`compare`: new results against a base, for CI."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vsrbench.cli.arguments import Parser, add_selection, names, new_parser, number
+from vsrbench.cli.stored import read_records, write
+from vsrbench.core.errors import OK, REGRESSION, UserError
+from vsrbench.core.progress import note
+
+
+def make_parser() -> Parser:
+    """The arguments."""
+    parser = new_parser(
+        "compare",
+        "Hold new results against a base, clip by clip, for CI: exit code 4 when a mean got worse\n"
+        "by more than its metric's tolerance, or when a result of the base is gone.",
+        "run_bench.py compare BASE [NEW] [options]",
+    )
+    folder = "results folder or records file"
+    parser.add_argument("base", type=Path, metavar="BASE", help=folder)
+    parser.add_argument(
+        "new", type=Path, nargs="?", metavar="NEW", help=f"{folder} (default: results/local)"
+    )
+    add_selection(parser)
+    parser.add_argument(
+        "--tolerance",
+        type=names,
+        default=[],
+        metavar="METRIC=X,...",
+        help="instead of the metrics' own (docs/metrics.md), in printed units",
+    )
+    parser.add_argument(
+        "--cost",
+        type=number,
+        metavar="PERCENT",
+        help="judge time, memory and energy too, with this slack",
+    )
+    parser.add_argument("--all", action="store_true", help="show what is unchanged, too")
+    parser.add_argument("-o", "--output", type=Path, help="file (Markdown) instead of stdout")
+    return parser
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the changes; exit code 4 if something got worse."""
+    from vsrbench.results import compare
+    from vsrbench.results.store import Store
+
+    tolerances = {}
+    for item in options.tolerance:
+        metric, _, value = item.partition("=")
+        try:
+            tolerances[metric] = number(value)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--tolerance {item}: {error}", "write it as psnr=0.05") from error
+    base, new = (
+        Store.at(path or options.root / "results" / "local") for path in (options.base, options.new)
+    )
+    changes = compare.compare(
+        read_records(base, strict=True),
+        read_records(new, strict=True),
+        options.methods,
+        options.datasets,
+        options.metrics,
+        tolerances,
+        options.cost,
+    )
+    text = compare.markdown(changes, options.all)
+    if options.output:
+        write(options.output, text)
+        note(compare.verdict_line(changes))
+    else:
+        print(text)
+    return REGRESSION if compare.regressed(changes) else OK

@@ -1,0 +1,52 @@
+"""`cost`: latency, throughput, memory, energy, parameters and MACs."""
+
+from __future__ import annotations
+
+import argparse
+
+from vsrbench.cli.arguments import (
+    Parser,
+    add_device,
+    add_results,
+    names,
+    new_parser,
+    positive,
+    size,
+)
+from vsrbench.cli.running import pick_device, read_cards, say_counts
+from vsrbench.cli.stored import format_summary, open_store, summarise_for
+
+
+def make_parser() -> Parser:
+    """The arguments."""
+    parser = new_parser(
+        "cost", "Measure latency, throughput, memory, energy, parameters and MACs.", ""
+    )
+    parser.usage = "run_bench.py cost --methods A,B --size HxW [--frames N] [options]"
+    parser.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
+    parser.add_argument("--size", type=size, required=True, help="LQ size, HxW in px")
+    parser.add_argument("--frames", type=positive, default=10, help="frames timed (default: 10)")
+    parser.add_argument("--scale", type=positive, default=4, help="for methods of any scale")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is on disk")
+    add_device(parser)
+    add_results(parser)
+    return parser
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Measure, and print a table."""
+    from vsrbench.run.runner import Choice, Run
+
+    device = pick_device(options.device)
+    cards = read_cards(options, device)
+    store = open_store(options)
+    store.prepare()
+    choice = Choice(options.root, (device,), fresh=options.fresh, verbose=options.verbose)
+    run = Run(choice, store)
+    with run.logged():
+        run.cost(cards, options.size, options.scale, options.frames)
+    records = [r for r in store.require() if r.key in run.keys]
+    rows = [c.name for c in cards if any(r.method == c.name for r in records)]
+    print(format_summary(store, summarise_for(options, records, rows, None, None), "markdown"))
+    say_counts(run)
+    return run.exit_code

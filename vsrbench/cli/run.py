@@ -1,0 +1,117 @@
+"""`run`: methods on test sets or a video, scores, costs, a table. It is what no name means."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vsrbench import __version__
+from vsrbench.cli.arguments import (
+    METRICS,
+    SEVERAL,
+    Parser,
+    add_device,
+    add_results,
+    names,
+    new_parser,
+    positive,
+)
+from vsrbench.cli.running import pick_devices, print_tables, read_cards, say_counts
+from vsrbench.cli.stored import open_store
+from vsrbench.core.errors import MissingError, UserError
+from vsrbench.core.progress import note, say_error
+
+EPILOG = """\
+examples:
+  python run_bench.py --methods instavsr,realviformer
+  python run_bench.py --methods bicubic,instavsr --input my.mp4 --keep-frames
+  python run_bench.py --methods bicubic,weights/RealESRGAN_x4.pth --input lq/ --gt gt/
+  python run_bench.py score --outputs sr/ --gt gt/ --preset dove
+  python run_bench.py table --format latex
+  python run_bench.py figure profile --clip photo-zoom
+
+exit codes: 0 all done, 1 some jobs failed, 2 bad command line or spec, 3 something needed is
+missing, 4 regression found, 130 interrupted (finished work is kept)"""
+
+
+def make_parser() -> Parser:
+    """The arguments."""
+    parser = new_parser(
+        "run",
+        "Run video super-resolution methods on test sets or on your own video, score them,\n"
+        "measure what they cost, and print a table. Results that are on disk are reused.",
+        "run_bench.py [run] --methods A,B [options]\n"
+        "       run_bench.py score|list|check|table|figure|report|compare|cost [options]\n"
+        "                    (each has its --help)\n"
+        "       run_bench.py datasets check|add|fetch|degrade NAME [options]",
+    )
+    parser.add_argument("--version", action="version", version=f"vsrbench {__version__}")
+    what = parser.add_argument_group("what")
+    what.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
+    what.add_argument(
+        "--datasets", type=names, help="test sets, NAME or NAME:LAYOUT (default: synthetic)"
+    )
+    what.add_argument("--input", type=Path, help="your own video, folder of frames or of clips")
+    what.add_argument("--gt", type=Path, help="its ground truth, laid out alike")
+    what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
+    what.add_argument("--metrics", type=names, help=METRICS)
+    how = parser.add_argument_group("how")
+    add_device(how, SEVERAL)
+    how.add_argument("--no-cost", action="store_true", help="leave out the cost pass")
+    how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
+    how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
+    how.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    add_results(how)
+    return parser
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run, score, measure, and print a table for each data set."""
+    from vsrbench.cards import specs
+    from vsrbench.data import datasets
+    from vsrbench.metrics import metric_info
+    from vsrbench.run.runner import Choice, Run
+
+    if options.gt and not options.input:
+        raise UserError("--gt needs --input", "--input LQ --gt GT")
+    devices = pick_devices(options.device)
+    cards = read_cards(options, devices[0])
+    if not any(card.name == "bicubic" for card in cards):
+        cards.insert(0, specs.method_card(options.root, "bicubic"))
+    for name in options.metrics or []:
+        metric_info(name)
+    chosen = options.datasets or ([] if options.input else ["synthetic"])
+    found = [specs.dataset_spec(options.root, name) for name in chosen]
+    store = open_store(options)
+    store.prepare()
+    choice = Choice(
+        root=options.root,
+        devices=devices,
+        metrics=tuple(options.metrics or ()),
+        keep_frames=options.keep_frames,
+        fresh=options.fresh,
+        quiet=options.quiet,
+        with_cost=not options.no_cost,
+        verbose=options.verbose,
+    )
+    run = Run(choice, store)
+    sets = []
+    if options.input:
+        sets.append(datasets.open_input(options.input, options.gt, options.scale))
+    for spec in found:
+        try:
+            sets.append(datasets.open_dataset(spec, note))
+        except UserError as error:  # the other sets go on
+            say_error(error)
+            if isinstance(error, MissingError):
+                run.missing = True
+            else:
+                run.counts["failed"] += 1
+    called = [dataset.spec.name for dataset in sets]
+    if twice := {name for name in called if called.count(name) > 1}:
+        raise UserError(f"two sets are called '{twice.pop()}'", "rename the folder of --input")
+    if sets:
+        run.go(cards, sets)
+        print_tables(options, run, cards, sets, "markdown")
+    say_counts(run)
+    return run.exit_code

@@ -1,0 +1,95 @@
+"""What commands share that run methods or metrics: cards, devices, tables, the last line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vsrbench.cli.stored import format_summary, summarise_for
+from vsrbench.core.errors import MissingError, UserError
+from vsrbench.core.progress import note
+
+if TYPE_CHECKING:
+    from vsrbench.core.types import MethodCard
+    from vsrbench.data.datasets import Dataset
+    from vsrbench.run.runner import Run
+
+
+def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
+    """The cards of --methods, with the precision of this device. Raises UserError."""
+    from vsrbench.cards import specs
+
+    if not options.methods:
+        raise UserError("say which methods to run", "--methods A,B; see: run_bench.py list methods")
+    cards = [specs.method_card(options.root, name) for name in options.methods]
+    twice = {card.name for card in cards if [c.name for c in cards].count(card.name) > 1}
+    if twice:
+        raise UserError(f"two methods are called {twice.pop()}", "rename one of the files")
+    # Half precisions are for GPUs: the CPU runs fp32, and says so in records and tables.
+    return [replace(card, precision="fp32") if device == "cpu" else card for card in cards]
+
+
+def pick_devices(asked: str | None) -> tuple[str, ...]:
+    """The torch devices to use at a time. Raises as `_device`; UserError for a mixture."""
+    devices = (
+        tuple(pick_device(name.strip()) for name in asked.split(","))
+        if asked
+        else (pick_device(None),)
+    )
+    if len({device.partition(":")[0] for device in devices}) > 1:
+        raise UserError("--device mixes cpu and cuda", "their scores differ in the last digits")
+    return devices
+
+
+def pick_device(asked: str | None) -> str:
+    """The torch device to use. Raises UserError, MissingError."""
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise UserError(f"no device named '{asked}'", "cpu, cuda, cuda:1 ...") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"nothing here runs on device '{asked}'", "cpu, cuda, cuda:1 ...")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MissingError(
+            f"device '{asked}' was asked for and {torch.cuda.device_count()} CUDA devices are here",
+            "use --device cpu",
+        )
+    return "cpu" if device.type == "cpu" else str(device)
+
+
+def print_tables(
+    options: argparse.Namespace,
+    run: Run,
+    cards: Sequence[MethodCard],
+    sets: Sequence[Dataset],
+    form: str,
+) -> None:
+    """One table for each data set: what this run asked for, whether new or reused."""
+    from vsrbench.cards import specs
+
+    latest = run.store.latest().values()
+    records = [r for r in latest if r.key in run.keys]
+    shown = [c.name for c in cards] + [specs.GT_CARD.name]
+    for dataset in sets:
+        own = {r.method for r in records if r.dataset == dataset.spec.name}
+        rows = [name for name in shown if name in own]
+        name, metrics = dataset.spec.name, list(run.wanted(dataset))
+        summary = summarise_for(options, records, rows, [name], metrics, {name: dataset.spec})
+        print(format_summary(run.store, summary, form))
+
+
+def say_counts(run: Run) -> None:
+    """The last line of a run."""
+    c = run.counts
+    note(
+        f"done: {c['ok']} new results, {c['reused']} reused, {c['failed']} failed, "
+        f"{c['skipped']} skipped; records in {run.store.records}"
+    )
+    if c["failed"]:
+        note("  the same command tries the failed ones again")
