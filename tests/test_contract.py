@@ -346,7 +346,7 @@ def test_sizes_that_cannot_be_mirrored_are_refused(multiple: int, side: str) -> 
     card = replace(TOY, multiple_of=multiple, pad=side)  # type: ignore[arg-type]
     for height in range(1, 70):
         try:
-            cost._clip(card, (height, 70), 1, "cpu")
+            cost.resident_clip(card, (height, 70), 1, "cpu")
         except RuntimeError:
             with pytest.raises(UserError, match=f"at least {multiple // 2 + 1} px"):
                 check_size(card, (height, 70))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,7 @@ from vsrbench.core.env import device_name
 from vsrbench.core.errors import ContractError, UserError
 from vsrbench.core.keys import cost_key
 from vsrbench.core.nvml import MemoryMeter, energy_counter, shared
-from vsrbench.core.types import Measurement, MethodCard, Size
+from vsrbench.core.types import Measurement, Method, MethodCard, Size
 from vsrbench.programs.command import Usage
 from vsrbench.run.method import (
     check_size,
@@ -130,7 +131,7 @@ def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
     }
     parameters = _parameters(method, card)
     frames = abs(card.lookahead) + 1
-    macs = _macs(method, _clip(card, size, frames, device))
+    macs = _macs(method, resident_clip(card, size, frames, device))
     return found | {
         "params_m": None if parameters is None else parameters / 1e6,
         "macs_g": macs / 1e9,
@@ -138,17 +139,12 @@ def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
 
 
 def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
-    """Inputs resident on the device; the clock runs from one output to the next (region `device`).
-
-    A method that answers only when it has read everything has no time per frame: its one sample is
-    the total over the number of frames.
-    """
+    """Inputs resident; the clock runs from one output to the next (region `device`)."""
     import torch
 
     check_size(card, size)
     if card.kind == "command":
         return _measure_process(card, size, frames, device)
-    on_gpu = device != "cpu"
     uuid = _uuid(device)
     memory = MemoryMeter(uuid)
     why = {"vram_peak_mib": memory.why} if memory.why else {}
@@ -158,18 +154,11 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
     if parameters is None:
         why["params_m"] = "no attribute of the adapter is a torch module"
 
-    clip = _clip(card, size, frames, device)
-    warmup = min(max(WARMUP, card.lookahead + 1), frames)
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
+    clip = resident_clip(card, size, frames, device)
     with memory:
-        _timed(method, clip[:warmup], device)
-        first, samples, total = _timed(method, clip, device)
+        pace = paced(method, card, clip, device)
     rss_peak = _rss_mib("VmHWM")
-    allocator = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
-    if card.lookahead < 0 or not samples:
-        samples = [total / frames]
-    ordered = sorted(samples)
+    ordered = sorted(pace.samples_ms)
     why |= _sharing(memory.shared, uuid, memory.why)
     # Last, so that they change no other figure.
     macs = _macs(method, clip[: max(1, card.lookahead + 1)])
@@ -181,17 +170,17 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
         device=device_name(device),
         size=size,
         frames=frames,
-        warmup_frames=warmup,
+        warmup_frames=pace.warmup_frames,
         threads=torch.get_num_threads(),
-        samples_ms=tuple(samples),
-        median_ms=statistics.median(samples),
+        samples_ms=pace.samples_ms,
+        median_ms=statistics.median(ordered),
         p90_ms=ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))],
-        first_output_ms=first,
-        fps=frames / total * 1000,
+        first_output_ms=pace.first_output_ms,
+        fps=frames / pace.total_ms * 1000,
         rss_peak_mib=rss_peak,
         rss_idle_mib=rss_idle,
         vram_peak_mib=memory.peak_mib,
-        vram_allocator_mib=allocator,
+        vram_allocator_mib=pace.vram_allocator_mib,
         params_m=None if parameters is None else parameters / 1e6,
         macs_g=macs / 1e9,
         j_per_frame=energy,
@@ -207,7 +196,7 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     method: Any = load_method(card, device)
     uuid = _uuid(device)
     method.counter, no_counter = energy_counter(uuid)
-    for _ in method.upscale(iter(_clip(card, size, frames, "cpu"))):
+    for _ in method.upscale(iter(resident_clip(card, size, frames, "cpu"))):
         pass
     usage: Usage = method.usage
     ms = usage.seconds * 1000
@@ -282,7 +271,7 @@ def _rss_mib(field: str) -> float | None:
     return None
 
 
-def _clip(card: MethodCard, size: Size, frames: int, device: str) -> list[torch.Tensor]:
+def resident_clip(card: MethodCard, size: Size, frames: int, device: str) -> list[torch.Tensor]:
     """A textured picture that pans by one pixel a frame: motion to follow, no scene cut."""
     import torch
     import torch.nn.functional as F
@@ -302,6 +291,41 @@ def _now(device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize(device)
     return time.perf_counter() * 1000
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast outputs came of one call on a clip, after a warm-up."""
+
+    samples_ms: tuple[float, ...]
+    """Time between successive outputs; of a method that reads everything first, their mean."""
+    first_output_ms: float
+    """From the first input to the first output."""
+    total_ms: float
+    """From the first input to the last output."""
+    warmup_frames: int
+    """Frames run before timing."""
+    vram_allocator_mib: float | None
+    """Peak of torch's allocator, warm-up included; None on a CPU."""
+
+
+def paced(method: Method, card: MethodCard, clip: list[torch.Tensor], device: str) -> Pace:
+    """Time a loaded method on a resident clip (see `resident_clip`), after a warm-up on its start.
+
+    A method that answers only when it has read everything has no time per frame: its one sample is
+    the total over the number of frames.
+    """
+    import torch
+
+    warmup = min(max(WARMUP, card.lookahead + 1), len(clip))
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+    _timed(method, clip[:warmup], device)
+    first, samples, total = _timed(method, clip, device)
+    peak = None if device == "cpu" else torch.cuda.max_memory_allocated(device) / 2**20
+    if card.lookahead < 0 or not samples:
+        samples = [total / len(clip)]
+    return Pace(tuple(samples), first, total, warmup, peak)
 
 
 def _timed(method: Any, clip: list[torch.Tensor], device: str) -> tuple[float, list[float], float]:
