@@ -201,10 +201,10 @@ def test_timeout_ends_the_whole_tree(repo: Path) -> None:
 
 def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
     code = (
-        "from pathlib import Path; from vsrbench.programs import command; import sys; "
+        "from pathlib import Path; from vsrbench.programs.process import execute; import sys; "
         "Path('in').mkdir(exist_ok=True); Path('out').mkdir(exist_ok=True); "
         "argv = [sys.executable, 'toy.py', 'in', 'out', 'hang'];"
-        "command.execute('toy', argv, Path('.'), 60, 'cpu')"
+        "execute('toy', argv, Path('.'), 60, 'cpu')"
     )
     tree = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": tree}

@@ -279,7 +279,7 @@ def test_a_dead_measuring_process_is_one_clear_error() -> None:
 STRANGE = """
 import os, sys, time
 from pathlib import Path
-from vsrbench.programs.command import execute
+from vsrbench.programs.process import execute
 
 class Two(Exception):
     def __init__(self, one, two):  # cannot be unpickled

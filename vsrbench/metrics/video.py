@@ -14,7 +14,8 @@ from vsrbench.core.errors import ContractError, DataError
 from vsrbench.core.types import MetricInfo, Sample, Score
 from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.metrics import bridge
-from vsrbench.programs.command import TIMEOUT_S, execute, places, write_video
+from vsrbench.programs.command import TIMEOUT_S, places, write_video
+from vsrbench.programs.process import execute
 
 
 def dover_scales(raw: Mapping[str, float]) -> dict[str, float]:

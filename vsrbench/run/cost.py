@@ -20,7 +20,7 @@ from vsrbench.core.errors import ContractError, UserError
 from vsrbench.core.keys import cost_key
 from vsrbench.core.nvml import MemoryMeter, energy_counter, shared
 from vsrbench.core.types import Measurement, Method, MethodCard, Size
-from vsrbench.programs.command import Usage
+from vsrbench.programs.process import Usage
 from vsrbench.run.method import (
     check_size,
     dtype_of,
