@@ -22,6 +22,7 @@ import urllib3
 
 from vsrbench.cards import specs
 from vsrbench.cli import main
+from vsrbench.core import download
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import DatasetSpec, Download
 from vsrbench.data import datasets, fetch
@@ -205,7 +206,7 @@ def test_a_partial_file_that_is_whole_already(server: Server, get: Get, tmp_path
 
 def test_wrong_hash(server: Server, get: Get, tmp_path: Path) -> None:
     server.files["/pack.zip"] = pack(GOOD)
-    with pytest.raises(DataError, match="is not the file of the spec"):
+    with pytest.raises(DataError, match="is another file than expected"):
         get(toy(server, sha256="0" * 64))
     assert left(tmp_path) == []  # the wrong file does not stay to be taken for the right one
 
@@ -292,13 +293,13 @@ def test_a_full_disk_is_seen_before(
     server.files["/pack.zip"] = pack(GOOD)
     usage = type("usage", (), {"free": 100 << 20})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(fetch, "SPARE", 101 << 20)
+    monkeypatch.setattr(download, "SPARE", 101 << 20)
     with pytest.raises(UserError, match=r"0.2 MiB more are needed below .*, and 100.0 MiB"):
         get(toy(server))
     assert left(tmp_path) == []
     # Room for the archive and not for what is in it.
     usage.free = len(server.files["/pack.zip"]) + 100
-    monkeypatch.setattr(fetch, "SPARE", 0)
+    monkeypatch.setattr(download, "SPARE", 0)
     server.files["/pack.zip"] = squeezed = zipped_zeros()
     usage.free = len(squeezed) + 100
     with pytest.raises(UserError, match=r"9.5 MiB more are needed"):
@@ -328,7 +329,7 @@ def test_a_disk_that_fills_up(
         pytest.skip("needs the right to mount a small file system")
     try:
         server.files["/pack.zip"] = pack(GOOD, size=600_000)
-        monkeypatch.setattr(fetch, "_room", lambda place, size: None)
+        monkeypatch.setattr(download, "require_room", lambda place, size: None)
         with pytest.raises(UserError, match=r"cannot write below .*: No space left on device"):
             fetch.fetch(toy(server), toy(server).downloads, small / "set", lambda _: None)
         assert [n for n in left(small) if not n.startswith(".downloads/")] == []
@@ -441,7 +442,7 @@ def test_drive_with_another_file(
 ) -> None:
     drive = Drive(CONFIRM, pack(GOOD))
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", lambda _, r, **o: drive.send(r, **o))
-    with pytest.raises(DataError, match="is not the file of the spec"):
+    with pytest.raises(DataError, match="is another file than expected"):
         get(on_drive(server, "0" * 64))
     assert left(tmp_path) == []
 
@@ -579,6 +580,6 @@ def test_command_line(
 
 def test_every_download_of_a_spec_is_one_source(root: Path) -> None:
     for name in specs.dataset_files(root):
-        for download in specs.dataset_spec(root, name).downloads:
-            assert fetch.source_of(download)
-            assert download.file or "/" in download.drive or not download.drive  # a name to keep
+        for source in specs.dataset_spec(root, name).downloads:
+            assert download.describe(source)
+            assert source.file or "/" in source.drive or not source.drive  # a name to keep

@@ -70,7 +70,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "safetensors", "skimage", "lpips"), "run"),
     **{"DISTS_pytorch": "run", "pynvml": "run", "diffusers": "instavsr", "spandrel": "spandrel"},
     **{"transformers": "sdx4", "pyiqa": "pyiqa", "timm": "pyiqa", "huggingface_hub": "fetch"},
-    **dict.fromkeys(("pooch", "requests", "gdown"), "fetch"),
+    **dict.fromkeys(("requests", "gdown"), "fetch"),
 }
 """Module -> the extra of vsrbench that installs its package."""
 

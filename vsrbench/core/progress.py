@@ -5,8 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from vsrbench.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
 
 
 def note(text: str) -> None:
@@ -21,28 +27,54 @@ def say_error(error: UserError) -> None:
         note(f"  {error.hint}")
 
 
+def _bar(*columns: str | ProgressColumn, quiet: bool = False) -> tuple[Bar, Console]:
+    """A bar that goes away when it is done, on a terminal; none elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, highlight=False)
+    hidden = quiet or not console.is_terminal
+    return Bar(*columns, console=console, transient=True, disable=hidden), console
+
+
+class Bytes:
+    """Counts the bytes of a transfer; `total` is 0 where it is not known."""
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
+
+        self._bar, _ = _bar(BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._task = self._bar.add_task("", total=total or None, completed=done)
+
+    def __enter__(self) -> Bytes:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes have come."""
+        self._bar.advance(self._task, count)
+
+
 class Progress:
     """Counts frames over all jobs; lines of finished jobs scroll above the bar."""
 
     def __init__(self, frames: int, jobs: int, quiet: bool = False) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
 
         self.jobs, self.quiet = jobs, quiet
         self._finished = 0
         self._begun: dict[str, float] = {}
         self._told: set[str] = set()
-        self._console = Console(stderr=True, highlight=False)
-        self._bar = Bar(
+        self._bar, self._console = _bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("frames, left"),
             TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=quiet or not self._console.is_terminal,
+            quiet=quiet,
         )
         self._task = self._bar.add_task("", total=frames)
 

@@ -1,0 +1,278 @@
+"""Files from the network: whole or not at all, and on from where an earlier try stopped."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vsrbench.core.errors import DataError, MissingError, UserError, install_hint
+from vsrbench.core.keys import sha256_file
+from vsrbench.core.progress import Bytes
+from vsrbench.core.types import Source
+from vsrbench.core.variables import hub_endpoint
+
+TIMEOUT_S = 20.0
+"""Without an answer, or without a byte."""
+SPARE = 64 << 20
+"""Bytes that are left free on the disk."""
+PARTIAL = ".partial"
+_BLOCK = 1 << 16
+"""Bytes; what has come of a block is lost when the line breaks."""
+_silent: set[str] = set()
+"""Hosts that gave no answer; they are not asked again, and others get a fifth of the time."""
+
+Note = Callable[[str], None]
+
+
+def describe(source: Source) -> str:
+    """Where a file comes from, in words."""
+    if source.drive:
+        return f"Google Drive file {source.drive}"
+    if source.hub:
+        return f"Hugging Face {source.hub}"
+    return f"GitHub {source.github}" if source.github else source.url
+
+
+def fetch(source: Source, folder: Path, note: Note, timeout_s: float = TIMEOUT_S) -> Path:
+    """The file of a source, put into a folder; a folder in it for a whole repository of the Hub.
+
+    timeout_s: seconds without an answer or a byte after which a server is given up. Raises
+    MissingError when it cannot be had (what came stays, and the same call goes on from there) or a
+    package is not here, DataError for another file than the source tells of, UserError when there
+    is no room.
+    """
+    url = source.url
+    if source.github:
+        repository, _, asset = source.github.partition(":")
+        owner, _, tag = repository.partition("@")
+        url = f"https://github.com/{owner}/releases/download/{tag}/{asset}"
+    if url:
+        target = folder / (source.file or PurePosixPath(url.partition("?")[0]).name or "download")
+        if not (target.is_file() and _fits(target, source.sha256)):
+            download(url, target, source.sha256, note, timeout_s)
+        return target
+    try:
+        file = (_drive if source.drive else _hub)(source, folder, timeout_s)
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        raise MissingError(
+            f"fetching from {describe(source)} needs the package {package}", install_hint(package)
+        ) from error
+    if not _fits(file, source.sha256):
+        file.unlink()
+        raise _another(file.name, describe(source), source.sha256)
+    return file
+
+
+def download(
+    url: str, target: Path, sha256: str = "", note: Note | None = None, timeout_s: float = TIMEOUT_S
+) -> None:
+    """Get a file from an address. sha256: its hash, or how that begins. Raises as `fetch`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + PARTIAL)
+    tag = part.with_name(part.name + ".etag")
+    have = part.stat().st_size if part.is_file() and tag.is_file() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text()}
+    try:
+        answer = open_url(url, headers, timeout_s)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise _failed(url, error) from error
+        part.unlink()  # what is here is as long as the file, or longer
+        download(url, target, sha256, note, timeout_s)
+        return
+    except (OSError, http.client.HTTPException) as error:
+        raise _failed(url, error) from error
+    with answer:
+        have = have if answer.status == 206 else 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else 0
+        require_room(part.parent, total - have)
+        # Only a strong tag or a date tells that the rest belongs to the same file.
+        mark = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        if mark and not mark.startswith("W/"):
+            tag.write_text(mark)
+        if have and note:
+            note(f"  goes on from {mib(have)}")
+        with Bytes(total, have) as bar, part.open("ab" if have else "wb") as out:
+            for block in _blocks(answer, url):
+                out.write(block)
+                bar.advance(len(block))
+    got = part.stat().st_size
+    if total and got != total:
+        why = f"the connection broke off after {mib(got)} of {mib(total)}"
+        raise _failed(url, OSError(why))
+    tag.unlink(missing_ok=True)
+    if not _fits(part, sha256):
+        part.unlink()
+        raise _another(target.name, url, sha256)
+    part.replace(target)
+
+
+def open_url(
+    url: str, headers: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S
+) -> Any:
+    """The opened response. Raises OSError after at most `timeout_s` without an answer.
+
+    A socket timeout alone would be spent on every address of the host, and not on its lookup.
+    """
+    host = urllib.parse.urlsplit(url).netloc
+    if host in _silent:
+        raise TimeoutError(f"{host} did not answer before")
+    patience = timeout_s / 5 if _silent else timeout_s
+    outcome: list[Any] = []
+
+    def connect() -> None:
+        try:
+            request = urllib.request.Request(url, headers=dict(headers or {}))
+            outcome.append(urllib.request.urlopen(request, timeout=patience))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(patience)
+    if not outcome:
+        _silent.add(host)
+        raise TimeoutError(f"no answer within {patience:g} s")
+    if isinstance(outcome[0], ValueError):
+        raise OSError(str(outcome[0]))
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _blocks(answer: Any, url: str) -> Iterator[bytes]:
+    """What is read, with errors of the network told from those of the disk."""
+    while True:
+        try:
+            block = answer.read1(_BLOCK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _failed(url, error) from error
+        if not block:
+            return
+        yield block
+
+
+def require_room(place: Path, size: int) -> None:
+    """Raise UserError unless `size` more bytes fit on the disk."""
+    free = shutil.disk_usage(place).free
+    if size > 0 and size + SPARE > free:
+        raise UserError(
+            f"{mib(size)} more are needed below {place}, and {mib(free)} are free",
+            "free some space or choose another folder with --to",
+        )
+
+
+def mib(size: int) -> str:
+    """A number of bytes, for people."""
+    return f"{size / (1 << 20):,.1f} MiB"
+
+
+def _fits(file: Path, sha256: str) -> bool:
+    return not sha256 or sha256_file(file).startswith(sha256)
+
+
+def _another(name: str, origin: str, sha256: str) -> DataError:
+    return DataError(
+        f"{name} from {origin} is another file than expected: its sha256 does not begin with "
+        f"{sha256[:16]}",
+        "it was damaged or replaced: try again, and if it stays so, look at the source before you "
+        "change the sha256 that is expected",
+    )
+
+
+def _failed(origin: str, error: Exception) -> MissingError:
+    """What a library says, in one line."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    return MissingError(
+        f"{origin} cannot be had: {text}",
+        "what has come is kept; the same command goes on from there",
+    )
+
+
+def _drive(source: Source, folder: Path, timeout_s: float) -> Path:
+    import gdown
+    import requests
+
+    parent, _, name = source.drive.rpartition("/")
+    target = folder / (source.file or name)
+    try:
+        answer = gdown.download(
+            id=_in_folder(source, parent, name, timeout_s) if parent else name,
+            output=str(target),
+            resume=True,
+            timeout=timeout_s,
+            progress=lambda _done, total: require_room(
+                folder, 0 if total is None else total - _done
+            ),
+            use_cookies=False,
+        )
+    except (requests.exceptions.RequestException, gdown.exceptions.DownloadError) as error:
+        raise _failed(describe(source), error) from error
+    if answer is None or not target.is_file():
+        raise _failed(describe(source), RuntimeError("the answer held no file"))
+    return target
+
+
+def _in_folder(source: Source, parent: str, name: str, timeout_s: float) -> str:
+    """The id of a file in a folder on Drive."""
+    import gdown
+
+    listed: Any = gdown.download_folder(
+        id=parent, skip_download=True, quiet=True, use_cookies=False, timeout=timeout_s
+    )
+    for entry in listed:
+        if Path(entry.path).name == name:
+            return str(entry.id)
+    names = ", ".join(sorted(Path(entry.path).name for entry in listed)[:8])
+    raise _failed(describe(source), RuntimeError(f"the folder holds {names or 'nothing'}"))
+
+
+def _hub(source: Source, folder: Path, timeout_s: float) -> Path:
+    import huggingface_hub
+
+    repo, _, name = source.hub.partition(":")
+    endpoint = hub_endpoint()
+    try:  # the library itself tries again for half a minute
+        open_url(endpoint, timeout_s=timeout_s).close()
+    except urllib.error.HTTPError:  # an answer
+        pass
+    except (OSError, http.client.HTTPException) as error:
+        raise _failed(describe(source), error) from error
+    common: dict[str, Any] = {
+        "repo_type": source.repo_type,
+        "etag_timeout": timeout_s,
+        "endpoint": endpoint,
+    }
+    wanted = list(source.include) or None
+    try:
+        if name:
+            about = huggingface_hub.hf_hub_download(
+                repo, name, local_dir=folder, dry_run=True, **common
+            )
+            require_room(folder, about.file_size or 0)
+            return Path(huggingface_hub.hf_hub_download(repo, name, local_dir=folder, **common))
+        place = folder / repo.replace("/", "--")
+        planned = huggingface_hub.snapshot_download(
+            repo, local_dir=place, dry_run=True, allow_patterns=wanted, **common
+        )
+        require_room(folder, sum(entry.file_size or 0 for entry in planned if entry.will_download))
+        huggingface_hub.snapshot_download(repo, local_dir=place, allow_patterns=wanted, **common)
+        shutil.rmtree(place / ".cache", ignore_errors=True)
+    except UserError:
+        raise
+    except Exception as error:  # its own, and those of whichever HTTP client it uses
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, not the network
+        raise _failed(describe(source), error) from error
+    return place

@@ -1,0 +1,61 @@
+"""Environment variables: every one that is read, in one place, looked up when asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vsrbench.core.errors import UserError
+
+WEIGHTS = "VSRBENCH_WEIGHTS"
+COMMANDS = "VSRBENCH_COMMANDS"
+DATA = "VSRBENCH_DATA"
+CACHE = "VSRBENCH_CACHE"
+CACHE_GIB = "VSRBENCH_CACHE_GIB"
+OFFLINE = "VSRBENCH_OFFLINE"
+
+
+def weights_folders() -> list[Path]:
+    """The folders of $VSRBENCH_WEIGHTS, in which checkpoints are looked for."""
+    return [Path(p).expanduser() for p in os.environ.get(WEIGHTS, "").split(os.pathsep) if p]
+
+
+def commands_file() -> str:
+    """$VSRBENCH_COMMANDS: the TOML file that says where programs of others are; may be empty."""
+    return os.environ.get(COMMANDS, "")
+
+
+def data_folder(name: str = DATA) -> Path | None:
+    """The folder of all test sets, $VSRBENCH_DATA; or of one, by the variable of that `name`."""
+    given = os.environ.get(name, "")
+    return Path(given).expanduser() if given else None
+
+
+def cache_folder() -> Path:
+    """$VSRBENCH_CACHE or ~/.cache/vsrbench: rendered sets, flow, hashes of files."""
+    return Path(os.environ.get(CACHE) or "~/.cache/vsrbench").expanduser()
+
+
+def cache_limit_gib(usual: float) -> float:
+    """What flow on disk may take: $VSRBENCH_CACHE_GIB, or the usual limit. Raises UserError."""
+    given = os.environ.get(CACHE_GIB, "")
+    try:
+        return float(given) if given else usual
+    except ValueError as error:
+        raise UserError(f"${CACHE_GIB} is '{given}'", "give it a number of GiB") from error
+
+
+def offline() -> bool:
+    """VSRBENCH_OFFLINE=1: nothing is downloaded."""
+    return os.environ.get(OFFLINE) == "1"
+
+
+def hub_endpoint() -> str:
+    """$HF_ENDPOINT, since mirrors of the Hugging Face Hub are in use."""
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def torch_hub() -> Path:
+    """The folder in which torch hub keeps what it downloads: $TORCH_HOME, else a cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(cache, "torch")).expanduser() / "hub"
