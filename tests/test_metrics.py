@@ -23,12 +23,22 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from vsrbench.methods.instavsr.losses import gradient_energy
 
 from vsrbench import metrics
+from vsrbench.core import download
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.types import PairFlow, Record, Sample, Score
 from vsrbench.data.frames import open_frames
 from vsrbench.flow.raft import RaftNetwork
-from vsrbench.metrics import fidelity, load_metric, metric_info, perceptual, unavailable, video
+from vsrbench.metrics import (
+    fidelity,
+    load_metric,
+    metric_info,
+    perceptual,
+    requirements,
+    unavailable,
+    video,
+)
+from vsrbench.results.doubles import identical_scores
 
 H, W = 48, 64
 WITHOUT_WEIGHTS = [
@@ -96,7 +106,7 @@ def test_table_is_consistent() -> None:
         assert info.source
         assert info.range[0] < info.range[1]
         assert info.needs <= {"gt", "lq", "reference", "flow", "weights", "command"}
-        need = metrics._REQUIREMENTS.get(name)
+        need = requirements.REQUIREMENTS.get(name)
         assert ("weights" in info.needs) == bool(need and need.url)
         assert ("command" in info.needs) == (info.target == "video:VideoMetric")
     assert [m for m, info in metrics.METRICS.items() if info.default] == [
@@ -144,14 +154,14 @@ def quality(clip: str, value: float, metric: str = "psnr", method: str = "m") ->
 
 def test_identical_scores_of_different_clips() -> None:
     records = [quality("a", 23.125), quality("b", 23.125), quality("c", 23.126)]
-    (warning,) = metrics.identical_scores([*records, records[0]])
+    (warning,) = identical_scores([*records, records[0]])
     assert warning.startswith("m has PSNR 23.12 on each of set/a, b,")
-    assert not metrics.identical_scores([records[0], records[0], records[2]])
-    assert not metrics.identical_scores([records[0], quality("b", 23.125, method="n")])
+    assert not identical_scores([records[0], records[0], records[2]])
+    assert not identical_scores([records[0], quality("b", 23.125, method="n")])
     for trivial, metric in ((80.0, "psnr"), (0.0, "flicker"), (1.0, "ssim")):
-        assert not metrics.identical_scores([quality(c, trivial, metric) for c in "ab"])
+        assert not identical_scores([quality(c, trivial, metric) for c in "ab"])
     failed = replace(records[1], status="failed", value=None)
-    assert not metrics.identical_scores([records[0], failed])
+    assert not identical_scores([records[0], failed])
 
 
 def test_unknown_metric_gets_a_suggestion() -> None:
@@ -974,15 +984,15 @@ def test_files_are_those_of_pyiqa() -> None:
         "clipiqa": clip_model._MODELS["RN50"],
     }
     for name, url in theirs.items():
-        assert metrics._REQUIREMENTS[name].url == url
+        assert requirements.REQUIREMENTS[name].url == url
 
 
 def test_no_network_is_noticed_quickly(no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses that swallow what is sent to them: the first host costs 5 s, others 1 s."""
     monkeypatch.setenv("VSRBENCH_OFFLINE", "0")
-    monkeypatch.setattr(metrics, "_silent", set())
+    monkeypatch.setattr(download, "_silent", set())
     swallow = threading.Event()
-    monkeypatch.setattr(metrics.urllib.request, "urlopen", lambda url, timeout: swallow.wait(60))
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda url, timeout: swallow.wait(60))
     start = time.monotonic()
     for name in ("lpips", "dists", "musiq", "clipiqa", "maniqa"):
         error = unavailable(name)
@@ -1012,8 +1022,8 @@ def online(no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
     monkeypatch.setenv("VSRBENCH_OFFLINE", "0")
 
     def use(url: str, sha256: str = "") -> None:
-        need = replace(metrics._REQUIREMENTS["lpips"], url=url, sha256=sha256)
-        monkeypatch.setattr(metrics, "_REQUIREMENTS", {"lpips": need})
+        need = replace(requirements.REQUIREMENTS["lpips"], url=url, sha256=sha256)
+        monkeypatch.setattr(requirements, "REQUIREMENTS", {"lpips": need})
 
     return use
 
@@ -1051,8 +1061,8 @@ def test_download(
 def test_silent_server_does_not_hold_up(
     online: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(metrics, "_silent", set())
+    monkeypatch.setattr(requirements, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(download, "_silent", set())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         online(f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth")
         start = time.monotonic()
@@ -1083,7 +1093,7 @@ def test_package_that_cannot_be_imported(
     (tmp_path / "pyiqa").mkdir()
     (tmp_path / "pyiqa/__init__.py").write_text("raise ValueError('built for another torch')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    metrics._import_failure.cache_clear()
+    requirements._import_failure.cache_clear()
     try:
         error = unavailable("niqe")
         assert error is not None
@@ -1091,11 +1101,11 @@ def test_package_that_cannot_be_imported(
         assert unavailable("niqe", fetch=False) is None
         assert unavailable("psnr") is None
     finally:
-        metrics._import_failure.cache_clear()
+        requirements._import_failure.cache_clear()
 
 
 def test_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
     error = unavailable("lpips")
     assert error is not None
-    assert error.hint == "pip install lpips"
+    assert error.hint == "pip install 'vsrbench[run]'"

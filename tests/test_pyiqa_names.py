@@ -23,12 +23,20 @@ from pyiqa.archs.musiq_arch import MUSIQ
 from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils import download_util
 
-from vsrbench import metrics
 from vsrbench.cli import main
+from vsrbench.core import download
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Sample
 from vsrbench.data.frames import FrameWriter, open_frames
-from vsrbench.metrics import depends_on, load_metric, metric_info, perceptual, unavailable
+from vsrbench.metrics import (
+    depends_on,
+    load_metric,
+    metric_info,
+    names,
+    perceptual,
+    requirements,
+    unavailable,
+)
 from vsrbench.results.compare import compare
 from vsrbench.results.store import Store
 from vsrbench.run.method import no_tf32
@@ -142,9 +150,10 @@ def test_fp32_is_no_tf32_inside(name: str, caches: Path) -> None:
 def test_entries_are_read_without_torch(root: Path) -> None:
     code = (
         "import sys; from vsrbench import metrics as m\n"
+        "from vsrbench.core.errors import UserError\n"
         "print(m.metric_info('pyiqa:gmsd').better, m.depends_on('pyiqa:gmsd'))\n"
         "try: m.metric_info('hyperiqa')\n"
-        "except m.UserError as e: print(e.hint)\n"
+        "except UserError as e: print(e.hint)\n"
         "print({'torch', 'pyiqa'} & set(sys.modules))"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
@@ -154,11 +163,11 @@ def test_entries_are_read_without_torch(root: Path) -> None:
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics._pyiqa_says.cache_clear()
+    names.pyiqa_says.cache_clear()
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(MissingError) as error:
         metric_info("pyiqa:gmsd")
-    assert error.value.hint == "pip install pyiqa"
+    assert error.value.hint == "pip install 'vsrbench[pyiqa]'"
     with pytest.raises(UserError, match="no metric named 'gmsd'"):
         metric_info("gmsd")
 
@@ -271,9 +280,9 @@ def test_missing_files_offline(caches: Path) -> None:
 def test_no_network_is_noticed_quickly(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses that swallow what is sent to them: nothing but our own question waits for them."""
     monkeypatch.setenv("VSRBENCH_OFFLINE", "0")
-    monkeypatch.setattr(metrics, "_silent", set())
+    monkeypatch.setattr(download, "_silent", set())
     swallow = threading.Event()
-    monkeypatch.setattr(metrics.urllib.request, "urlopen", lambda *_, **__: swallow.wait(60))
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: swallow.wait(60))
 
     def lacks(name: str, network: bool) -> Any:
         assert not network
@@ -297,7 +306,7 @@ def test_what_pyiqa_itself_lacks_is_not_asked_for(
 
     monkeypatch.setenv("VSRBENCH_OFFLINE", "0")
     monkeypatch.setattr(perceptual, "by_name", lacks)
-    monkeypatch.setattr(metrics, "_answer", lambda url: pytest.fail(url))
+    monkeypatch.setattr(requirements, "open_url", lambda url, **_: pytest.fail(url))
     assert "No module named 'icecream'" in str(unavailable("pyiqa:qalign"))
 
 
@@ -373,7 +382,7 @@ def test_another_pyiqa_is_another_result(scored: Path, monkeypatch: pytest.Monke
     call = [*map(str, args), "--metrics", "psnr,pyiqa:gmsd", "--results", str(scored), "-q"]
     assert main(call) == 0
     assert (scored / "records.jsonl").read_text().splitlines() == lines
-    monkeypatch.setitem(metrics._pyiqa_says("version"), "__version__", "9")
+    monkeypatch.setitem(names.pyiqa_says("version"), "__version__", "9")
     assert depends_on("pyiqa:gmsd") == "pyiqa-9"
     assert main(call) == 0
     more = map(json.loads, (scored / "records.jsonl").read_text().splitlines()[len(lines) :])

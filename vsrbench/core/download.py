@@ -184,8 +184,8 @@ def _fits(file: Path, sha256: str) -> bool:
 
 def _another(name: str, origin: str, sha256: str) -> DataError:
     return DataError(
-        f"{name} from {origin} is another file than expected: its sha256 does not begin with "
-        f"{sha256[:16]}",
+        f"{name} from {origin} is another file than expected: its sha256 hash does not begin "
+        f"with {sha256[:16]}",
         "it was damaged or replaced: try again, and if it stays so, look at the source before you "
         "change the sha256 that is expected",
     )

@@ -22,10 +22,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vsrbench.cards.weights import search
 from vsrbench.core.errors import UserError
-from vsrbench.core.keys import sha256_file
 from vsrbench.core.types import PairFlow
+from vsrbench.flow.identity import (
+    RAFT_FILES,
+    RAFT_UPDATES,
+    dis_identity,
+    find_raft,
+    raft_identity,
+)
 from vsrbench.flow.raft import RaftNetwork
 
 if TYPE_CHECKING:
@@ -153,7 +158,7 @@ class Dis(Estimator):
     name = "dis"
 
     def __init__(self) -> None:
-        self.identity = f"dis-medium-opencv-{cv2.__version__}"
+        self.identity = dis_identity()
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def estimate(self, a: Frame, b: Frame) -> FlowField:
@@ -190,14 +195,6 @@ class Farneback(Estimator):
         return flow
 
 
-RAFT_FILES = {
-    "raft_large_C_T_SKHT_V2-ff5fadd5.pth": "raft_large",
-    "raft_large_C_T_V1-22a6c225.pth": "raft_things",
-    "raft-things.pth": "raft_things",
-    "raft-small.pth": "raft_small",
-}
-"""Files that are looked for, best first, and the name of their estimator."""
-_RAFT_UPDATES = 12
 _RAFT_SIDE = 128
 
 
@@ -210,7 +207,7 @@ class Raft(Estimator):
 
     def __init__(self, name: str, path: Path, device: str = "cpu") -> None:
         self.name = name
-        self.identity = f"{name}-v2-{_RAFT_UPDATES}-{sha256_file(path)[:16]}"
+        self.identity = raft_identity(name, path)
         self.net = RaftNetwork("raft_small" if name == "raft_small" else "raft_large", path, device)
 
     def both(self, a: Frame, b: Frame) -> PairFlow:
@@ -219,7 +216,7 @@ class Raft(Estimator):
         pair = torch.from_numpy(np.stack((a, b))).permute(0, 3, 1, 2)
         pad = (0, max(_RAFT_SIDE, -(-w // 8) * 8) - w, 0, max(_RAFT_SIDE, -(-h // 8) * 8) - h)
         pair = F.pad(pair.float() / 127.5 - 1, pad, mode="replicate")
-        forward, backward = self.net.between(pair[0], pair[1], _RAFT_UPDATES)
+        forward, backward = self.net.between(pair[0], pair[1], RAFT_UPDATES)
         return PairFlow(forward[:h, :w], backward[:h, :w])
 
     def estimate(self, a: Frame, b: Frame) -> FlowField:
@@ -238,10 +235,8 @@ def best_estimator(device: str = "cpu") -> Estimator:
 
     Nothing is downloaded, so that the estimator changes only when the user adds a file.
     """
-    for file in RAFT_FILES:
-        if path := search(file):
-            return raft(path, device)
-    return Dis()
+    path = find_raft()
+    return raft(path, device) if path else Dis()
 
 
 CACHE_GIB = 20.0

@@ -13,11 +13,10 @@ import math
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 import scipy.io
@@ -28,8 +27,9 @@ from vsrbench.cards.weights import load_strictly, read_checkpoint, unreadable
 from vsrbench.core.errors import DataError
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.types import MetricInfo, Sample
-from vsrbench.metrics import CLIP_RN50_SHA256, PYIQA, find_weights, weights_at
+from vsrbench.metrics import PYIQA, find_weights, weights_at
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
+from vsrbench.metrics.requirements import CLIP_RN50_SHA256
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -38,6 +38,22 @@ if TYPE_CHECKING:
 def _tensor(frame: Frame, device: str) -> torch.Tensor:
     """A uint8 H x W x 3 frame as float32 1 x 3 x H x W in 0..1."""
     return torch.from_numpy(frame.copy()).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, **names: Any) -> Iterator[None]:
+    """Other attributes of a module while a package runs, which leaves no other way in.
+
+    Constructors of packages fetch backbones and unpickle files; they get what is here instead.
+    """
+    before = {name: getattr(owner, name) for name in names}
+    try:
+        for name, value in names.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
 
 
 def _build(make: Callable[[], Any], backbone: str, path: Path) -> Any:
@@ -56,7 +72,7 @@ def _build(make: Callable[[], Any], backbone: str, path: Path) -> Any:
     filled = SimpleNamespace(features=features)
     # The constructors draw random numbers; a metric must not change what a method then draws.
     with (
-        mock.patch.object(torchvision.models, backbone, return_value=filled),
+        _replaced(torchvision.models, **{backbone: lambda *_, **__: filled}),
         torch.random.fork_rng(devices=[]),
     ):
         return make()
@@ -139,7 +155,7 @@ def _maniqa(path: Path, device: str) -> Any:
     import timm
 
     bare = functools.partial(timm.create_model, pretrained=False)
-    with mock.patch.object(timm, "create_model", lambda name, pretrained: bare(name)):
+    with _replaced(timm, create_model=lambda name, pretrained: bare(name)):
         return _pyiqa("maniqa", device, path)
 
 
@@ -162,8 +178,7 @@ def _liqe(path: Path, device: str) -> Any:
     load_strictly(clip, state, "liqe")
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(liqe_arch, "load", return_value=clip),
-        mock.patch.object(liqe_arch, "DEFAULT_CACHE_DIR", folder),
+        _replaced(liqe_arch, load=lambda *_, **__: clip, DEFAULT_CACHE_DIR=folder),
     ):
         return _pyiqa("liqe", device)
 
@@ -186,8 +201,28 @@ def _inference_model(name: str, device: str, **options: Any) -> Any:
     # Each call sets flags of cuDNN, and TF32 among them where nobody says otherwise.
     cudnn = torch.backends.cudnn
     exact = functools.partial(cudnn.flags, allow_tf32=False)
-    model.forward = mock.patch.object(cudnn, "flags", exact)(model.forward)
+    forward = model.forward
+
+    def run(*frames: torch.Tensor) -> Any:
+        with _replaced(cudnn, flags=exact):
+            return forward(*frames)
+
+    model.forward = run
     return model
+
+
+@contextlib.contextmanager
+def _only_tensors() -> Iterator[None]:
+    """Pickled code in weights is refused by torch, whoever loads them."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @functools.cache
@@ -211,11 +246,11 @@ def by_name(name: str, network: bool) -> Any:
 
     with contextlib.ExitStack() as stack:
         for module in (torch.hub, download_util):
-            stack.enter_context(mock.patch.object(module, "download_url_to_file", obtain))
-        stack.enter_context(mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"))
+            stack.enter_context(_replaced(module, download_url_to_file=obtain))
+        stack.enter_context(_only_tensors())
         if not network:
-            stack.enter_context(mock.patch.object(constants, "HF_HUB_OFFLINE", True))
-            stack.enter_context(mock.patch.object(socket, "getaddrinfo", refuse))
+            stack.enter_context(_replaced(constants, HF_HUB_OFFLINE=True))
+            stack.enter_context(_replaced(socket, getaddrinfo=refuse))
         stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(5)
         return _inference_model(name, "cpu")

@@ -25,7 +25,8 @@ from vsrbench.core.types import (
     Size,
     size_text,
 )
-from vsrbench.metrics import METRICS, identical_scores, metric_info, recorded
+from vsrbench.metrics import METRICS, metric_info, recorded
+from vsrbench.results.doubles import identical_scores
 
 Mark = Literal["", "best", "second"]
 

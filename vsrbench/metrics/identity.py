@@ -1,0 +1,26 @@
+"""What a score depends on besides this package: part of its identity.
+
+Files are looked at and git may be asked; nothing is downloaded, and no network is built to name it.
+"""
+
+from __future__ import annotations
+
+from vsrbench.flow.identity import RAFT_FILES, best_identity, raft_identity
+from vsrbench.metrics.names import PYIQA, metric_info, pyiqa_version
+from vsrbench.metrics.requirements import unavailable, weights_here
+from vsrbench.programs import command
+
+
+def depends_on(name: str) -> str:
+    """The flow estimator that a metric runs on the output itself, the commit of the checkout that
+    it runs in, or the version of pyiqa for a metric by its name there; empty for others.
+    """
+    if name.startswith(PYIQA):
+        return pyiqa_version()
+    if "command" in metric_info(name).needs and unavailable(name) is None:
+        return command.commit(name)
+    if name == "ewarp_self":
+        return best_identity()
+    if name == "ewarp_evalcrafter" and (path := weights_here(name)):
+        return raft_identity(RAFT_FILES[path.name], path)
+    return ""

@@ -1,0 +1,96 @@
+"""From the name of a metric to its entry: our own, or any that pyiqa makes. Imports no pyiqa."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import runpy
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+from vsrbench.core.errors import MissingError, UserError, install_hint, unknown
+from vsrbench.core.types import MetricInfo, Record
+from vsrbench.metrics.table import METRICS
+
+PYIQA = "pyiqa:"
+"""Stands before a name of pyiqa: `pyiqa:NAME` is that metric as pyiqa makes it."""
+_UNFIT = {
+    "FID": "compares sets of pictures",
+    "InceptionScore": "rates sets of pictures",
+    "CLIPScore": "needs captions",
+    "fgresq_pair": "ranks two pictures, and no number is a score",
+}
+"""Type or name in pyiqa -> why it gives no number a frame."""
+
+
+def metric_info(name: str) -> MetricInfo:
+    """The entry of a metric, or what pyiqa says of its own. Imports neither pyiqa nor torch.
+
+    Raises UserError with the closest name if there is none, MissingError without pyiqa.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    own = name.removeprefix(PYIQA)
+    if own == name:
+        if importlib.util.find_spec("pyiqa") and own in pyiqa_says()["DEFAULT_CONFIGS"]:
+            raise UserError(f"no metric named '{own}' here", f"pyiqa has it: write {PYIQA}{own}")
+        raise unknown("metric", own, METRICS, f"{PYIQA}NAME for any other of pyiqa")
+    configs = pyiqa_says()["DEFAULT_CONFIGS"]
+    if own not in configs:
+        raise unknown("metric of pyiqa", own, configs)
+    about = configs[own]
+    if why := _UNFIT.get(own) or _UNFIT.get(about["metric_opts"]["type"]):
+        raise UserError(f"'{name}' gives no number for a frame: it {why}")
+    return _by_name(
+        name,
+        "lower" if about.get("lower_better") else "higher",
+        {"gt"} if about["metric_mode"] == "FR" else (),
+    )
+
+
+def _by_name(
+    name: str, better: Literal["higher", "lower"], needs: Collection[str] = ()
+) -> MetricInfo:
+    return MetricInfo(
+        name=name,
+        title=f"{name.removeprefix(PYIQA)} (pyiqa)",
+        version=1,
+        better=better,
+        target="perceptual:ByName",
+        needs=frozenset(needs),
+        decimals=4,
+        tolerance=0.001,
+        default=False,
+        source="package pyiqa, as it comes",
+    )
+
+
+def about_pyiqa(info: MetricInfo) -> dict[str, Any]:
+    """What the record of a metric by its pyiqa name holds, so that it is read without pyiqa."""
+    if not info.name.startswith(PYIQA):
+        return {}
+    needs = sorted(info.needs)
+    return {"pyiqa": {"version": pyiqa_version(), "better": info.better, "needs": needs}}
+
+
+def recorded(record: Record) -> MetricInfo | None:
+    """The entry of the metric of a record; None for one that this version lacks."""
+    about = record.extra.get("pyiqa")
+    if about:
+        return _by_name(record.metric, about["better"], about["needs"])
+    return METRICS.get(record.metric)
+
+
+def pyiqa_version() -> str:
+    """The version of pyiqa that is installed, as records name it. Raises MissingError."""
+    return f"pyiqa-{pyiqa_says('version')['__version__']}"
+
+
+@functools.cache
+def pyiqa_says(module: str = "default_model_configs") -> dict[str, Any]:
+    """What a module of pyiqa defines that imports nothing itself. Raises MissingError."""
+    package = importlib.util.find_spec("pyiqa")
+    if package is None or package.origin is None:
+        raise MissingError("metrics of pyiqa need the package pyiqa", install_hint("pyiqa"))
+    return runpy.run_path(str(Path(package.origin).with_name(f"{module}.py")))
