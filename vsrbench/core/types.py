@@ -374,8 +374,9 @@ class Metric(Protocol):
 class Measurement:
     """What one cost job measured; a part that could not be is null, its reason in `why`."""
 
-    region: Literal["device", "host", "process"]
-    """device: inputs resident, the method alone; host: uint8 to uint8; process: a whole command."""
+    region: Literal["device", "host", "process", "worker"]
+    """device: inputs resident, the method alone; host: uint8 to uint8; process: a whole command,
+    loading included; worker: a whole clip by a command whose model is loaded, files included."""
     device: str
     """Name of the GPU or CPU."""
     size: Size
@@ -412,6 +413,8 @@ class Measurement:
     """Energy of the whole GPU, idle power included, J a frame."""
     gpu_shared: bool = False
     """Another process was on the GPU."""
+    loading_ms: float | None = None
+    """Region worker: to start the program and load its model, which no other time includes."""
     why: Mapping[str, str] = field(default_factory=dict)
     """Reasons for the parts that are null."""
 

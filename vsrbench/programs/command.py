@@ -28,16 +28,33 @@ from vsrbench.cards import weights
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.data import frames
-from vsrbench.programs.process import ENV, Usage, execute
+from vsrbench.programs.process import ENV, Usage, Worker, execute
 
 if TYPE_CHECKING:
     import torch
 
-    from vsrbench.core.types import Frame, MethodCard
+    from vsrbench.core.types import Frame, MethodCard, Size
 
 TIMEOUT_S = 3600.0
-GIVEN = ("input", "input_dir", "output_dir", "height", "width")
+GIVEN = ("input", "input_dir", "output_dir", "height", "width", "short", "scale")
 """What a run itself gives to the arguments."""
+LOSSLESS = Path(__file__).with_name("lossless.py")
+WORKER = Path(__file__).with_name("worker.py")
+RESERVED = frozenset(
+    (
+        "argv",
+        "program",
+        "input",
+        "cwd",
+        "timeout_s",
+        "leave_out",
+        "frames_multiple",
+        "frames_offset",
+        "frames_lead",
+        "frames_min",
+    )
+)
+"""Settings of a card that are not values for its arguments."""
 
 
 def places(name: str) -> dict[str, str]:
@@ -137,7 +154,43 @@ def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
 
 def ready(card: MethodCard) -> None:
     """Raises MissingError or UserError when a place that a card's arguments name is not given."""
-    fill(card.settings.get("argv", ()), places(card.name) | dict.fromkeys(GIVEN, ""))
+    command_line(card, values_of(card) | dict.fromkeys(GIVEN, ""))
+
+
+def values_of(card: MethodCard) -> dict[str, Any]:
+    """What arguments can name before a clip is there: settings, the user's table, our scripts.
+
+    Raises as `places`.
+    """
+    told = {k: v for k, v in card.settings.items() if k not in RESERVED}
+    return told | {"lossless": str(LOSSLESS)} | places(card.name)
+
+
+def clip_values(card: MethodCard, size: Size, given: Path, out: Path) -> dict[str, Any]:
+    """What arguments can name of a clip: LQ frames of `size` (height, width) lie in `given`."""
+    height, width = size[0] * card.scale, size[1] * card.scale
+    return {
+        "input": str(given),
+        "input_dir": str(given.parent),
+        "output_dir": str(out),
+        "height": height,
+        "width": width,
+        "short": min(height, width),
+        "scale": card.scale,
+    }
+
+
+def command_line(card: MethodCard, values: Mapping[str, Any]) -> list[str]:
+    """The command of a card, with `values` for the names in it. Raises UserError, MissingError.
+
+    A card with a `program` gives the command that starts its worker.
+    """
+    if "program" not in card.settings:
+        return fill(card.settings.get("argv", ()), values)
+    program = Path(card.folder, str(card.settings["program"]))
+    if not program.is_file():
+        raise MissingError(f"the card of '{card.name}' names {program}, not there")
+    return fill(("{python}", str(WORKER), str(program)), values)
 
 
 def write_video(path: Path, clip: Sequence[Frame], fps: int = 25) -> Path:
@@ -158,22 +211,30 @@ def write_video(path: Path, clip: Sequence[Frame], fps: int = 25) -> Path:
 class CommandMethod:
     """A program as a method: all frames in, all frames out.
 
-    Settings of the card: `argv`, the arguments with {python}, {repo}, {input}, {input_dir},
-    {output_dir}, {width}, {height} (of the output) and whatever the user's table adds; `input`,
-    `frames` (a folder of PNG) or `video` (`write_video`); `frames_multiple` and `frames_offset`:
-    the program gives back only counts n with (n - offset) divisible by multiple, so the last frame
-    is repeated up to the next such count and the surplus dropped; `frames_lead`: it gives nothing
-    back for that many frames at the start, so the first is repeated as often in front of itself;
-    `frames_min`; `timeout_s`.
+    Settings of the card: `argv`, the arguments, with names in braces (below); or `program`, a file
+    beside the card that worker.py serves clips from, loaded once. `input`: `frames` (a folder of
+    PNG) or `video` (`write_video`); `cwd`, where it runs, below its checkout; `frames_multiple` and
+    `frames_offset`: the program gives back only counts n with (n - offset) divisible by multiple,
+    so the last frame is repeated up to the next such count and the surplus dropped; `frames_lead`:
+    it gives nothing back for that many frames at the start, so the first is repeated as often in
+    front of itself; `frames_min`; `timeout_s`.
     What it crops, `multiple_of` of the card keeps whole: the harness pads before and crops after.
+
+    Names: {input}, the clip, {input_dir}, the folder that it alone lies in, {output_dir}; {width},
+    {height} and {short} of the output in px, {scale}; {lossless}, our script that runs the next
+    argument with its video writers replaced (lossless.py); {python}, {repo} and whatever else the
+    settings or, before them, the user's table hold.
     """
 
     def __init__(self, card: MethodCard, device: str) -> None:
-        self.card, self.device, self.places = card, device, places(card.name)
+        self.card, self.device, self.values = card, device, values_of(card)
         self.usage: Usage | None = None
         """Of the last call."""
+        self.loading: Usage | None = None
+        """Of loading the model of a `program`, which no call includes."""
         self.counter: Callable[[], float] | None = None
         """Reads energy in J, for `usage`."""
+        self._worker: Worker | None = None
 
     def upscale(self, inputs: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Super-resolve one clip. Raises as `execute`; DataError for outputs that do not fit."""
@@ -197,19 +258,7 @@ class CommandMethod:
                     writer.write(frame)
             if settings.get("input", "frames") == "video":
                 given = write_video(Path(scratch, "video", "clip.mp4"), frames.open_frames(given))
-            values: dict[str, Any] = self.places | {
-                "input": str(given),
-                "input_dir": str(given.parent),
-                "output_dir": str(out),
-                "height": size[0] * self.card.scale,
-                "width": size[1] * self.card.scale,
-            }
-            argv = fill(settings.get("argv", ()), values)
-            repo = Path(self.places["repo"])
-            timeout_s = self.places.get("timeout_s", settings.get("timeout_s", TIMEOUT_S))
-            self.usage = execute(
-                self.card.name, argv, repo, float(timeout_s), self.device, self.counter
-            )
+            self.usage = self._run(clip_values(self.card, size, given, out))
             outputs = _outputs(self.card.name, out)
             expected = count + self._surplus(count)
             if len(outputs) != expected:
@@ -220,6 +269,22 @@ class CommandMethod:
             for index in range(count):
                 image = torch.from_numpy(outputs[index]).to(like.device)
                 yield (image.permute(2, 0, 1).float() / 255).to(like.dtype)
+
+    def _run(self, clip: dict[str, Any]) -> Usage:
+        """Have the program upscale a clip. Raises as `execute`."""
+        settings, values = self.card.settings, self.values | clip
+        limit = float(self.values.get("timeout_s", settings.get("timeout_s", TIMEOUT_S)))
+        argv = command_line(self.card, values)
+        repo = Path(values["repo"])
+        where = repo / str(settings.get("cwd", ""))
+        if "program" not in settings:
+            return execute(
+                self.card.name, argv, where, limit, self.device, self.counter, path=(repo,)
+            )
+        if self._worker is None or not self._worker.alive:
+            self._worker = Worker(self.card.name, argv, where, self.device, path=(repo,))
+            self.loading = self._worker.ask(self.values, limit)
+        return self._worker.ask(values, limit, self.counter)
 
     def _surplus(self, count: int) -> int:
         """How many copies of the last frame make a count that the program gives back whole."""

@@ -1,16 +1,21 @@
-"""A program of others as a process: started, watched, and ended with all that it started."""
+"""Programs of others as processes: started, watched, and ended with all that they started."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import queue
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, Self
 
 from vsrbench.core.errors import ContractError, MissingError
 from vsrbench.core.nvml import tree_mib
@@ -26,13 +31,177 @@ class Usage:
     """What a program used, over its whole process tree."""
 
     seconds: float
-    """Wall time from start to exit."""
+    """Wall time from start to exit, or from a request to its answer."""
     rss_peak_mib: float | None
     """Peak of the summed resident memory; None where /proc is not there."""
     vram_peak_mib: float | None
     """Peak of the summed device memory by NVML; None without."""
     joules: float | None = None
     """What a counter of energy went up by; None when none was given."""
+
+
+def execute(
+    name: str,
+    argv: Sequence[str],
+    cwd: Path,
+    timeout_s: float,
+    device: str,
+    counter: Callable[[], float] | None = None,
+    path: Sequence[Path] = (),
+) -> Usage:
+    """Run a program in `cwd`, in a process group that never outlives this call.
+
+    device: a torch device; with a number, the only GPU that the program sees. counter: reads energy
+    in J, for `Usage.joules`. path: folders that it imports from, besides `cwd`. Raises MissingError
+    if it cannot be started, ContractError with the last line of its stderr if it fails, or if it
+    takes longer than `timeout_s`.
+    """
+    before, started = counter() if counter else 0.0, time.perf_counter()
+    with _Program(name, argv, cwd, device, path) as program:
+        rss, vram = program.watch(lambda: False, started + timeout_s, timeout_s)
+        if program.process.returncode:
+            raise program.failure(f"run it by hand: {' '.join(argv)[:300]}")
+    seconds = time.perf_counter() - started
+    return Usage(seconds, rss, vram, counter() - before if counter else None)
+
+
+class Worker:
+    """A program that stays, with its model loaded, and answers one request after the other.
+
+    It runs worker.py, which says what goes over the wire. Ends with this object, or with us.
+    """
+
+    def __init__(
+        self, name: str, argv: Sequence[str], cwd: Path, device: str, path: Sequence[Path] = ()
+    ) -> None:
+        self.name = name
+        self._program = _Program(name, argv, cwd, device, path, answers=True)
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        stdout = self._program.process.stdout
+        assert stdout is not None
+        threading.Thread(target=_pump, args=(stdout, self._lines), daemon=True).start()
+        self.close = weakref.finalize(self, self._program.end)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked: not after a failure that ended it."""
+        return self._program.process.poll() is None
+
+    def ask(
+        self,
+        values: Mapping[str, Any],
+        timeout_s: float,
+        counter: Callable[[], float] | None = None,
+    ) -> Usage:
+        """Send one request and wait for its answer.
+
+        Raises ContractError for an error that is the answer, for a program that ended, and, having
+        ended it, for one that took longer than `timeout_s`.
+        """
+        before, started = counter() if counter else 0.0, time.perf_counter()
+        stdin = self._program.process.stdin
+        assert stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # its last line tells why
+                stdin.write(json.dumps(values).encode() + b"\n")
+                stdin.flush()
+            rss, vram = self._program.watch(
+                lambda: not self._lines.empty(), started + timeout_s, timeout_s
+            )
+        except BaseException:
+            self.close()
+            raise
+        seconds = time.perf_counter() - started
+        try:
+            answer = json.loads(self._lines.get(timeout=_GRACE_S))
+        except (queue.Empty, ValueError):
+            if self.alive:  # it should say nothing but answers
+                self.close()
+            raise self._program.failure("it ended without an answer") from None
+        if error := answer.get("error"):
+            raise ContractError(f"'{self.name}' failed: {str(error)[:300]}", "see its log")
+        return Usage(seconds, rss, vram, counter() - before if counter else None)
+
+
+def _pump(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    for line in stream:
+        lines.put(line)
+
+
+class _Program:
+    """A process group that was started; as a context it is ended."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        cwd: Path,
+        device: str,
+        path: Sequence[Path],
+        answers: bool = False,
+    ) -> None:
+        self.name, self.log = name, tempfile.TemporaryFile()  # noqa: SIM115  # until it is over
+        # What an environment brings as commands comes first, as if it were activated.
+        own = os.pathsep.join((str(Path(argv[0]).parent), os.environ.get("PATH", os.defpath)))
+        imports = os.pathsep.join(map(str, dict.fromkeys((cwd, *path))))
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=os.environ | {"PYTHONPATH": imports, "PATH": own} | _visible(device),
+                stdin=subprocess.PIPE if answers else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if answers else subprocess.DEVNULL,
+                stderr=self.log,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self.log.close()
+            raise MissingError(
+                f"'{name}' cannot be started: {argv[0]}: {error.strerror}", f"correct ${ENV}"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def watch(
+        self, enough: Callable[[], bool], until: float, timeout_s: float
+    ) -> tuple[float | None, float | None]:
+        """Wait until it has ended or it is `enough`; gives the peaks of RSS and VRAM in MiB."""
+        rss: float | None = None
+        vram: float | None = None
+        while self.process.poll() is None and not enough():
+            now = tree_mib(self.process.pid)
+            rss, vram = _larger(rss, now[0]), _larger(vram, now[1])
+            if time.perf_counter() > until:
+                raise ContractError(
+                    f"'{self.name}' did not end within {timeout_s:.0f} s",
+                    f"raise timeout_s in its table in ${ENV}",
+                )
+            time.sleep(_POLL_S)
+        return rss, vram
+
+    def failure(self, hint: str) -> ContractError:
+        """The error of a program that has ended: how, and the last line that it wrote."""
+        code = self.process.wait()
+        self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - 4096))
+        lines = self.log.read().decode(errors="replace").strip().splitlines()
+        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        last = f": {lines[-1].strip()[:200]}" if lines else ""
+        return ContractError(f"'{self.name}' failed with {how}{last}", hint)
+
+    def end(self) -> None:
+        """End what is left of the process group: politely, and after a while by force."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_GRACE_S)
 
 
 def _visible(device: str) -> dict[str, str]:
@@ -45,73 +214,5 @@ def _visible(device: str) -> dict[str, str]:
     return {name: seen[int(index)] if int(index) < len(seen) and seen[0] else index}
 
 
-def execute(
-    name: str,
-    argv: Sequence[str],
-    cwd: Path,
-    timeout_s: float,
-    device: str,
-    counter: Callable[[], float] | None = None,
-) -> Usage:
-    """Run a program in `cwd`, its checkout, in a process group that never outlives this call.
-
-    device: a torch device; with a number, the only GPU that the program sees. counter: reads energy
-    in J, for `Usage.joules`. Raises MissingError if it cannot be started, ContractError with the
-    last line of its stderr if it fails, or if it takes longer than `timeout_s`.
-    """
-    before = counter() if counter else 0.0
-    started, rss, vram = time.perf_counter(), None, None
-    with tempfile.TemporaryFile() as log:
-        try:
-            process = subprocess.Popen(
-                argv,
-                cwd=cwd,
-                env=os.environ | {"PYTHONPATH": str(cwd)} | _visible(device),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise MissingError(
-                f"'{name}' cannot be started: {argv[0]}: {error.strerror}", f"correct ${ENV}"
-            ) from error
-        try:
-            while process.poll() is None:
-                now = tree_mib(process.pid)
-                rss, vram = _larger(rss, now[0]), _larger(vram, now[1])
-                if time.perf_counter() - started > timeout_s:
-                    raise ContractError(
-                        f"'{name}' did not end within {timeout_s:.0f} s",
-                        f"raise timeout_s in its table in ${ENV}",
-                    )
-                time.sleep(_POLL_S)
-        finally:
-            _end(process)
-        if process.returncode:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            how = (
-                f"exit code {process.returncode}"
-                if process.returncode > 0
-                else f"signal {signal.Signals(-process.returncode).name}"
-            )
-            last = f": {lines[-1].strip()[:200]}" if lines else ""
-            raise ContractError(
-                f"'{name}' failed with {how}{last}", f"run it by hand: {' '.join(argv)[:300]}"
-            )
-    seconds = time.perf_counter() - started
-    return Usage(seconds, rss, vram, counter() - before if counter else None)
-
-
 def _larger(a: float | None, b: float | None) -> float | None:
     return b if a is None else a if b is None else max(a, b)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of the process group: politely, and after a while by force."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)

@@ -190,7 +190,10 @@ def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurem
 
 
 def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
-    """A program from start to exit, loading included (region `process`), over its process tree."""
+    """A program from start to exit, loading included (region `process`), over its process tree.
+
+    Of one that stays with its model loaded, a clip alone (region `worker`).
+    """
     import torch
 
     method: Any = load_method(card, device)
@@ -199,6 +202,7 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     for _ in method.upscale(iter(resident_clip(card, size, frames, "cpu"))):
         pass
     usage: Usage = method.usage
+    loading: Usage | None = method.loading
     ms = usage.seconds * 1000
     apart = "a program in an environment of its own"
     why = dict.fromkeys(("rss_idle_mib", "vram_allocator_mib", "params_m", "macs_g"), apart)
@@ -218,7 +222,7 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     else:
         energy = usage.joules / frames
     return Measurement(
-        region="process",
+        region="worker" if loading else "process",
         device=device_name(device),
         size=size,
         frames=frames,
@@ -237,6 +241,7 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
         macs_g=None,
         j_per_frame=energy,
         gpu_shared=bool(others),
+        loading_ms=loading.seconds * 1000 if loading else None,
         why=why,
     )
 
