@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from scipy import stats
 
+from vsrbench import metrics as real_metrics
 from vsrbench.core.errors import UserError
 from vsrbench.core.types import DatasetSpec, Measurement, MetricInfo, Record
 from vsrbench.results import summary as summary_module
 from vsrbench.results.summary import summarise, usual_size
 from vsrbench.show import tables
+from vsrbench.show.latex import latex
+from vsrbench.show.terminal import terminal
 
 ORIGINS = {"gt": "none", "bicubic": "none", "ours": "trained_here", "raw": "random"}
 DATA = Path(__file__).parent / "data"
@@ -144,9 +152,113 @@ def test_markdown(small: list[Record]) -> None:
 
 
 def test_latex(small: list[Record]) -> None:
-    text = tables.latex(summarise(small, metrics=["psnr", "ewarp"]))
+    text = latex(summarise(small, metrics=["psnr", "ewarp"]), "vsrbench 0.1.0")
     assert text == (DATA / "table.tex").read_text(encoding="utf-8")
     assert text.count("{") == text.count("}")
+
+
+def wide() -> list[Record]:
+    """12 methods on 3 sets with 15 metrics."""
+    rng = np.random.default_rng(0)
+    return [
+        replace(
+            score("ours", "psnr", clip, float(rng.uniform(10, 40))),
+            **{"method": f"method-{m}", "title": f"Method_{m}", "dataset": f"set-{d}"},
+            **{"metric": metric, "key": f"{m}/{d}/{metric}/{clip}"},
+        )
+        for m in range(12)
+        for d in range(3)
+        for metric in real_metrics.METRICS
+        if metric in list(real_metrics.METRICS)[:15]
+        for clip in "abc"
+    ]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("title", ["Plain", "漢字 \u202e <b> & 50% _x_ $ ^ ~ \\ { é"])
+def test_latex_compiles_and_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[Record], columns: Any, title: str
+) -> None:
+    monkeypatch.setattr(summary_module, "METRICS", real_metrics.METRICS)
+    records = [replace(r, title=title) if r.method == "ours" else r for r in small]
+    text = latex(summarise(records), "v", columns) + latex(summarise(wide()), "v", columns)
+    (tmp_path / "t.tex").write_text(
+        "\\documentclass[twocolumn]{article}\\usepackage{booktabs,graphicx}\\begin{document}"
+        f"{text}\\end{{document}}",
+        encoding="utf-8",
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-1500:]
+    assert "Overfull" not in done.stdout
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_a_terminal_is_never_too_narrow(
+    small: list[Record], monkeypatch: pytest.MonkeyPatch, width: int, colour: bool
+) -> None:
+    monkeypatch.setattr(summary_module, "METRICS", real_metrics.METRICS)
+    for records in (small, wide()):
+        text = terminal(summarise(records), width, colour, "vsrbench")
+        bare = re.sub(r"\x1b\[[0-9;]*m", "", text)
+        assert max(map(cell_len, bare.splitlines())) <= width
+        assert ("\x1b" in text) is colour
+        assert "<u>" not in text
+        assert "**" not in text
+        for value in ("27.00¹ ±6.57", "26.83² ±5.60") if records is small else ():
+            assert value in bare
+
+
+def test_names_of_strangers_are_shown_and_do_nothing(small: list[Record]) -> None:
+    name = "<script>alert(1)</script>|\n\x1b[31m=1+1\u202e"
+    records = [replace(r, title=name, method="=x") if r.method == "ours" else r for r in small]
+    summary = summarise(records)
+    text = tables.markdown(summary)
+    assert "&lt;script>alert(1)&lt;/script>\\|" in text
+    for form in (
+        text,
+        terminal(summary, 200, False),
+        tables.csv(summary),
+        tables.csv_wide(summary),
+    ):
+        assert not set("\x1b\u202e") & set(form)
+    assert all("'=x" in line for line in tables.csv(summary).splitlines() if "=x" in line)
+
+
+def test_selected(small: list[Record]) -> None:
+    summary = summarise(small)
+    names = [c.name for c in tables.selected(summary, cost=False).blocks[0].columns]
+    assert names == ["psnr", "lpips", "ewarp"]
+    by_lpips = tables.selected(summary, sort="lpips").blocks[0]
+    assert [r.method for r in by_lpips.rows] == ["ours", "theirs", "bicubic", "raw", "gt"]
+    by_psnr = tables.selected(summary, sort="psnr").blocks[0]
+    assert [r.method for r in by_psnr.rows] == ["ours", "theirs", "bicubic", "raw", "gt"]
+    with pytest.raises(UserError, match="no column named 'psnt'"):
+        tables.selected(summary, sort="psnt")
+
+
+def test_a_column_without_a_value_becomes_a_note() -> None:
+    why = {"message": "weights are not here"}
+    lost = [score(m, "lpips", "a", status="skipped", error=why) for m in ("bicubic", "ours")]
+    records = [*lost, *scores("bicubic", "psnr", 20), *scores("ours", "psnr", 26)]
+    records.append(score("gt", "lpips", "a", 0.0))
+    block = tables.selected(summarise(records)).blocks[0]
+    assert [c.name for c in block.columns] == ["psnr"]
+    assert "No LPIPS: weights are not here" in block.notes
+    kept = tables.selected(summarise(records), drop_empty=False).blocks[0]
+    assert [c.name for c in kept.columns] == ["psnr", "lpips"]
+
+
+def test_wide_csv_and_json(small: list[Record]) -> None:
+    summary = summarise(small)
+    rows = list(csv.DictReader(io.StringIO(tables.csv_wide(summary))))
+    assert [r["method"] for r in rows] == ["bicubic", "ours", "theirs", "raw", "gt"]
+    assert float(rows[1]["psnr [dB]"]) == 27.0
+    assert rows[2]["ewarp [x1e-3]"] == ""
+    block = json.loads(tables.json(summary))["blocks"][0]
+    assert block["rows"][1]["cells"]["psnr"]["clips"] == {"a": 25, "b": 26, "c": 30}
 
 
 def test_csv(small: list[Record]) -> None:
@@ -325,7 +437,7 @@ def test_energy_column_is_there_when_one_was_measured() -> None:
     assert [found[m].note for m in ("bicubic", "raw")] == ["not measured", "no GPU was used"]
     assert "J/frame ↓" in tables.markdown(summary)
     assert "**1.235**" in tables.markdown(summary)
-    assert r"J/frame $\downarrow$" in tables.latex(summary)
+    assert r"J/frame\,$\downarrow$" in latex(summary)
     assert ",ours,trained_here,energy,J/frame,1.23456," in tables.csv(summary)
 
 
@@ -364,4 +476,4 @@ def test_unknown_names_are_refused(choice: str) -> None:
 def test_names_are_escaped() -> None:
     record = score("ours", "psnr", "a", 26, title="A|B_50% & {x}")
     assert r"A\|B_50%" in tables.markdown(summarise([record]))
-    assert r"A$|$B\_50\% \& \{x\}" in tables.latex(summarise([record]))
+    assert r"A$|$B\_50\% \& \{x\}" in latex(summarise([record]))

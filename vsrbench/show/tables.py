@@ -1,16 +1,25 @@
-"""A Summary as markdown, LaTeX and CSV. Numbers are rounded here and nowhere before."""
+"""A Summary as Markdown, CSV and JSON, and the wording that all forms share.
+
+Numbers are rounded when they are printed and nowhere before. Names come from files and folders of
+strangers: every form shows them and none lets them act.
+"""
 
 from __future__ import annotations
 
 import csv as csv_module
 import io
+import json as json_module
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 from tabulate import tabulate
 
+from vsrbench.core.errors import unknown
 from vsrbench.core.types import Origin, size_text
-from vsrbench.results.summary import GT, WEIGHTS, Block, Cell, Column, Row, Summary
+from vsrbench.results.summary import COST, GT, WEIGHTS, Block, Cell, Column, Row, Summary
 
 LEGEND: Mapping[Origin, str] = {
     "official": "the file the authors published",
@@ -19,6 +28,8 @@ LEGEND: Mapping[Origin, str] = {
     "random": "random weights, only the cost means anything",
 }
 RUNS_SHOWN = 3
+COSTS = frozenset(column.name for column in COST.values())
+"""Names of the columns of the cost."""
 
 
 def markdown(summary: Summary, provenance: str = "") -> str:
@@ -41,78 +52,24 @@ def _markdown_block(block: Block, provenance: str) -> str:
         text += " ~" if cell.noise else ""
         return text + (f" [{notes.number(cell.note)}]" if cell.note else "")
 
-    head = [heading(block), "weights", *(f"{c.label} {c.arrow}".strip() for c in block.columns)]
+    labels = (escaped(f"{c.label} {c.arrow}".strip()) for c in block.columns)
+    head = [escaped(heading(block)), "weights", *labels]
     body = [
-        [row_title(row), weights_text(row), *(value(row.cells[c.name], c) for c in block.columns)]
+        [
+            escaped(row_title(row)),
+            weights_text(row),
+            *(value(row.cells[c.name], c) for c in block.columns),
+        ]
         for row in block.rows
     ]
-    body = [[cell.replace("|", r"\|") for cell in line] for line in body]
     align = ("left", "left", *("right" for _ in block.columns))
     table = tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True)
-    footer = [*notes.lines("[{}] {}"), *block.notes, " ".join(caption(block, provenance))]
+    footer = [
+        *notes.lines("[{}] {}", escaped),
+        *map(escaped, block.notes),
+        escaped(" ".join(caption(block, provenance))),
+    ]
     return "\n\n".join([table, *footer]) + "\n"
-
-
-PREAMBLE = r"""% needs \usepackage{booktabs}
-\providecommand{\best}[1]{\textbf{#1}}
-\providecommand{\second}[1]{\underline{#1}}
-\providecommand{\ci}[1]{{\scriptsize$\pm$#1}}
-"""
-
-
-def latex(summary: Summary, provenance: str = "") -> str:
-    r"""One `table` environment for each block, booktabs rules.
-
-    The marks are the macros \best, \second and \ci; a paper that defines its own keeps them.
-    provenance: package version and commit, printed in the caption when given.
-    """
-    return "\n".join([PREAMBLE, *(_latex_block(block, provenance) for block in summary.blocks)])
-
-
-def _latex_block(block: Block, provenance: str) -> str:
-    notes = Footnotes()
-
-    def value(cell: Cell, column: Column) -> str:
-        if cell.value is None:
-            return rf"--\textsuperscript{{{notes.number(cell.note)}}}"
-        text = column.text(cell.value)
-        text = rf"\{cell.mark}{{{text}}}" if cell.mark else text
-        text += rf"\ci{{{column.text(cell.ci95)}}}" if cell.ci95 is not None else ""
-        text += r"\,$\sim$" if cell.noise else ""
-        return text + (rf"\textsuperscript{{{notes.number(cell.note)}}}" if cell.note else "")
-
-    arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$", "": ""}
-    head = ["", "Weights", *(_tex(c.label) + arrows[c.better] for c in block.columns)]
-    lines = []
-    for row in block.rows:
-        cells = [value(row.cells[c.name], c) for c in block.columns]
-        line = " & ".join([_tex(row_title(row)), _tex(weights_text(row)), *cells]) + r" \\"
-        lines += [r"\midrule", line] if row.method == GT and len(block.rows) > 1 else [line]
-    said = " ".join([f"{heading(block)}.", *caption(block, provenance)])
-    label = re.sub("[^A-Za-z0-9-]+", "-", block.dataset or f"cost-{size_text(block.size)}")
-    below = [*notes.lines(r"\textsuperscript{{{}}}{}", _tex), *map(_tex, block.notes)]
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"\centering\small",
-            rf"\caption{{{_tex(said)}}}",
-            rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{ll{'r' * len(block.columns)}}}",
-            r"\toprule",
-            " & ".join(head) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(
-                [r"\par\smallskip\footnotesize", *(f"{line}\\par" for line in below)]
-                if below
-                else []
-            ),
-            r"\end{table}",
-            "",
-        ]
-    )
 
 
 def csv(summary: Summary) -> str:
@@ -122,25 +79,63 @@ def csv(summary: Summary) -> str:
     for cost, which was measured at the LQ size of the line. `scored_on` says which frames were
     scored and what was cut from them.
     """
-    out = io.StringIO()
-    writer = csv_module.writer(out, lineterminator="\n")
     names = (
         "dataset,method,weights,metric,unit,mean,ci95,clips,of,reason,lq_width,lq_height,scored_on"
     )
-    writer.writerow(names.split(","))
+    lines = []
     for block in summary.blocks:
         for row in block.rows:
             for column in block.columns:
                 cell = row.cells[column.name]
                 coverage = [len(cell.clips), cell.of] if cell.of else ["", ""]
-                origin = "published" if row.published else row.origin
-                start = [block.dataset, row.method, origin, column.name, column.unit]
+                start = [block.dataset, row.method, _origin(row), column.name, column.unit]
                 extent = [
                     text for text, titles in block.scored_on.items() if column.title in titles
                 ]
                 size = block.size[::-1] if any(block.size) else ("", "")
                 line = [*start, cell.value, cell.ci95, *coverage, cell.note, *size]
-                writer.writerow([*line, "; ".join(extent)])
+                lines.append([*line, "; ".join(extent)])
+    return _csv(names.split(","), lines)
+
+
+def csv_wide(summary: Summary) -> str:
+    """One line for each data set and method, one column for each metric and cost, unit in its name.
+
+    Values are at full precision; what is missing is empty.
+    """
+    columns = dict.fromkeys(
+        (c.name, f"{c.name} [{c.unit}]" if c.unit else c.name)
+        for block in summary.blocks
+        for c in block.columns
+    )
+    lines = []
+    for block in summary.blocks:
+        for row in block.rows:
+            cells = (row.cells.get(name) for name, _ in columns)
+            start = [block.dataset, row.method, _origin(row)]
+            lines.append([*start, *(cell.value if cell else None for cell in cells)])
+    return _csv(["dataset", "method", "weights", *(label for _, label in columns)], lines)
+
+
+def json(summary: Summary) -> str:
+    """Everything in a table as JSON: blocks, their columns, rows, and cells with clips."""
+    return json_module.dumps(asdict(summary), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _origin(row: Row) -> str:
+    return "published" if row.published else row.origin
+
+
+def _csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    writer = csv_module.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for line in lines:
+        # A spreadsheet takes text that begins like this for a formula.
+        writer.writerow(
+            f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell
+            for cell in (plain(c) if isinstance(c, str) else c for c in line)
+        )
     return out.getvalue()
 
 
@@ -182,8 +177,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def caption(block: Block, provenance: str) -> list[str]:
-    """Everything a reader needs to read and repeat the table, as sentences."""
+def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
+    """Everything a reader needs to read and repeat the table, as sentences.
+
+    marks: with what bold and underlined mean.
+    """
     cells = [cell for row in block.rows for cell in row.cells.values()]
     said: list[str] = []
     if block.clips:
@@ -195,7 +193,7 @@ def caption(block: Block, provenance: str) -> list[str]:
             said.append(f"{which}cored on {extent}.")
     if any(cell.ci95 is not None for cell in cells):
         said.append("±: 95 % Student-t interval over clips.")
-    if any(cell.mark for cell in cells):
+    if marks and any(cell.mark for cell in cells):
         apart = ["GT"] if any(row.method == GT for row in block.rows) else []
         if block.clips and any(row.published for row in block.rows):
             apart.append("published rows")
@@ -231,22 +229,55 @@ def _grouped(values: Mapping[str, str]) -> str:
     return ", ".join(f"{k} ({', '.join(n for n, v in values.items() if v == k)})" for k in kinds)
 
 
-TEX: Mapping[str, str] = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"$\sim$",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "*": r"$^{*}$",
-    "<": r"$<$",
-    ">": r"$>$",
-    "|": r"$|$",
-    "[": "{[}",  # after a line break it would open an argument
-    "–": "--",
-}
+def plain(text: str) -> str:
+    """Text on one line, without control characters and those that turn the direction of writing."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
 
 
-def _tex(text: str) -> str:
-    """Plain text escaped for LaTeX; a factor such as x1e-3 becomes a power of ten."""
-    escaped = "".join(TEX.get(c, c) for c in text)
-    return re.sub(r"\bx1e(-?\d+)", r"$\\times10^{\1}$", escaped)
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is: no tags, no entities, no borders of cells."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", plain(text)).replace("<", "&lt;")
+    return re.sub(r"([\\|`])", r"\\\1", text)
+
+
+def selected(
+    summary: Summary, cost: bool = True, sort: str = "", drop_empty: bool = True
+) -> Summary:
+    """What of a summary is to be shown.
+
+    cost: with the columns of the cost. sort: name of the column by which rows are ordered, best
+    first, rows without a value last; GT stays the last row. drop_empty: columns in which no method
+    has a value become a note with their reasons. Raises UserError for a column that no block has.
+    """
+    known = {c.name for block in summary.blocks for c in block.columns}
+    if sort and sort not in known:
+        raise unknown("column", sort, known)
+    return Summary(tuple(_selected(block, cost, sort, drop_empty) for block in summary.blocks))
+
+
+def _selected(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
+    columns = [c for c in block.columns if cost or not block.dataset or c.name not in COSTS]
+    notes = list(block.notes)
+    rows = [row for row in block.rows if row.method != GT] or list(block.rows)
+    if drop_empty:
+        reasons: dict[str, list[str]] = {}
+        for column in columns:
+            cells = [row.cells[column.name] for row in rows]
+            if all(cell.value is None for cell in cells):
+                why = "; ".join(dict.fromkeys(cell.note for cell in cells if cell.note))
+                reasons.setdefault(why or "no value", []).append(column.name)
+        empty = {name for names in reasons.values() for name in names}
+        title = {c.name: c.title or c.unit for c in columns}
+        notes += [f"No {', '.join(title[n] for n in ns)}: {why}" for why, ns in reasons.items()]
+        columns = [c for c in columns if c.name not in empty]
+    order = list(block.rows)
+    if column := next((c for c in block.columns if c.name == sort), None):
+        sign = -1 if column.better == "higher" else 1
+
+        def rank(row: Row) -> tuple[bool, bool, float]:
+            value = row.cells[column.name].value
+            return row.method == GT, value is None, sign * (value or 0.0)
+
+        order.sort(key=rank)
+    return replace(block, columns=tuple(columns), rows=tuple(order), notes=tuple(notes))
