@@ -572,7 +572,7 @@ def test_command_line(
     assert main([*args, "--accept-licence"]) == 0
     out = capsys.readouterr()
     assert out.out.strip() == str(tmp_path / "sets" / "toy")
-    assert "next: run_bench.py datasets check toy" in out.err
+    assert "next: vsrbench datasets check toy" in out.err
     assert sorted(p.name for p in (tmp_path / "sets" / "toy").iterdir()) == ["GT", "LQ"]
     assert main(["datasets", "fetch", "reds4", "--root", str(root), "--accept-licence"]) == 2
     assert "no download is known for reds4" in capsys.readouterr().err

@@ -86,15 +86,18 @@ def test_doves_table_as_markdown(facts: Facts, capsys: pytest.CaptureFixture[str
 def test_doves_table_as_latex(facts: Facts, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "--published", "dove-2025", "--format", "latex")
     seen = 0
-    for block in out.split(r"\begin{table}")[1:]:
+    for block in out.split(r"\begin{table*}")[1:]:
         name = re.search(r"\\caption\{(\w+)\.", block)[1]  # type: ignore[index]
-        body = block.split(r"\midrule")[1].split(r"\bottomrule")[0]
-        rows = [r.strip().split(" & ") for r in body.strip().split(r"\\") if r.strip()]
+        rows: list[list[str]] = []
+        for part in block.split(r"\midrule")[1:]:  # a wide block is set in parts
+            body = part.split(r"\bottomrule")[0].strip().split(r"\\")
+            cells = [r.strip().split(" & ") for r in body if r.strip()]
+            rows = [a + b[1:] for a, b in zip(rows, cells, strict=True)] if rows else cells
         columns = [m for m in ("PSNR", "SSIM", "LPIPS", "DISTS") if name != "VideoLQ"]
         columns += ["CLIP-IQA", "FasterVQA", "DOVER", "E*"]
         assert len(rows) == len(DOVE)
         for row in rows:
-            for metric, cell in zip(columns, row[2:], strict=True):
+            for metric, cell in zip(columns, row[1:], strict=True):
                 mark = marks(facts, name, metric)[row[0]]
                 value = facts[name, metric, row[0]]
                 assert cell == (rf"\{mark}{{{value}}}" if mark else value)

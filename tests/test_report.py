@@ -109,7 +109,7 @@ def test_pictures_are_what_was_scored(report: Path, results: Path) -> None:
 def test_report_says_what_a_reader_asks(report: Path, results: Path) -> None:
     text = Page(report.read_text()).text
     run = json.loads((results / "runs.jsonl").read_text().splitlines()[-1])
-    assert shlex.join(["python", "run_bench.py", *run["argv"]]) in text
+    assert shlex.join(["vsrbench", *run["argv"]]) in text
     for asked in (run["run_id"], run["env"]["cpu"], f"torch {run['env']['packages']['torch']}"):
         assert asked in text
     records = {r.metric: r for r in Store(results).read() if r.method == "lanczos"}

@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 def new_parser(name: str, purpose: str, usage: str, epilog: str | None = None) -> Parser:
     """The parser of a command, with the options that all have; `run` is shown without its name."""
     parser = Parser(
-        prog="run_bench.py" if name == "run" else f"run_bench.py {name}",
+        prog="vsrbench" if name == "run" else f"vsrbench {name}",
         usage=usage,
         description=purpose,
         epilog=epilog,
@@ -53,7 +53,18 @@ def add_results(group: Group) -> None:
         "--results",
         type=Path,
         metavar="DIR",
-        help="folder of records, frames and figures (default: results/local in the checkout)",
+        help="folder of records, frames and figures (default: results/local)",
+    )
+
+
+def add_format(group: Group) -> None:
+    """--format of a table."""
+    group.add_argument(
+        "--format",
+        choices=["terminal", "markdown", "latex", "csv", "csv-wide", "json"],
+        metavar="FORM",
+        help="terminal, markdown, latex, csv (long), csv-wide or json (default: terminal on one, "
+        "else markdown)",
     )
 
 

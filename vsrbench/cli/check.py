@@ -13,7 +13,7 @@ from vsrbench.core.progress import note
 def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser("check", "Preflight: files, hashes, imports; runs nothing.", "")
-    parser.usage = "run_bench.py check [--methods A,B] [--datasets A,B] [--metrics A,B]"
+    parser.usage = "vsrbench check [--methods A,B] [--datasets A,B] [--metrics A,B]"
     for kind in ("methods", "datasets", "metrics"):
         parser.add_argument(
             f"--{kind}", type=names, default=[], help="names, separated by commas (default: all)"

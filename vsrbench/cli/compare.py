@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_selection, names, new_parser, number
-from vsrbench.cli.stored import read_records, write
+from vsrbench.cli.stored import default_results, read_records, write
 from vsrbench.core.errors import OK, REGRESSION, UserError
 from vsrbench.core.progress import note
 
@@ -17,7 +17,7 @@ def make_parser() -> Parser:
         "compare",
         "Hold new results against a base, clip by clip, for CI: exit code 4 when a mean got worse\n"
         "by more than its metric's tolerance, or when a result of the base is gone.",
-        "run_bench.py compare BASE [NEW] [options]",
+        "vsrbench compare BASE [NEW] [options]",
     )
     folder = "results folder or records file"
     parser.add_argument("base", type=Path, metavar="BASE", help=folder)
@@ -55,9 +55,7 @@ def execute(options: argparse.Namespace) -> int:
             tolerances[metric] = number(value)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"--tolerance {item}: {error}", "write it as psnr=0.05") from error
-    base, new = (
-        Store.at(path or options.root / "results" / "local") for path in (options.base, options.new)
-    )
+    base, new = (Store.at(path or default_results()) for path in (options.base, options.new))
     changes = compare.compare(
         read_records(base, strict=True),
         read_records(new, strict=True),

@@ -22,7 +22,7 @@ def make_parser() -> Parser:
     parser = new_parser(
         "cost", "Measure latency, throughput, memory, energy, parameters and MACs.", ""
     )
-    parser.usage = "run_bench.py cost --methods A,B --size HxW [--frames N] [options]"
+    parser.usage = "vsrbench cost --methods A,B --size HxW [--frames N] [options]"
     parser.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
     parser.add_argument("--size", type=size, required=True, help="LQ size, HxW in px")
     parser.add_argument("--frames", type=positive, default=10, help="frames timed (default: 10)")
@@ -47,6 +47,6 @@ def execute(options: argparse.Namespace) -> int:
         run.cost(cards, options.size, options.scale, options.frames)
     records = [r for r in store.require() if r.key in run.keys]
     rows = [c.name for c in cards if any(r.method == c.name for r in records)]
-    print(format_summary(store, summarise_for(options, records, rows, None, None), "markdown"))
+    print(format_summary(store, summarise_for(options, records, rows, None, None)))
     say_counts(run)
     return run.exit_code

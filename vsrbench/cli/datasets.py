@@ -16,7 +16,7 @@ def make_parser() -> Parser:
     parser = new_parser(
         "datasets",
         "Test sets on disk: check them, add your own, fetch published packs, degrade GT.",
-        "run_bench.py datasets check|add|fetch|degrade ...   (each has its --help)",
+        "vsrbench datasets check|add|fetch|degrade ...   (each has its --help)",
     )
     parser.add_argument("action", metavar="check|add|fetch|degrade")
     return parser
@@ -24,7 +24,7 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Raise UserError: what to do comes first, before all options."""
-    usage = "run_bench.py datasets check|add|fetch|degrade NAME [options]"
+    usage = "vsrbench datasets check|add|fetch|degrade NAME [options]"
     raise UserError(f"'{options.action}' does not come right after 'datasets'", usage)
 
 
@@ -34,7 +34,7 @@ def check_parser() -> Parser:
         "datasets check",
         "Hold a test set on disk against its spec (counts, names, sizes, pairing, scale, shift of\n"
         "LQ against GT, every frame readable) and against the hashes of the first check.",
-        "run_bench.py datasets check NAME [--accept] [--quick]",
+        "vsrbench datasets check NAME [--accept] [--quick]",
     )
     parser.add_argument("--accept", action="store_true", help="take the files as they are now")
     parser.add_argument("--quick", action="store_true", help="headers only: no shifts, no hashes")
@@ -63,7 +63,7 @@ def add_parser() -> Parser:
     parser = new_parser(
         "datasets add",
         "Write a spec for a folder of clips of your own. Folders LQ and GT in it are found.",
-        "run_bench.py datasets add NAME FOLDER [--lq PATTERN] [--gt PATTERN] [--scale N]",
+        "vsrbench datasets add NAME FOLDER [--lq PATTERN] [--gt PATTERN] [--scale N]",
     )
     parser.add_argument("name", metavar="NAME", help="of the new set")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the clips are")
@@ -81,7 +81,7 @@ def add(options: argparse.Namespace) -> int:
         options.root, options.name, options.folder, options.lq, options.gt, options.scale
     )
     print(f"{path}: {spec.kind}, x{spec.scale}")
-    note(f"next: run_bench.py datasets check {spec.name}")
+    note(f"next: vsrbench datasets check {spec.name}")
     return OK
 
 
@@ -90,7 +90,7 @@ def fetch_parser() -> Parser:
     parser = new_parser(
         "datasets fetch",
         "Download and unpack a published pack; a download that was stopped goes on where it was.",
-        "run_bench.py datasets fetch NAME [--pack NAME] [--to DIR] [--accept-licence]",
+        "vsrbench datasets fetch NAME [--pack NAME] [--to DIR] [--accept-licence]",
     )
     parser.add_argument("--pack", help="whose pack (default: the first in the spec)")
     parser.add_argument("--to", type=Path, metavar="DIR", help="default: the folder of the set")
@@ -133,7 +133,7 @@ def fetch(options: argparse.Namespace) -> int:
     print(place)
     if datasets.root_of(spec) != place:
         note(f"next: export {datasets.root_variable(spec)}={place.resolve()}")
-    note(f"next: run_bench.py datasets check {spec.name}")
+    note(f"next: vsrbench datasets check {spec.name}")
     return OK
 
 
@@ -143,7 +143,7 @@ def degrade_parser() -> Parser:
         "datasets degrade",
         "Make LQ for a set that ships GT only: a new set, named by recipe, seed and a hash of its\n"
         "frames. Recipes: realbasicvsr, clean, mild, real.",
-        "run_bench.py datasets degrade NAME --recipe NAME --seed N",
+        "vsrbench datasets degrade NAME --recipe NAME --seed N",
     )
     parser.add_argument("--recipe", required=True, metavar="NAME", help="see above")
     parser.add_argument("--seed", required=True, type=whole, metavar="N", help="0, 1, ...")
@@ -162,5 +162,5 @@ def degrade(options: argparse.Namespace) -> int:
     spec = specs.dataset_spec(options.root, options.name)
     name, folder = newset.degrade_set(options.root, spec, options.recipe, options.seed, note)
     print(name)
-    note(f"LQ in {folder}; next: run_bench.py --methods bicubic --datasets {name}")
+    note(f"LQ in {folder}; next: vsrbench --methods bicubic --datasets {name}")
     return OK

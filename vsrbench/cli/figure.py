@@ -13,7 +13,7 @@ from vsrbench.core.errors import OK, UserError, unknown
 def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser("figure", "Draw a figure from stored records and kept frames.", "")
-    parser.usage = "run_bench.py figure profile|crops|scatter|time [options]"
+    parser.usage = "vsrbench figure profile|crops|scatter|time [options]"
     parser.add_argument("kind", choices=["profile", "crops", "scatter", "time"])
     parser.add_argument("--dataset", help="default: the one with results, or synthetic")
     parser.add_argument("--clip", help="default: the first one")

@@ -15,7 +15,7 @@ from vsrbench.core.progress import say_error
 def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser("list", "What exists, what is ready here, and why the rest is not.", "")
-    parser.usage = "run_bench.py list methods|datasets|metrics [-v]"
+    parser.usage = "vsrbench list methods|datasets|metrics [-v]"
     parser.epilog = (
         "list methods -v adds what each method takes to build (time, peak memory of a process of "
         "its own)\nand its parameters and multiply-adds: measured the first time, then kept."

@@ -17,7 +17,7 @@ def make_parser() -> Parser:
         "report",
         "Make one HTML file of stored records and kept frames: table to sort, clips as dots,\n"
         "slider between methods, temporal profiles, failures, provenance. Opens without network.",
-        "run_bench.py report [options]",
+        "vsrbench report [options]",
     )
     add_selection(parser)
     parser.add_argument(

@@ -23,12 +23,12 @@ from vsrbench.core.progress import note, say_error
 
 EPILOG = """\
 examples:
-  python run_bench.py --methods instavsr,realviformer
-  python run_bench.py --methods bicubic,instavsr --input my.mp4 --keep-frames
-  python run_bench.py --methods bicubic,weights/RealESRGAN_x4.pth --input lq/ --gt gt/
-  python run_bench.py score --outputs sr/ --gt gt/ --preset dove
-  python run_bench.py table --format latex
-  python run_bench.py figure profile --clip photo-zoom
+  vsrbench --methods instavsr,realviformer
+  vsrbench --methods bicubic,instavsr --input my.mp4 --keep-frames
+  vsrbench --methods bicubic,weights/RealESRGAN_x4.pth --input lq/ --gt gt/
+  vsrbench score --outputs sr/ --gt gt/ --preset dove
+  vsrbench table --format latex
+  vsrbench figure profile --clip photo-zoom
 
 exit codes: 0 all done, 1 some jobs failed, 2 bad command line or spec, 3 something needed is
 missing, 4 regression found, 130 interrupted (finished work is kept)"""
@@ -40,10 +40,10 @@ def make_parser() -> Parser:
         "run",
         "Run video super-resolution methods on test sets or on your own video, score them,\n"
         "measure what they cost, and print a table. Results that are on disk are reused.",
-        "run_bench.py [run] --methods A,B [options]\n"
-        "       run_bench.py score|list|check|table|figure|report|compare|cost [options]\n"
+        "vsrbench [run] --methods A,B [options]\n"
+        "       vsrbench score|list|check|table|figure|report|compare|cost [options]\n"
         "                    (each has its --help)\n"
-        "       run_bench.py datasets check|add|fetch|degrade NAME [options]",
+        "       vsrbench datasets check|add|fetch|degrade NAME [options]",
     )
     parser.add_argument("--version", action="version", version=f"vsrbench {__version__}")
     what = parser.add_argument_group("what")
@@ -112,6 +112,6 @@ def execute(options: argparse.Namespace) -> int:
         raise UserError(f"two sets are called '{twice.pop()}'", "rename the folder of --input")
     if sets:
         run.go(cards, sets)
-        print_tables(options, run, cards, sets, "markdown")
+        print_tables(options, run, cards, sets)
     say_counts(run)
     return run.exit_code

@@ -22,7 +22,7 @@ def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
     from vsrbench.cards import specs
 
     if not options.methods:
-        raise UserError("say which methods to run", "--methods A,B; see: run_bench.py list methods")
+        raise UserError("say which methods to run", "--methods A,B; see: vsrbench list methods")
     cards = [specs.method_card(options.root, name) for name in options.methods]
     twice = {card.name for card in cards if [c.name for c in cards].count(card.name) > 1}
     if twice:
@@ -68,10 +68,11 @@ def print_tables(
     run: Run,
     cards: Sequence[MethodCard],
     sets: Sequence[Dataset],
-    form: str,
+    form: str | None = None,
 ) -> None:
     """One table for each data set: what this run asked for, whether new or reused."""
     from vsrbench.cards import specs
+    from vsrbench.show import tables
 
     latest = run.store.latest().values()
     records = [r for r in latest if r.key in run.keys]
@@ -81,7 +82,8 @@ def print_tables(
         rows = [name for name in shown if name in own]
         name, metrics = dataset.spec.name, list(run.wanted(dataset))
         summary = summarise_for(options, records, rows, [name], metrics, {name: dataset.spec})
-        print(format_summary(run.store, summary, form))
+        whole = (form or "").startswith(("csv", "json"))
+        print(format_summary(run.store, tables.selected(summary, drop_empty=not whole), form))
 
 
 def say_counts(run: Run) -> None:

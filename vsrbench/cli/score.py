@@ -11,6 +11,7 @@ from vsrbench.cli.arguments import (
     SEVERAL,
     Parser,
     add_device,
+    add_format,
     add_results,
     names,
     new_parser,
@@ -29,8 +30,8 @@ def make_parser() -> Parser:
         "score",
         "Score frames or videos that exist already, by the code of a run. Without --gt, metrics\n"
         "that need none; without --lq too, nothing but the outputs themselves is looked at.",
-        "run_bench.py score --outputs PATH [--gt PATH] [--lq PATH] [options]\n"
-        "       run_bench.py score --outputs PATH --dataset NAME [options]",
+        "vsrbench score --outputs PATH [--gt PATH] [--lq PATH] [options]\n"
+        "       vsrbench score --outputs PATH --dataset NAME [options]",
     )
     what = parser.add_argument_group("what")
     clips = "video, folder of frames or of clips"
@@ -62,7 +63,7 @@ def make_parser() -> Parser:
     how.add_argument(
         "--frames", default="all", help="all (default), first-mid-last, or stride:N for every Nth"
     )
-    how.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown")
+    add_format(how)
     add_device(how, SEVERAL)
     how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
     how.add_argument("-q", "--quiet", action="store_true", help="no progress")

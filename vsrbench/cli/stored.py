@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
+
+FORMATS = ("terminal", "markdown", "latex", "csv", "csv-wide", "json")
 
 if TYPE_CHECKING:
     from vsrbench.core.types import DatasetSpec, Record
@@ -21,7 +27,14 @@ def open_store(options: argparse.Namespace) -> Store:
     """The store of --results."""
     from vsrbench.results.store import Store
 
-    return Store(options.results or options.root / "results" / "local")
+    return Store(options.results or default_results())
+
+
+def default_results() -> Path:
+    """results/local of the checkout when the work is done in it, else of the working directory."""
+    here = Path.cwd()
+    checkout = (ROOT / "run_bench.py").is_file() and here.is_relative_to(ROOT)
+    return (ROOT if checkout else here) / "results" / "local"
 
 
 def read_records(store: Store, strict: bool = False) -> list[Record]:
@@ -65,14 +78,29 @@ def known_specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
     return found
 
 
-def format_summary(store: Store, summary: Summary, form: str) -> str:
-    """The table as markdown, latex or csv."""
-    from vsrbench.show import tables
+def format_summary(
+    store: Store,
+    summary: Summary,
+    form: str | None = None,
+    columns: Literal[1, 2] = 2,
+    to_file: bool = False,
+) -> str:
+    """A table in one of FORMATS; without one, for the terminal if stdout is one, else Markdown.
 
-    if form == "csv":
-        return tables.csv(summary)
+    columns: of the page, for LaTeX. to_file: it is not printed.
+    """
+    from vsrbench.show import latex, tables, terminal
+
+    if form in ("csv", "csv-wide", "json"):
+        return {"csv": tables.csv, "csv-wide": tables.csv_wide, "json": tables.json}[form](summary)
     code = store.code({run for block in summary.blocks for run in block.runs})
-    return (tables.latex if form == "latex" else tables.markdown)(summary, code)
+    if form == "latex":
+        return latex.latex(summary, code, columns)
+    if form == "terminal" or (form is None and sys.stdout.isatty() and not to_file):
+        width = shutil.get_terminal_size().columns
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        return terminal.terminal(summary, width, colour, code)
+    return tables.markdown(summary, code)
 
 
 @contextmanager

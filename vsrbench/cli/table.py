@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vsrbench.cli.arguments import Parser, add_results, add_selection, new_parser
+from vsrbench.cli.arguments import Parser, add_format, add_results, add_selection, new_parser
 from vsrbench.cli.stored import (
     format_summary,
     known_specs,
@@ -22,11 +22,22 @@ def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser("table", "Print a table from stored records.", "")
     parser.usage = (
-        "run_bench.py table [--format markdown|latex|csv] [options]\n"
-        "       run_bench.py table --published NAME | --with-published | --contradictions"
+        "vsrbench table [--format FORM] [options]\n"
+        "       vsrbench table --published NAME | --with-published | --contradictions"
     )
-    parser.add_argument("--format", choices=["markdown", "latex", "csv"], default="markdown")
+    add_format(parser)
     add_selection(parser)
+    parser.add_argument("--no-cost", action="store_true", help="scores alone")
+    parser.add_argument("--sort", metavar="COLUMN", default="", help="best first, such as psnr, ms")
+    parser.add_argument(
+        "--drop-empty",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave out columns without a value, with the reason below (default)",
+    )
+    parser.add_argument(
+        "--columns", type=int, choices=[1, 2], default=2, help="of the page, for LaTeX (default: 2)"
+    )
     papers = parser.add_argument_group("numbers that papers print (results/published)")
     which = papers.add_mutually_exclusive_group()
     which.add_argument("--published", metavar="NAME", help="such a table alone, such as dove-2025")
@@ -44,11 +55,14 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Print the table, or write it."""
     from vsrbench.results import published
+    from vsrbench.show import tables
 
     store = open_store(options)
     chosen = options.methods, options.datasets, options.metrics
     if options.contradictions:
-        text = published.contradiction_table(published.read(options.root), options.format)
+        text = published.contradiction_table(
+            published.read(options.root), options.format or "markdown"
+        )
     else:
         if options.published:
             known = published.read(options.root)
@@ -59,7 +73,11 @@ def execute(options: argparse.Namespace) -> int:
             sets = known_specs(options.root, (block.dataset for block in summary.blocks))
             bases = {name: spec.base or name for name, spec in sets.items()}
             summary = published.beside(published.read(options.root), summary, bases)
-        text = format_summary(store, summary, options.format)
+        whole = (options.format or "").startswith(("csv", "json"))
+        shown = tables.selected(
+            summary, not options.no_cost, options.sort, options.drop_empty and not whole
+        )
+        text = format_summary(store, shown, options.format, options.columns, bool(options.output))
     say_notices(store)
     if options.output:
         write(options.output, text)

@@ -58,7 +58,7 @@ def missing(spec: DatasetSpec) -> MissingError | None:
     if spec.kind == "embedded":
         return None
     root, variable = root_of(spec), root_variable(spec)
-    fetch = f"; or: run_bench.py datasets fetch {spec.base or spec.name}" if spec.downloads else ""
+    fetch = f"; or: vsrbench datasets fetch {spec.base or spec.name}" if spec.downloads else ""
     if root is None:
         return MissingError(
             f"dataset '{spec.name}' is not here: ${variable} and ${DATA} are not set",
@@ -99,7 +99,7 @@ def find_layouts(spec: DatasetSpec, root: Path) -> list[OnDisk]:
         tried = (f"{e.name} ({e.lq or e.gt})" for e in spec.layouts)
         raise MissingError(
             f"dataset '{spec.name}': {root} has none of its layouts",
-            f"looked for: {', '.join(tried)}; another one: run_bench.py datasets add",
+            f"looked for: {', '.join(tried)}; another one: vsrbench datasets add",
         )
 
     def rank(here: OnDisk) -> tuple[bool, bool]:
@@ -150,7 +150,7 @@ def on_disk(spec: DatasetSpec, note: Callable[[str], None]) -> OnDisk:
     if not here.lq:
         raise MissingError(
             f"dataset '{spec.name}': {root} holds GT and no LQ",
-            f"make LQ: run_bench.py datasets degrade {spec.name} --recipe realbasicvsr --seed 0",
+            f"make LQ: vsrbench datasets degrade {spec.name} --recipe realbasicvsr --seed 0",
         )
     # The pattern {clip} fits anything, also the folder that holds all the rest.
     more = [e.layout.name for e in others if e.lq not in ({}, here.lq) and "/" in e.layout.lq]
@@ -295,7 +295,7 @@ def _open_clip(
         if native and found not in (native, spec.scale):
             raise DataError(
                 f"clip '{name}': GT is {found} times the size of LQ, and {spec.name} has x{native}",
-                f"look closer: run_bench.py datasets check {spec.name}",
+                f"look closer: vsrbench datasets check {spec.name}",
             )
         scale = spec.scale if native else found
         identity = [frames.digest(source), frames.digest(gt)]

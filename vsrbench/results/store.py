@@ -128,7 +128,7 @@ class Store:
         if not records:
             raise MissingError(
                 f"no records in {self.folder}",
-                "run something first: python run_bench.py --methods bicubic",
+                "run something first: vsrbench --methods bicubic",
             )
         return records
 

@@ -104,6 +104,8 @@ class Cell:
     """False for GT and for cost measured in another setting than the rest: never ranked."""
     mark: Mark = ""
     """Rank at printed precision; ties share it, and two best leave no second."""
+    absent: bool = False
+    """There is no value and nothing failed: it was not asked for, or what it needs is not here."""
     noise: bool = False
     """Best, but the paired difference to the next does not exclude zero."""
 
@@ -389,11 +391,13 @@ def _score(
     """One quality cell: the mean over all clips, or the reason why there is none."""
     clips = list(clips)
     if head.weights_origin == "random":
-        return Cell(of=len(clips), note="untrained: cost only")
+        return Cell(of=len(clips), note="untrained: cost only", absent=True)
     values: dict[str, float] = {}
     problems: dict[str, str] = {}
+    absent = True
     for clip in clips:
         r = table.get((head.method, clip, metric))
+        absent = absent and (r is None or r.status == "skipped")
         if r is None:
             problems[clip] = "not run"
         elif r.status != "ok" or r.value is None:
@@ -412,7 +416,7 @@ def _score(
     if values or len(set(problems.values())) > 1:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         what = f"{len(values)} of {len(clips)} clips scored; '{clip}'{more}: {what}"
-    return Cell(clips=values, of=len(clips), note=what)
+    return Cell(clips=values, of=len(clips), note=what, absent=absent)
 
 
 def reason(record: Record) -> str:

@@ -183,7 +183,7 @@ def encode(
                 codec = "ffv1" if lossless else "libx264"
                 rate = Fraction(fps or 24.0).limit_denominator(1001)
                 stream = container.add_stream(codec, rate=rate)
-                stream.pix_fmt = "gbrp" if lossless else "yuv420p"
+                stream.pix_fmt = "bgr0" if lossless else "yuv420p"
                 if not lossless:
                     stream.options = {"crf": "16", "preset": "medium"}
                 sound = _Sound(container, sound_of) if sound_of else None

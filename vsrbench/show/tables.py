@@ -247,8 +247,8 @@ def selected(
     """What of a summary is to be shown.
 
     cost: with the columns of the cost. sort: name of the column by which rows are ordered, best
-    first, rows without a value last; GT stays the last row. drop_empty: columns in which no method
-    has a value become a note with their reasons. Raises UserError for a column that no block has.
+    first, rows without a value last; GT stays the last row. drop_empty: columns that are absent for
+    all methods become a note with their reasons; failures stay in sight. Raises UserError for a column that no block has.
     """
     known = {c.name for block in summary.blocks for c in block.columns}
     if sort and sort not in known:
@@ -264,7 +264,7 @@ def _selected(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
         reasons: dict[str, list[str]] = {}
         for column in columns:
             cells = [row.cells[column.name] for row in rows]
-            if all(cell.value is None for cell in cells):
+            if all(cell.value is None and cell.absent for cell in cells):
                 why = "; ".join(dict.fromkeys(cell.note for cell in cells if cell.note))
                 reasons.setdefault(why or "no value", []).append(column.name)
         empty = {name for names in reasons.values() for name in names}

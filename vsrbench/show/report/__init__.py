@@ -335,7 +335,7 @@ def _runs(store: Store, ids: set[str]) -> list[dict[str, Any]]:
             found.append(
                 {
                     "run_id": run["run_id"],
-                    "command": shlex.join(["python", "run_bench.py", *run["argv"]]),
+                    "command": shlex.join(["vsrbench", *run["argv"]]),
                     "started": run["started"],
                     "finished": run["finished"],
                     "exit_code": run["exit_code"],
