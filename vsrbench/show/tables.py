@@ -248,7 +248,8 @@ def selected(
 
     cost: with the columns of the cost. sort: name of the column by which rows are ordered, best
     first, rows without a value last; GT stays the last row. drop_empty: columns that are absent for
-    all methods become a note with their reasons; failures stay in sight. Raises UserError for a column that no block has.
+    all methods become a note with their reasons; failures stay in sight. Raises
+    UserError for a column that no block has.
     """
     known = {c.name for block in summary.blocks for c in block.columns}
     if sort and sort not in known:
