@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.test_cli import write_clip
+from vsrbench.cli import main
 from vsrbench.core.errors import UserError
 from vsrbench.show import moving
 
@@ -100,3 +102,22 @@ def test_lossless_is_lossless_and_sound_stays(tmp_path: Path) -> None:
     with av.open(str(out)) as video:
         heard = np.concatenate([f.to_ndarray() for f in video.decode(audio=0)], axis=1)
     assert np.array_equal(heard, samples)
+
+
+def test_figure_video_from_kept_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clip(tmp_path / "lq", 4)
+    kept = ["--results", str(tmp_path / "r")]
+    arguments = ["--methods", "bicubic,lanczos", "--input", str(tmp_path / "lq"), "--no-cost", "-q"]
+    assert main([*arguments, "--metrics", "flicker", "--keep-frames", *kept]) == 0
+    capsys.readouterr()
+    assert main(["figure", "video", *kept]) == 0
+    out = Path(capsys.readouterr().out.strip())
+    assert out.name == "video-lq-lq.mp4"
+    with av.open(str(out)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 4
+    gif = tmp_path / "wipe.gif"
+    wipe = ["--how", "wipe", "--methods", "lanczos,bicubic", "--box", "0,0,16,16"]
+    assert main(["figure", "video", *wipe, "-o", str(gif), *kept]) == 0
+    with Image.open(gif) as loop:
+        assert loop.n_frames == 4
+    assert main(["figure", "video", *kept, "-o", str(tmp_path / "x.avi")]) == 2

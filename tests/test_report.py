@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -235,3 +236,47 @@ def test_report_in_a_browser(browser: Any, report: Path) -> None:
     assert {d.get_attribute("data-clip") for d in marked} == {dot.get_attribute("data-clip")}
 
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_the_vote_is_blind_and_its_file_is_read(
+    browser: Any, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    page = tmp_path / "vote.html"
+    assert main(["report", "--vote", "--results", str(results), "-o", str(page)]) == 0
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    where = {"behavior": "allow", "downloadPath": str(folder)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    browser.get(page.as_uri())
+    ballot = browser.find_element("id", "ballot")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", ballot)
+    assert not re.search("Bicubic|Lanczos", ballot.text)
+    decoys = 0
+    for i in range(12):
+        left, right = (
+            browser.find_element("id", f"vote-{side}").get_attribute("src")
+            for side in ("left", "right")
+        )
+        decoys += left == right
+        assert (left == right) == (i % 4 == 3)
+        if i == 0:
+            browser.find_element("css selector", "[data-choice=left]").click()
+        else:
+            key = Keys.ARROW_DOWN if left == right else Keys.ARROW_RIGHT
+            ActionChains(browser).send_keys(key).perform()
+    assert browser.find_element("id", "tally").text == "12 votes"
+    browser.find_element("id", "export").click()
+    for _ in range(100):
+        if files := list(folder.glob("votes-*.json")):
+            break
+        time.sleep(0.05)
+    capsys.readouterr()
+    assert main(["votes", str(files[0]), "--results", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert "9 comparisons of 1 people, decoys apart" in out
+    assert {"Bicubic", "Lanczos"} <= set(re.findall("Bicubic|Lanczos", out))
+    assert "agrees with people" in out
+    assert main(["votes", str(page)]) == 1
+    assert "is not JSON" in capsys.readouterr().err

@@ -14,7 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from vsrbench.cli import check, compare, cost, datasets, figure, listing, report, run, score, table
+from vsrbench.cli import (
+    check,
+    compare,
+    cost,
+    datasets,
+    figure,
+    listing,
+    report,
+    run,
+    score,
+    table,
+    votes,
+)
 from vsrbench.cli.arguments import Parser
 from vsrbench.core.errors import INTERRUPTED, OK, UserError, unknown
 from vsrbench.core.progress import note, say_error
@@ -32,6 +44,7 @@ COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace]
     "table": (table.make_parser, table.execute),
     "figure": (figure.make_parser, figure.execute),
     "report": (report.make_parser, report.execute),
+    "votes": (votes.make_parser, votes.execute),
     "compare": (compare.make_parser, compare.execute),
     "cost": (cost.make_parser, cost.execute),
 }

@@ -23,6 +23,9 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--images", type=number, metavar="MIB", help="size of all pictures (default: 48)"
     )
+    parser.add_argument(
+        "--vote", action="store_true", help="add a blind vote on pairs of pictures; see: votes"
+    )
     parser.add_argument("-o", "--output", type=Path, help="file (default: DIR/report.html)")
     add_results(parser)
     return parser
@@ -37,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
     summary = summarise_for(options, records, options.methods, options.datasets, options.metrics)
     out = options.output or store.folder / "report.html"
     budget = report.BUDGET_MIB if options.images is None else options.images
-    report.build(summary, records, store, out, budget, note)
+    report.build(summary, records, store, out, budget, note, options.vote)
     say_notices(store)
     print(out)
     return OK

@@ -144,8 +144,10 @@ def write(
 
 
 def _looped(pictures: list[Image.Image], scale: float, fps: float, suffix: str) -> bytes:
-    size = tuple(max(2, round(side * scale)) for side in pictures[0].size)
-    views = [p if scale == 1 else p.resize(size, Image.Resampling.LANCZOS) for p in pictures]
+    width, height = (max(2, round(side * scale)) for side in pictures[0].size)
+    views = [
+        p if scale == 1 else p.resize((width, height), Image.Resampling.LANCZOS) for p in pictures
+    ]
     how = {"save_all": True, "append_images": views[1:], "loop": 0, "duration": round(1000 / fps)}
     buffer = io.BytesIO()
     if suffix == ".gif":

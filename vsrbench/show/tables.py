@@ -273,11 +273,11 @@ def _selected(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
         notes += [f"No {', '.join(title[n] for n in ns)}: {why}" for why, ns in reasons.items()]
         columns = [c for c in columns if c.name not in empty]
     order = list(block.rows)
-    if column := next((c for c in block.columns if c.name == sort), None):
-        sign = -1 if column.better == "higher" else 1
+    if by := next((c for c in block.columns if c.name == sort), None):
+        sign = -1 if by.better == "higher" else 1
 
         def rank(row: Row) -> tuple[bool, bool, float]:
-            value = row.cells[column.name].value
+            value = row.cells[by.name].value
             return row.method == GT, value is None, sign * (value or 0.0)
 
         order.sort(key=rank)

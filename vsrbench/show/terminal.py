@@ -68,7 +68,7 @@ def _draw(block: Block, console: Console, width: int, provenance: str) -> None:
         for row in block.rows:
             if row.method == GT and len(block.rows) > 1:
                 table.add_section()
-            lead = [names[row.method], *([weights_text(row)] if number == 0 else [])]
+            lead = [names[row.method], *([Text(weights_text(row))] if number == 0 else [])]
             style = "dim" if row.method == GT else ""
             table.add_row(*lead, *(cells[row.method, c.name] for c in part), style=style)
         console.print(table)

@@ -97,11 +97,12 @@ def build(
     out: Path,
     budget_mib: float,
     say: Callable[[str], None],
+    vote: bool = False,
 ) -> None:
     """Write the report to `out`.
 
     budget_mib: what the pictures may take in all; clips beyond it are named as left out. Clips are
-    shown whose frames were kept. say: told what is being done. Raises UserError when the file
+    shown whose frames were kept. vote: with a blind vote on pairs of pictures. say: told what is being done. Raises UserError when the file
     cannot be written.
     """
     comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
@@ -119,6 +120,7 @@ def build(
         blocks=[_block(block, infos, store) for block in summary.blocks],
         comparisons=[asdict(comparison) for comparison in comparisons],
         left_out=left_out,
+        vote=vote,
         failures=_failures([r for r in records if r.method in shown]),
         provenance=_provenance([r for r in records if r.method in shown]),
         runs=runs,
