@@ -102,8 +102,8 @@ def build(
     """Write the report to `out`.
 
     budget_mib: what the pictures may take in all; clips beyond it are named as left out. Clips are
-    shown whose frames were kept. vote: with a blind vote on pairs of pictures. say: told what is being done. Raises UserError when the file
-    cannot be written.
+    shown whose frames were kept. vote: with a blind vote on pairs of pictures. say: told what is
+    being done. Raises UserError when the file cannot be written.
     """
     comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
     shown = {row.method for block in summary.blocks for row in block.rows}
