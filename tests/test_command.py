@@ -19,6 +19,7 @@ import torch
 
 from tests.conftest import FakeNvml, alive, gone, heed_interrupts
 from vsrbench.cards import specs
+from vsrbench.core import variables
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, MethodCard, Sample, Score, Weights
 from vsrbench.data.frames import open_frames
@@ -75,7 +76,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "repo/toy.py").write_text(TOY)
     table = f'[toy]\npython = "{sys.executable}"\nrepo = "{tmp_path / "repo"}"\n'
     (tmp_path / "commands.toml").write_text(table)
-    monkeypatch.setenv(command.ENV, str(tmp_path / "commands.toml"))
+    monkeypatch.setenv(variables.COMMANDS, str(tmp_path / "commands.toml"))
     return tmp_path / "repo"
 
 
@@ -227,11 +228,11 @@ def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(command.ENV, raising=False)
+    monkeypatch.delenv(variables.COMMANDS, raising=False)
     with pytest.raises(MissingError, match="is not set"):
         command.places("toy")
     file = tmp_path / "c.toml"
-    monkeypatch.setenv(command.ENV, str(file))
+    monkeypatch.setenv(variables.COMMANDS, str(file))
     for text, message in (
         ("[other]\n", "lacks it"),
         ('[toy]\npython = "/nowhere"\n', "python of .toy. is '/nowhere'"),
@@ -362,12 +363,12 @@ def bridged(
         (folder / path).parent.mkdir(exist_ok=True, parents=True)
         (folder / path).write_text(text)
     torch.save({}, folder / "w.pth")
-    monkeypatch.delenv(command.ENV, raising=False)
+    monkeypatch.delenv(variables.COMMANDS, raising=False)
     missing = unavailable(name)
     assert missing is not None
     assert f"[{name}]" in missing.hint
     (folder / "c.toml").write_text(f'[{name}]\npython = "{sys.executable}"\nrepo = "{folder}"\n')
-    monkeypatch.setenv(command.ENV, str(folder / "c.toml"))
+    monkeypatch.setenv(variables.COMMANDS, str(folder / "c.toml"))
     assert unavailable(name) is None
     scores = []
     for _ in range(2):

@@ -37,6 +37,7 @@ from vsrbench.cards.specs import method_card
 from vsrbench.cli import main
 from vsrbench.core.errors import MissingError
 from vsrbench.core.types import MethodCard
+from vsrbench.core.variables import WEIGHTS
 from vsrbench.data import frames
 from vsrbench.run.method import entry
 
@@ -111,7 +112,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the folder of weights where the card looks for it."""
-    monkeypatch.setenv(weights.ENV, str(tmp_path / "shelf"))
+    monkeypatch.setenv(WEIGHTS, str(tmp_path / "shelf"))
     return Path(shutil.copytree(whole, tmp_path / "shelf" / NAME))
 
 
@@ -356,7 +357,7 @@ def test_realesrgan_by_name(
     assert "v0.1.0/RealESRGAN_x4plus.pth" in err
     torch.manual_seed(0)
     net = ESRGAN(num_filters=8, num_blocks=1, scale=4)
-    monkeypatch.setenv(weights.ENV, str(tmp_path))
+    monkeypatch.setenv(WEIGHTS, str(tmp_path))
     torch.save({"params_ema": net.state_dict()}, tmp_path / "RealESRGAN_x4plus.pth")
     code, err = run("realesrgan", of=root)
     assert code == 3

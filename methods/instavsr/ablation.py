@@ -28,8 +28,9 @@ from vsrbench.cards.specs import ROOT, dataset_spec, method_card
 from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Weights
+from vsrbench.core.variables import cache_folder
 from vsrbench.data import synthetic
-from vsrbench.data.datasets import Dataset, cache_folder, open_source
+from vsrbench.data.datasets import Dataset, open_source
 from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.data.frames import Resized
 from vsrbench.metrics import METRICS as METRIC_INFOS

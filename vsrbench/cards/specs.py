@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from vsrbench.cards.weights import SUFFIXES, as_found
 from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.files import read_toml
 from vsrbench.core.types import (
     DatasetSpec,
     Download,
@@ -58,13 +58,6 @@ def _build(cls: type, table: Mapping[str, Any], path: Path, **given: Any) -> Any
     return cls(**values)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
-
-
 def method_files(root: Path) -> dict[str, Path]:
     """Method name -> its card, from methods/<folder>/<name>.toml.
 
@@ -85,7 +78,7 @@ def dataset_files(root: Path) -> dict[str, Path]:
 
 def read_card(path: Path) -> MethodCard:
     """The card in a TOML file. Raises UserError."""
-    table = _read(path)
+    table = read_toml(path)
     weights = table.pop("weights", None)
     if weights is None:
         raise UserError(
@@ -149,12 +142,12 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
     if name not in files:
         raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
     path = files[name]
-    table = _read(path)
+    table = read_toml(path)
     base = table.get("base", "")
     if base:
         if base not in files or base == name:
             raise UserError(f"{path}: {unknown('base', str(base), set(files) - {name})}")
-        table = {"folder": base, **_read(files[base]), **table}
+        table = {"folder": base, **read_toml(files[base]), **table}
     layouts = [_build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
     if "lq" in table or "gt" in table:
         layouts.insert(0, Layout("own", table.get("lq", ""), table.get("gt", "")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import pickle
 import struct
 from collections.abc import Callable, Mapping
@@ -14,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from vsrbench.core.errors import DataError, MissingError
+from vsrbench.core.files import replacing
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.types import MethodCard, Origin
+from vsrbench.core.variables import WEIGHTS, weights_folders
 
 if TYPE_CHECKING:
     import torch
 
 Net = TypeVar("Net", bound="torch.nn.Module")
 
-ENV = "VSRBENCH_WEIGHTS"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
 INDEX = "model_index.json"
@@ -45,8 +45,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
 
 def search(name: str, *folders: Path) -> Path | None:
     """The weights `name` in the given folders or in those of $VSRBENCH_WEIGHTS; None if nowhere."""
-    shelves = [Path(p).expanduser() for p in os.environ.get(ENV, "").split(os.pathsep) if p]
-    for folder in (*folders, *shelves):
+    for folder in (*folders, *weights_folders()):
         if _there(folder / name):
             return folder / name
     return None
@@ -71,7 +70,7 @@ def locate(card: MethodCard) -> Path | None:
         command = f": {weights.command}" if weights.command else ""
         raise MissingError(
             f"method '{card.name}' needs its weights {weights.file}, not found",
-            f"put the {kind} into {card.folder} or a folder named in ${ENV}{origin}{command}",
+            f"put the {kind} into {card.folder} or a folder named in ${WEIGHTS}{origin}{command}",
         )
     return found
 
@@ -267,6 +266,5 @@ def save_checkpoint(
     }
     assert all(torch.isfinite(v).all() for v in kept.values()), "not finite"
     metadata = {"config": json.dumps(dict(config)), "origin": origin, "note": note}
-    partial = path.with_name(path.name + ".partial")
-    save_file(kept, str(partial), metadata=metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(kept, str(partial), metadata=metadata)

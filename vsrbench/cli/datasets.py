@@ -9,6 +9,7 @@ from pathlib import Path
 from vsrbench.cli.arguments import Parser, new_parser, positive, whole
 from vsrbench.core.errors import FAILED, OK, UserError
 from vsrbench.core.progress import note
+from vsrbench.core.variables import DATA
 
 
 def make_parser() -> Parser:
@@ -117,7 +118,7 @@ def fetch(options: argparse.Namespace) -> int:
     if place is None:
         raise UserError(
             f"where shall {spec.name} go?",
-            f"--to DIR, or set ${datasets.DATA} to the folder of all sets",
+            f"--to DIR, or set ${DATA} to the folder of all sets",
         )
     note(f"{spec.title}: {spec.source}")
     note(f"licence: {spec.licence or 'none stated'}")

@@ -93,7 +93,7 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
     """What `list methods -v` says besides: measured when first asked for, then kept."""
     from vsrbench.cards import specs, weights
     from vsrbench.core.types import Weights
-    from vsrbench.data import datasets
+    from vsrbench.core.variables import cache_folder
     from vsrbench.run import cost
 
     dash = ("–",) * 5
@@ -111,7 +111,7 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
             sha = weights.identify(card)
         except MissingError as error:  # no figure here depends on the numbers in the weights
             card, sha, absent = replace(card, weights=Weights("random")), "", error
-        cache = datasets.cache_folder() / "construction"
+        cache = cache_folder() / "construction"
         found = cost.construction(card, sha, device, cache)
     except UserError as error:  # without its file, a network may not even be known
         say_error(absent if absent and isinstance(error, MissingError) else error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, DatasetSpec, Layout
+from vsrbench.core.variables import DATA, cache_folder, data_folder
 from vsrbench.data import frames
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
 
-DATA = "VSRBENCH_DATA"
-"""Environment variable: the folder that holds test sets, each in a folder of its own."""
 REDUCTION_VERSION = 1
 """Bumped when the pixels of a reduced LQ can change."""
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".y4m", ".ts"})
@@ -33,11 +31,6 @@ class Dataset:
     broken: dict[str, UserError] = field(default_factory=dict)
 
 
-def cache_folder() -> Path:
-    """Where rendered sets and flow fields are kept: $VSRBENCH_CACHE or ~/.cache/vsrbench."""
-    return Path(os.environ.get("VSRBENCH_CACHE", "~/.cache/vsrbench")).expanduser()
-
-
 def root_variable(spec: DatasetSpec) -> str:
     """Name of the environment variable that says where a set lies."""
     name = spec.base or spec.name
@@ -46,11 +39,11 @@ def root_variable(spec: DatasetSpec) -> str:
 
 def root_of(spec: DatasetSpec) -> Path | None:
     """The local folder of a set: its own variable, its `root`, or its place in $VSRBENCH_DATA."""
-    own = os.environ.get(root_variable(spec), "") or spec.root
-    if own:
-        return Path(own).expanduser()
-    shelf = os.environ.get(DATA, "")
-    return Path(shelf).expanduser() / (spec.folder or spec.name) if shelf else None
+    own = data_folder(root_variable(spec))
+    if own or spec.root:
+        return own or Path(spec.root).expanduser()
+    shelf = data_folder()
+    return shelf / (spec.folder or spec.name) if shelf else None
 
 
 def missing(spec: DatasetSpec) -> MissingError | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vsrbench.cards.specs import dataset_files, dataset_spec
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
+from vsrbench.core.files import replacing
 from vsrbench.core.keys import digest
 from vsrbench.core.types import DatasetSpec
 from vsrbench.data import frames, second_order
@@ -97,8 +98,8 @@ def _write(path: Path, folder: Path, lq: str, gt: str, scale: int) -> None:
     sides = {side: pattern for side, pattern in (("lq", lq), ("gt", gt)) if pattern}
     where = str(folder.resolve())
     lines = _fields(version=1, title=path.stem, kind=kind, scale=scale, root=where, **sides)
-    path.parent.mkdir(parents=True, exist_ok=True)  # a root of one's own may lack it
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(path) as partial:  # a root of one's own may lack the folder
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def degrade_set(
@@ -161,6 +162,6 @@ def degrade_set(
         ]
         text = "\n".join(lines) + "\n"
         path = root / "datasets" / f"{name}.toml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     return name, out

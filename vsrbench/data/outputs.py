@@ -7,13 +7,13 @@ refused with what could be found out about them, unless a policy or an alignment
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vsrbench.core.errors import DataError, UserError, unknown
+from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, DatasetSpec, size_text
 from vsrbench.data import frames
@@ -117,10 +117,7 @@ def read_alignment(name: str) -> Alignment:
     path = Path(name)
     if not path.is_file():
         raise unknown("convention", name, CONVENTIONS, "or the path of an alignment file (TOML)")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+    table = read_toml(path)
     rule = table.pop("convention", None)
     if rule is not None:
         if rule not in CONVENTIONS or table:

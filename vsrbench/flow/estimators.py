@@ -10,7 +10,6 @@ import functools
 import hashlib
 import os
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,8 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vsrbench.core.errors import UserError
+from vsrbench.core.files import replacing
 from vsrbench.core.types import PairFlow
+from vsrbench.core.variables import cache_limit_gib
 from vsrbench.flow.identity import (
     RAFT_FILES,
     RAFT_UPDATES,
@@ -310,13 +310,10 @@ def _make_room(folder: Path, need: int) -> str:
 
     Raises OSError, and UserError where the limit is no number.
     """
-    given = os.environ.get("VSRBENCH_CACHE_GIB", str(CACHE_GIB))
-    try:
-        limit = float(given) * 2**30
-    except ValueError as error:
-        raise UserError(f"$VSRBENCH_CACHE_GIB is '{given}'", "give it a number of GiB") from error
+    limit_gib = cache_limit_gib(CACHE_GIB)
+    limit = limit_gib * 2**30
     if need > limit:
-        return f"one clip takes {need / 2**30:.1f} GiB and $VSRBENCH_CACHE_GIB is {given}"
+        return f"one clip takes {need / 2**30:.1f} GiB and $VSRBENCH_CACHE_GIB is {limit_gib:g}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     others = [p for p in folder.parent.iterdir() if p.is_dir() and p != folder]
     # Finished files alone: another process may be writing.
@@ -339,8 +336,5 @@ def _load(path: Path) -> Array | None:
 
 def _save(path: Path, array: Array) -> None:
     """Write an array so that a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder, path.name)
-        np.save(part, array)
-        part.replace(path)
+    with replacing(path) as partial, partial.open("wb") as out:
+        np.save(out, array)

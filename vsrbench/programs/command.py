@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import subprocess
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.cards import weights
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
+from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest, sha256_file
+from vsrbench.core.variables import COMMANDS, commands_file
 from vsrbench.data import frames
-from vsrbench.programs.process import ENV, Usage, Worker, execute
+from vsrbench.programs.process import Usage, Worker, execute
 
 if TYPE_CHECKING:
     import torch
@@ -62,18 +62,15 @@ def places(name: str) -> dict[str, str]:
 
     Raises MissingError when there is none or what it names is not there, UserError for bad TOML.
     """
-    file = os.environ.get(ENV, "")
+    file = commands_file()
     hint = (
-        f'set ${ENV} to a TOML file with a table [{name}] of python = "its interpreter" and '
+        f'set ${COMMANDS} to a TOML file with a table [{name}] of python = "its interpreter" and '
         'repo = "its checkout"'
     )
     if not file or not Path(file).is_file():
-        where = f"${ENV} names {file}, which is no file" if file else f"${ENV} is not set"
+        where = f"${COMMANDS} names {file}, which is no file" if file else f"${COMMANDS} is not set"
         raise MissingError(f"'{name}' runs in an environment of its own, and {where}", hint)
-    try:
-        table = tomllib.loads(Path(file).read_text(encoding="utf-8")).get(name)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid TOML: {error}") from error
+    table = read_toml(Path(file)).get(name)
     if not isinstance(table, dict):
         raise MissingError(f"'{name}' runs in an environment of its own; {file} lacks it", hint)
     found = {key: str(value) for key, value in table.items()}
@@ -148,7 +145,7 @@ def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
     except KeyError as error:
         raise UserError(
             f"the command names {{{error.args[0]}}}, which nothing gives",
-            f"add it to the table in ${ENV}; known: {', '.join(sorted(values))}",
+            f"add it to the table in ${COMMANDS}; known: {', '.join(sorted(values))}",
         ) from error
 
 

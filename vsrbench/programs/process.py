@@ -19,8 +19,8 @@ from typing import IO, Any, Self
 
 from vsrbench.core.errors import ContractError, MissingError
 from vsrbench.core.nvml import tree_mib
+from vsrbench.core.variables import COMMANDS
 
-ENV = "VSRBENCH_COMMANDS"
 """Variable that names the user's table of programs."""
 _POLL_S = 0.05
 _GRACE_S = 5.0
@@ -157,7 +157,7 @@ class _Program:
         except OSError as error:
             self.log.close()
             raise MissingError(
-                f"'{name}' cannot be started: {argv[0]}: {error.strerror}", f"correct ${ENV}"
+                f"'{name}' cannot be started: {argv[0]}: {error.strerror}", f"correct ${COMMANDS}"
             ) from error
 
     def __enter__(self) -> Self:
@@ -178,7 +178,7 @@ class _Program:
             if time.perf_counter() > until:
                 raise ContractError(
                     f"'{self.name}' did not end within {timeout_s:.0f} s",
-                    f"raise timeout_s in its table in ${ENV}",
+                    f"raise timeout_s in its table in ${COMMANDS}",
                 )
             time.sleep(_POLL_S)
         return rss, vram

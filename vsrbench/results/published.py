@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.files import read_toml
 from vsrbench.metrics import METRICS
 from vsrbench.results.summary import Block, Cell, Column, Row, Summary, metric_column, ranked
 
@@ -97,13 +97,13 @@ def read(root: Path) -> Published:
     """All published numbers of a checkout. Raises UserError for anything out of place."""
     folder = root / "results" / "published"
     index = folder / "sources.toml"
+    table = read_toml(index)
     try:
-        table = tomllib.loads(index.read_text(encoding="utf-8"))
         sources = {
             name: Source(name=name, **{"measured": {}, **about})
             for name, about in table["sources"].items()
         }
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{index} cannot be used: {error}") from error
     found = Published(sources, (), table["methods"], table["sets"], table["metrics"])
     values: list[Value] = []

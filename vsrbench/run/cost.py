@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vsrbench.core import processes
 from vsrbench.core.env import device_name
 from vsrbench.core.errors import ContractError, UserError
+from vsrbench.core.files import replacing
 from vsrbench.core.keys import cost_key
 from vsrbench.core.nvml import MemoryMeter, energy_counter, shared
 from vsrbench.core.types import Measurement, Method, MethodCard, Size
@@ -112,10 +113,8 @@ def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dic
         return found
     where = f"while it was built and run at {side}x{side}"
     found = _apart(card, where, _construct, card, size, device)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(found))
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(found))
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.files import replacing
 from vsrbench.core.types import DatasetSpec, size_text
 from vsrbench.data import frames
 from vsrbench.data.datasets import (
@@ -334,6 +335,6 @@ def _compare(
         return
     written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     held[layout] = {"written": written, "clips": hashes}
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    with replacing(manifest) as partial:
+        partial.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
     found.facts.append(f"hashes of {len(hashes)} clips written to {manifest}")

@@ -18,7 +18,8 @@ from vsrbench.core import env, keys
 from vsrbench.core.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
 from vsrbench.core.progress import Progress, note, say_error
 from vsrbench.core.types import MethodCard, Record, Size
-from vsrbench.data.datasets import Dataset, cache_folder
+from vsrbench.core.variables import cache_folder
+from vsrbench.data.datasets import Dataset
 from vsrbench.flow.estimators import Estimator, best_estimator
 from vsrbench.metrics import METRICS, metric_info, unavailable
 from vsrbench.programs import command

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from vsrbench.core.errors import UserError
+from vsrbench.core.files import replacing
 from vsrbench.core.types import MetricInfo, Record
 from vsrbench.metrics import recorded
 from vsrbench.results.store import Store
@@ -127,8 +128,8 @@ def build(
         code=store.code({run["run_id"] for run in runs}),
     )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        with replacing(out) as partial:
+            partial.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error.strerror}", "choose another file: -o"

@@ -1,0 +1,124 @@
+"""Files: written whole or not at all, read as TOML, and hashed once while they stay as they are."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vsrbench.core.errors import UserError
+from vsrbench.core.keys import digest, sha256_file
+from vsrbench.core.variables import cache_folder
+
+_SMALL = 1 << 16
+"""Bytes below which a file is always read: that takes no longer than looking it up."""
+_SETTLED_NS = 2 * 10**9
+"""A file that was written less than this before it was hashed is not remembered: it could be
+written once more without a trace in its times."""
+_MANY = 20_000
+_remembered: dict[Path, dict[str, Any]] = {}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place when the block ends well.
+
+    Readers see the file as it was, or all of the new one. The folder is made if it is not there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file. Raises UserError if it is not there or holds no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def content(path: Path) -> str:
+    """sha256 of a file's content, in hex; of a folder, a digest of names and contents below it.
+
+    Large files are read once while path, size, times and inode stay as they are: what was found is
+    kept in the cache folder. A folder is taken as `below` tells. Raises OSError.
+    """
+    if path.is_dir():
+        return digest(sorted((name, content(file)) for name, file in below(path)))
+    about = path.stat()
+    if about.st_size < _SMALL:
+        return sha256_file(path)
+    file = cache_folder() / "hashes.json"
+    known = _known(file)
+    state = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+    key = str(path.absolute())
+    entry = known.get(key)
+    if entry is not None and entry[:-1] == state:
+        return str(entry[-1])
+    started = time.time_ns()
+    found = sha256_file(path)
+    if max(about.st_mtime_ns, about.st_ctime_ns) < started - _SETTLED_NS:
+        known[key] = [*state, found]
+        _write(file, known)
+    return found
+
+
+def below(
+    folder: Path, leave_out: Callable[[str], bool] = lambda name: False
+) -> Iterator[tuple[str, Path]]:
+    """(name relative to `folder`, file) of all files below it; links are followed, once each.
+
+    Hidden files and folders, byte code and Python environments are left out, and whatever
+    `leave_out` says of the relative name of a file or folder.
+    """
+    seen: set[Path] = set()
+
+    def walk(here: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+        if here.resolve() in seen:
+            return
+        seen.add(here.resolve())
+        for path in sorted(here.iterdir()):
+            name = prefix + path.name
+            if path.name.startswith(".") or path.name == "__pycache__" or leave_out(name):
+                continue
+            if path.is_dir():
+                if not any((path / mark).exists() for mark in ("pyvenv.cfg", "conda-meta")):
+                    yield from walk(path, name + "/")
+            elif path.is_file() and path.suffix != ".pyc":
+                yield name, path
+
+    yield from walk(folder, "")
+
+
+def _known(file: Path) -> dict[str, Any]:
+    """Path -> [size, mtime, ctime, inode, sha256], as read once from the cache folder."""
+    if file not in _remembered:
+        found: Any = None
+        with suppress(OSError, ValueError):
+            found = json.loads(file.read_text(encoding="utf-8"))
+        fits = isinstance(found, dict) and all(
+            isinstance(entry, list) and len(entry) == 5 for entry in found.values()
+        )
+        _remembered[file] = found if fits else {}
+    return _remembered[file]
+
+
+def _write(file: Path, known: dict[str, Any]) -> None:
+    """All or nothing; a cache that cannot be written is done without."""
+    if len(known) > _MANY:
+        for key in [key for key in known if not Path(key).exists()]:
+            del known[key]
+    with suppress(OSError), replacing(file) as partial:
+        partial.write_text(json.dumps(known), encoding="utf-8")
