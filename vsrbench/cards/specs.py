@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from vsrbench.cards.plugins import plugins
 from vsrbench.cards.weights import SUFFIXES, as_found
 from vsrbench.core.errors import UserError, unknown
 from vsrbench.core.files import read_toml
@@ -35,7 +36,7 @@ GT_CARD = MethodCard(
 """Reference row: the ground truth scored as if it were an output."""
 
 
-def _build(cls: type, table: Mapping[str, Any], path: Path, **given: Any) -> Any:
+def build(cls: type, table: Mapping[str, Any], path: Path, **given: Any) -> Any:
     """An instance of `cls` from a TOML table; every wrong field is one clear line."""
     known = {f.name: f for f in fields(cls)}
     hints = get_type_hints(cls, localns={"np": None, "torch": None})
@@ -62,12 +63,13 @@ def method_files(root: Path) -> dict[str, Path]:
     """Method name -> its card, from methods/<folder>/<name>.toml.
 
     Folders that another root lacks are those of the checkout; a folder is never mixed of both, as
-    the cards in it share their modules.
+    the cards in it share their modules. Installed packages bring theirs under other names.
     """
     own = sorted(root.glob("methods/*/*.toml"))
     folders = {path.parent.name for path in own}
     more = [p for p in sorted(ROOT.glob("methods/*/*.toml")) if p.parent.name not in folders]
-    return {path.stem: path for path in (*more, *own)}
+    others = [path for plugin in plugins("vsrbench.methods") for path in plugin.files()]
+    return {path.stem: path for path in (*others, *more, *own)}
 
 
 def dataset_files(root: Path) -> dict[str, Path]:
@@ -86,11 +88,11 @@ def read_card(path: Path) -> MethodCard:
             f"say where the weights come from: origin = one of {', '.join(get_args(Origin))}",
         )
     sources = _sources(Source, _tables(weights, "sources", path), path)
-    card: MethodCard = _build(
+    card: MethodCard = build(
         MethodCard,
         {"name": path.stem, **table},
         path,
-        weights=_build(Weights, weights, path, sources=sources),
+        weights=build(Weights, weights, path, sources=sources),
         folder=str(path.parent),
     )
     return as_found(card)
@@ -148,12 +150,12 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
         if base not in files or base == name:
             raise UserError(f"{path}: {unknown('base', str(base), set(files) - {name})}")
         table = {"folder": base, **read_toml(files[base]), **table}
-    layouts = [_build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
+    layouts = [build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
     if "lq" in table or "gt" in table:
         layouts.insert(0, Layout("own", table.get("lq", ""), table.get("gt", "")))
     downloads = _sources(Download, _tables(table, "downloads", path), path)
-    expect = _build(Expected, table.pop("expect", {}), path)
-    spec: DatasetSpec = _build(
+    expect = build(Expected, table.pop("expect", {}), path)
+    spec: DatasetSpec = build(
         DatasetSpec,
         {"name": name, **table},
         path,
@@ -177,7 +179,7 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
 
 def _sources(kind: type, entries: list[dict[str, Any]], path: Path) -> tuple[Any, ...]:
     """What a file says of its downloads, each with one place to get it from. Raises UserError."""
-    sources = tuple(_build(kind, entry, path) for entry in entries)
+    sources = tuple(build(kind, entry, path) for entry in entries)
     for source in sources:
         if sum(bool(getattr(source, place)) for place in PLACES) != 1:
             known = f"{', '.join(PLACES[:-1])} and {PLACES[-1]}"

@@ -29,7 +29,7 @@ def execute(options: argparse.Namespace) -> int:
     kinds = {
         "methods": [m for m in specs.method_files(options.root) if m != "spandrel"],
         "datasets": list(specs.dataset_files(options.root)),
-        "metrics": list(metrics.METRICS),
+        "metrics": list(metrics.known_metrics()),
     }
     everything = not any(getattr(options, kind) for kind in kinds)
     codes = []

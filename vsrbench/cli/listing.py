@@ -77,7 +77,7 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
             else:
                 row(name, f"{spec.title}, {spec.kind}, x{spec.scale}", datasets.missing(spec))
     else:
-        for name, info in metrics.METRICS.items():
+        for name, info in metrics.known_metrics().items():
             unit = f" in {info.unit}" if info.unit else ""
             row(
                 name,

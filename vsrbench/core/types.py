@@ -328,6 +328,9 @@ class MetricInfo:
     """Part of the default list."""
     source: str = ""
     """Paper or code that defines it, and the convention used."""
+    package: str = ""
+    """`name-version` of the installed package that brings it, with `target` a module of that;
+    empty for ours."""
 
 
 @dataclass(frozen=True)
@@ -358,6 +361,10 @@ class Score:
     """One value a frame (span frame) or a pair (span pair)."""
     extra: Mapping[str, float | str] = field(default_factory=dict)
     """What belongs beside it, such as valid_ratio."""
+
+    def __float__(self) -> float:
+        """The value."""
+        return self.value
 
 
 class Metric(Protocol):

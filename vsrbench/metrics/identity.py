@@ -15,6 +15,8 @@ def depends_on(name: str) -> str:
     """The flow estimator that a metric runs on the output itself, the commit of the checkout that
     it runs in, or the version of pyiqa for a metric by its name there; empty for others.
     """
+    if package := metric_info(name).package:
+        return package
     if name.startswith(PYIQA):
         return pyiqa_version()
     if "command" in metric_info(name).needs and unavailable(name) is None:

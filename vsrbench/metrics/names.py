@@ -9,7 +9,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
+from vsrbench.cards.plugins import plugins
+from vsrbench.cards.specs import build
 from vsrbench.core.errors import MissingError, UserError, install_hint, unknown
+from vsrbench.core.files import read_toml
 from vsrbench.core.types import MetricInfo, Record
 from vsrbench.metrics.table import METRICS
 
@@ -24,18 +27,41 @@ _UNFIT = {
 """Type or name in pyiqa -> why it gives no number a frame."""
 
 
+@functools.cache
+def known_metrics() -> dict[str, MetricInfo]:
+    """The table, then what other installed packages declare. Raises UserError for a bad file."""
+    found = dict(METRICS)
+    for plugin in plugins("vsrbench.metrics"):
+        for path in plugin.files():
+            info = read_metric(path, plugin.version)
+            if info.name in found:
+                raise UserError(f"{path}: a metric named '{info.name}' is there already")
+            found[info.name] = info
+    return found
+
+
+def read_metric(path: Path, package: str) -> MetricInfo:
+    """The metric that a TOML file of an installed package declares. Raises UserError."""
+    table = read_toml(path)
+    table["needs"] = frozenset(table.get("needs", ()))
+    info: MetricInfo = build(
+        MetricInfo, {"name": path.stem, "default": False, **table}, path, package=package
+    )
+    return info
+
+
 def metric_info(name: str) -> MetricInfo:
     """The entry of a metric, or what pyiqa says of its own. Imports neither pyiqa nor torch.
 
     Raises UserError with the closest name if there is none, MissingError without pyiqa.
     """
-    if name in METRICS:
-        return METRICS[name]
+    if name in known_metrics():
+        return known_metrics()[name]
     own = name.removeprefix(PYIQA)
     if own == name:
         if importlib.util.find_spec("pyiqa") and own in pyiqa_says()["DEFAULT_CONFIGS"]:
             raise UserError(f"no metric named '{own}' here", f"pyiqa has it: write {PYIQA}{own}")
-        raise unknown("metric", own, METRICS, f"{PYIQA}NAME for any other of pyiqa")
+        raise unknown("metric", own, known_metrics(), f"{PYIQA}NAME for any other of pyiqa")
     configs = pyiqa_says()["DEFAULT_CONFIGS"]
     if own not in configs:
         raise unknown("metric of pyiqa", own, configs)
@@ -67,7 +93,11 @@ def _by_name(
 
 
 def about_pyiqa(info: MetricInfo) -> dict[str, Any]:
-    """What the record of a metric by its pyiqa name holds, so that it is read without pyiqa."""
+    """What the record of a metric of another package holds, so that it is read without that."""
+    if info.package:
+        kept = ("title", "better", "unit", "span", "decimals", "tolerance", "package", "source")
+        about = {name: getattr(info, name) for name in kept}
+        return {"metric": about | {"needs": sorted(info.needs)}}
     if not info.name.startswith(PYIQA):
         return {}
     needs = sorted(info.needs)
@@ -79,6 +109,13 @@ def recorded(record: Record) -> MetricInfo | None:
     about = record.extra.get("pyiqa")
     if about:
         return _by_name(record.metric, about["better"], about["needs"])
+    if declared := record.extra.get("metric"):
+        needs = frozenset(declared["needs"])
+        rest = {name: value for name, value in declared.items() if name != "needs"}
+        version = record.metric_version
+        return MetricInfo(
+            record.metric, version=version, target="", needs=needs, default=False, **rest
+        )
     return METRICS.get(record.metric)
 
 

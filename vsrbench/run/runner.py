@@ -21,7 +21,7 @@ from vsrbench.core.types import MethodCard, Record, Size
 from vsrbench.core.variables import cache_folder
 from vsrbench.data.datasets import Dataset
 from vsrbench.flow.estimators import Estimator, best_estimator
-from vsrbench.metrics import METRICS, metric_info, unavailable
+from vsrbench.metrics import known_metrics, metric_info, unavailable
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.results.summary import usual_size
@@ -124,7 +124,7 @@ class Run:
             or dataset.spec.metrics
             or tuple(
                 m.name
-                for m in METRICS.values()
+                for m in known_metrics().values()
                 if (m.default or (m.name == "ewarp_self" and alone))
                 and (not clips or any(unfit(m, clip) is None for clip in clips))
             )
