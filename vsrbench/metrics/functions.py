@@ -77,7 +77,7 @@ def score(
         if index and flow is not None:
             pair = flow[index - 1]
         elif before is not None and estimator is not None:
-            pair = estimator.both(before, own)
+            pair = _as_kept(estimator.both(before, own))
         before = own
         target = _cut(own, border_px)
         metric.update(
@@ -113,6 +113,16 @@ def _frames(given: Any) -> Sequence[Frame]:
         )
     frames: Sequence[Frame] = given
     return frames
+
+
+def _as_kept(pair: PairFlow) -> PairFlow:
+    """Rounded to half precision, as the flow of a run is, which is kept on disk."""
+    import numpy as np
+
+    forward, backward = (
+        f.astype(np.float16).astype(np.float32) for f in (pair.forward, pair.backward)
+    )
+    return PairFlow(forward, backward)
 
 
 def _cut(frame: Any, border: int) -> Any:
