@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vsrbench.flow.estimators import flow_warp
-
 
 def warp(
     x: torch.Tensor, flow: torch.Tensor, padding: str = "zeros", mode: str = "bilinear"
@@ -25,8 +23,18 @@ def warp(
     padding: zeros or border. mode: bilinear or bicubic.
     """
     # Half precision cannot tell neighbouring pixels apart in the right part of a wide frame.
-    grid = flow.permute(0, 2, 3, 1).float()
-    return flow_warp(x.float(), grid, mode, padding).to(x.dtype)
+    field = flow.float()
+    h, w = x.shape[-2:]
+    rows, cols = torch.meshgrid(
+        torch.arange(h, device=x.device, dtype=field.dtype),
+        torch.arange(w, device=x.device, dtype=field.dtype),
+        indexing="ij",
+    )
+    gx = 2 * (cols + field[:, 0]) / max(w - 1, 1) - 1
+    gy = 2 * (rows + field[:, 1]) / max(h - 1, 1) - 1
+    grid = torch.stack((gx, gy), dim=-1)
+    warped = F.grid_sample(x.float(), grid, mode=mode, padding_mode=padding, align_corners=True)
+    return warped.to(x.dtype)
 
 
 def _resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -12,14 +12,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from tests import golden
 from vsrbench.cards.weights import read_checkpoint
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import PairFlow
 from vsrbench.flow import estimators as flow
+from vsrbench.flow import masks
 from vsrbench.flow import raft as raft_network
+from vsrbench.flow.cache import ReferenceFlow
+from vsrbench.flow.warp import warp
 
 
 def constant(dx: float, dy: float, h: int = 24, w: int = 30) -> np.ndarray:
@@ -37,45 +40,33 @@ def city(shared: Path) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-@pytest.mark.parametrize(
-    ("key", "mode", "padding"),
-    [
-        ("bilinear_zeros", "bilinear", "zeros"),
-        ("bilinear_border", "bilinear", "border"),
-        ("nearest_zeros", "nearest", "zeros"),
-    ],
-)
-def test_flow_warp_golden(key: str, mode: str, padding: str) -> None:
-    g = golden.arrays("flow_warp")
-    x, field = torch.from_numpy(g["x"]), torch.from_numpy(g["flow_nhw2"])
-    out = flow.flow_warp(x, field, mode, padding).numpy()
-    np.testing.assert_allclose(out, g[key], atol=2e-6)
-
-
 def test_warp_copies_whole_pixels_exactly_and_clamps() -> None:
     image = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
-    out = flow.warp(image, constant(3, -2))
+    out = warp(image, constant(3, -2))
     np.testing.assert_array_equal(out[2:, :-3], image[:-2, 3:])
     np.testing.assert_array_equal(out[:, -4:-1], np.repeat(out[:, -1:], 3, axis=1))
-    np.testing.assert_array_equal(flow.warp(image, constant(1e6, 1e6))[5, 5], image[-1, -1])
+    np.testing.assert_array_equal(warp(image, constant(1e6, 1e6))[5, 5], image[-1, -1])
 
 
 def test_warp_is_exact_on_a_linear_ramp() -> None:
     rows, cols = np.mgrid[:24, :30].astype(np.float64)
     image = np.stack((2 * cols + 3 * rows,), -1)
-    out = flow.warp(image, constant(0.375, 0.75))
+    out = warp(image, constant(0.375, 0.75))
     np.testing.assert_allclose(out[:-1, :-1], image[:-1, :-1] + 0.75 + 2.25, atol=1e-12)
 
 
 def test_warp_agrees_with_grid_sample() -> None:
     rng = np.random.default_rng(1)
     image, field = rng.random((40, 56, 3)), smooth(rng, 40, 56, 3.0)
-    theirs = flow.flow_warp(
+    rows, cols = np.mgrid[:40, :56]
+    grid = np.stack((cols + field[..., 0], rows + field[..., 1]), -1) * 2 / (55, 39) - 1
+    theirs = F.grid_sample(
         torch.from_numpy(image).permute(2, 0, 1)[None],
-        torch.from_numpy(field).double()[None],
-        padding="border",
+        torch.from_numpy(grid)[None],
+        padding_mode="border",
+        align_corners=True,
     )
-    np.testing.assert_allclose(flow.warp(image, field), theirs[0].permute(1, 2, 0), atol=1e-10)
+    np.testing.assert_allclose(warp(image, field), theirs[0].permute(1, 2, 0), atol=1e-10)
 
 
 def lai_mask(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
@@ -105,19 +96,19 @@ def test_occlusion_mask_equals_transcription() -> None:
     rng = np.random.default_rng(2)
     forward = smooth(rng, 40, 56, 1.0)
     forward[10:20, 15:30] += (4, -3)
-    backward = -flow.warp(forward, -forward).astype(np.float32) + smooth(rng, 40, 56, 0.3)
-    mask = flow.occlusion_mask(forward, backward)
+    backward = -warp(forward, -forward).astype(np.float32) + smooth(rng, 40, 56, 0.3)
+    mask = masks.occlusion_mask(forward, backward)
     assert 0.1 < mask.mean() < 0.9
     np.testing.assert_array_equal(mask, lai_mask(forward, backward))
 
 
 def test_occlusion_mask_of_consistent_motion_is_empty() -> None:
-    assert not flow.occlusion_mask(constant(5, 2), constant(-5, -2)).any()
-    assert flow.occlusion_mask(constant(5, 2), constant(5, 2)).all()
+    assert not masks.occlusion_mask(constant(5, 2), constant(-5, -2)).any()
+    assert masks.occlusion_mask(constant(5, 2), constant(5, 2)).all()
 
 
 def test_visible_mask_leaves_out_what_leaves_the_frame() -> None:
-    visible = flow.visible_mask(PairFlow(constant(3, -2), constant(-3, 2)))
+    visible = masks.visible_mask(PairFlow(constant(3, -2), constant(-3, 2)))
     expected = np.zeros((24, 30), bool)
     expected[2:, :-3] = True
     np.testing.assert_array_equal(visible, expected)
@@ -127,7 +118,7 @@ def test_exact_occlusion_replaces_the_estimate() -> None:
     hidden = np.zeros((24, 30), bool)
     hidden[5, 6] = True
     inconsistent = PairFlow(constant(0, 0), constant(9, 9), occluded_forward=hidden)
-    np.testing.assert_array_equal(flow.visible_mask(inconsistent), ~hidden)
+    np.testing.assert_array_equal(masks.visible_mask(inconsistent), ~hidden)
 
 
 def assert_finds_roll(estimator: flow.Estimator, picture: np.ndarray, error_px: float) -> None:
@@ -407,7 +398,7 @@ class Counting(flow.Estimator):
 def test_reference_flow_is_cached_and_rounded_alike(tmp_path: Path) -> None:
     frames = [np.full((4, 5, 3), i, np.uint8) for i in range(4)]
     counting = Counting()
-    fresh = flow.ReferenceFlow(frames, counting, "digest", tmp_path, pytest.fail)
+    fresh = ReferenceFlow(frames, counting, "digest", tmp_path, pytest.fail)
     assert len(fresh) == 3
     assert counting.calls == 0
     pairs = list(fresh)
@@ -415,7 +406,7 @@ def test_reference_flow_is_cached_and_rounded_alike(tmp_path: Path) -> None:
     assert counting.calls == 6
     assert pairs[1].forward[0, 0, 0] == np.float16(1.102)
     assert pairs[1].backward[0, 0, 0] == np.float16(2.101)
-    again = flow.ReferenceFlow(frames, counting, "digest", tmp_path, pytest.fail)
+    again = ReferenceFlow(frames, counting, "digest", tmp_path, pytest.fail)
     np.testing.assert_array_equal(again[-1].forward, pairs[2].forward)
     np.testing.assert_array_equal([p.backward for p in again[:2]], [p.backward for p in pairs[:2]])
     assert counting.calls == 6
@@ -429,14 +420,14 @@ def test_reference_flow_keys_by_clip_and_estimator(tmp_path: Path) -> None:
     frames = [np.full((4, 5, 3), i, np.uint8) for i in range(2)]
     for digest, identity in (("a", "x"), ("b", "x"), ("a", "y")):
         counting = Counting(identity)
-        assert flow.ReferenceFlow(frames, counting, digest, tmp_path, pytest.fail)[0]
+        assert ReferenceFlow(frames, counting, digest, tmp_path, pytest.fail)[0]
         assert counting.calls == 2
-    assert len(flow.ReferenceFlow(frames[:1], Counting(), "a", tmp_path, pytest.fail)) == 0
+    assert len(ReferenceFlow(frames[:1], Counting(), "a", tmp_path, pytest.fail)) == 0
 
 
 def test_a_cut_flow_is_estimated_again(tmp_path: Path) -> None:
     frames = [np.full((4, 5, 3), i, np.uint8) for i in range(2)]
-    made = flow.ReferenceFlow(frames, Counting(), "a", tmp_path, pytest.fail)
+    made = ReferenceFlow(frames, Counting(), "a", tmp_path, pytest.fail)
     first = made[0].forward
     (file,) = tmp_path.rglob("*.npy")
     for size in (0, 20, 150):
@@ -453,7 +444,7 @@ def test_the_cache_keeps_what_was_used_last(
 
     def calls(digest: str) -> int:
         counting = Counting()
-        list(flow.ReferenceFlow(frames, counting, digest, tmp_path, notes.append))
+        list(ReferenceFlow(frames, counting, digest, tmp_path, notes.append))
         time.sleep(0.02)  # file systems tell times apart that differ by that much
         return counting.calls
 

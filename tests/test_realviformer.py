@@ -19,7 +19,6 @@ from vsrbench.cards.specs import method_card
 from vsrbench.cards.weights import save_checkpoint
 from vsrbench.core.errors import DataError, MissingError
 from vsrbench.core.types import MethodCard, Weights
-from vsrbench.flow.estimators import flow_warp
 from vsrbench.run.method import padding
 
 NARROW: dict[str, Any] = {
@@ -98,23 +97,23 @@ def card(folder: Path | str = "", **kwargs: Any) -> MethodCard:
     return MethodCard("rvf", 1, "rvf", weights, settings=NARROW, folder=str(folder), **kwargs)
 
 
-# flow_warp
+# warp
 
 
 @pytest.mark.parametrize("case", ["bilinear_zeros", "bilinear_border", "nearest_zeros"])
-def test_flow_warp_matches(case: str) -> None:
+def test_warp_matches(case: str) -> None:
     g = golden.arrays("flow_warp")
     mode, pad = case.split("_")
-    out = flow_warp(torch.from_numpy(g["x"]), torch.from_numpy(g["flow_nhw2"]), mode, pad)
+    out = warp(torch.from_numpy(g["x"]), torch.from_numpy(g["flow_nhw2"]).movedim(-1, 1), pad, mode)
     assert golden.error(out, g[case]) < 1e-5
 
 
-def test_flow_warp_of_constant_flow() -> None:
+def test_warp_of_constant_flow() -> None:
     g = golden.arrays("flow_warp")
     x = torch.from_numpy(g["x"])
-    flow = torch.zeros(1, *x.shape[-2:], 2)
-    assert golden.error(flow_warp(x, flow), g["zero_flow"]) < 1e-5
-    shifted = flow_warp(x, flow + torch.tensor([2.0, -1.0]))
+    flow = torch.zeros(1, 2, *x.shape[-2:])
+    assert golden.error(warp(x, flow), g["zero_flow"]) < 1e-5
+    shifted = warp(x, flow + torch.tensor([2.0, -1.0]).view(1, 2, 1, 1))
     assert golden.error(shifted, g["int_shift_plus2x_minus1y"]) < 1e-5
 
 

@@ -31,7 +31,8 @@ from vsrbench.core.types import Clip, PairFlow
 from vsrbench.data.datasets import open_input
 from vsrbench.data.second_order import by_recipe
 from vsrbench.data.synthetic import random_scene
-from vsrbench.flow.estimators import best_estimator, occlusion_mask
+from vsrbench.flow.estimators import best_estimator
+from vsrbench.flow.masks import occlusion_mask
 from vsrbench.run.method import at_scale, load_method, upscale
 
 if TYPE_CHECKING:

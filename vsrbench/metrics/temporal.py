@@ -13,14 +13,9 @@ import torch.nn.functional as F
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, PairFlow, Sample, Score
-from vsrbench.flow.estimators import (
-    Farneback,
-    best_estimator,
-    occlusion_mask,
-    raft,
-    visible_mask,
-    warp,
-)
+from vsrbench.flow.estimators import Farneback, best_estimator, raft
+from vsrbench.flow.masks import occlusion_mask, visible_mask
+from vsrbench.flow.warp import warp
 from vsrbench.metrics import find_weights
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from vsrbench.core.errors import ContractError, MissingError, UserError
 from vsrbench.core.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
 from vsrbench.data import frames
-from vsrbench.flow.estimators import Estimator, ReferenceFlow
+from vsrbench.flow.cache import ReferenceFlow
+from vsrbench.flow.estimators import Estimator
 from vsrbench.metrics import about_pyiqa, load_metric, metric_info
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.run.method import foreign_error, upscale
