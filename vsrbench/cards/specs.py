@@ -15,6 +15,8 @@ from vsrbench.core.files import read_toml
 from vsrbench.core.types import (
     DatasetSpec,
     Download,
+    Edit,
+    Environment,
     Expected,
     Layout,
     MethodCard,
@@ -88,10 +90,15 @@ def read_card(path: Path) -> MethodCard:
             f"say where the weights come from: origin = one of {', '.join(get_args(Origin))}",
         )
     sources = _sources(Source, _tables(weights, "sources", path), path)
+    environment = table.pop("environment", None)
+    if environment is not None:
+        edits = tuple(build(Edit, edit, path) for edit in _tables(environment, "edits", path))
+        environment = build(Environment, environment, path, edits=edits)
     card: MethodCard = build(
         MethodCard,
         {"name": path.stem, **table},
         path,
+        environment=environment,
         weights=build(Weights, weights, path, sources=sources),
         folder=str(path.parent),
     )

@@ -245,6 +245,36 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A change without which a script of others does not run: a text, wherever a file has it."""
+
+    file: str
+    """Below the checkout."""
+    old: str
+    """Text as published."""
+    new: str
+    """Text instead."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """How to make the environment of a program of others; `methods setup` does it."""
+
+    repo: str
+    """Address of its repository."""
+    python: str
+    """Version of Python, such as 3.10."""
+    commit: str = ""
+    """Commit that the card was checked against; empty for the newest."""
+    install: tuple[str, ...] = ()
+    """Arguments of `pip install`, one call after the other, in the checkout."""
+    weights_to: str = ""
+    """Folder of the checkout for the sources of the weights; empty where the program fetches."""
+    edits: tuple[Edit, ...] = ()
+    """What its files need before it runs."""
+
+
+@dataclass(frozen=True)
 class MethodCard:
     """A method, as declared in methods/<folder>/<name>.toml."""
 
@@ -281,6 +311,8 @@ class MethodCard:
     """fp32 / fp16 / bf16 on a GPU; the CPU always runs fp32."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Flat table handed to the adapter; part of a result's identity."""
+    environment: Environment | None = None
+    """Of kind command: how to make the environment that it runs in."""
     folder: str = ""
     """Folder of the card."""
 

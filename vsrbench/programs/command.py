@@ -64,7 +64,7 @@ def places(name: str) -> dict[str, str]:
     """
     file = commands_file()
     hint = (
-        f'set ${COMMANDS} to a TOML file with a table [{name}] of python = "its interpreter" and '
+        f'set ${COMMANDS} to a TOML file with a table ["{name}"] of python = "its interpreter" and '
         'repo = "its checkout"'
     )
     if not file or not Path(file).is_file():
