@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from tests.conftest import gone
+from vsrbench.core import variables
 from vsrbench.core.errors import ContractError, MissingError
 from vsrbench.core.types import MethodCard, Weights
 from vsrbench.data.frames import open_frames
@@ -123,7 +124,7 @@ def table(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = checkout / "commands.toml"
     python = checkout / "env/bin/python"
     file.write_text(f'[toy]\npython = "{python}"\nrepo = "{checkout / "repo"}"\n')
-    monkeypatch.setenv(command.ENV, str(file))
+    monkeypatch.setenv(variables.COMMANDS, str(file))
     return checkout / "repo"
 
 
