@@ -22,7 +22,9 @@ from vsrbench.core.types import PairFlow
 from vsrbench.data import synthetic
 from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.data.frames import FrameWriter
-from vsrbench.data.synthetic import FRAMES, SCALE, SIZE, TESTS, Layer, Motion, Scene, SceneLike
+from vsrbench.data.synthetic import stream, testset, textures
+from vsrbench.data.synthetic.engine import Cut, Layer, Motion, Scene, SceneLike
+from vsrbench.data.synthetic.testset import FRAMES, SCALE, SIZE, TESTS
 
 CUT = FRAMES // 2 - 1
 MOVING = [name for name in TESTS if name != "static"]
@@ -40,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def within(scene: SceneLike) -> Iterator[int]:
     """Some t for which frames t and t+1 belong to one scene."""
-    cut = isinstance(scene, synthetic.Cut)
+    cut = isinstance(scene, Cut)
     return (t for t in (0, CUT + 1, FRAMES - 2) if not (cut and t == CUT))
 
 
@@ -228,9 +230,9 @@ def test_clips_are_rendered_once_and_repeat(cache: Path, tmp_path: Path) -> None
 
     synthetic.scene.cache_clear()
     root = tmp_path / "again"
-    synthetic._render("photo-objects", root)
+    testset._render("photo-objects", root)
     again, first = (
-        synthetic._clip(root / "photo-objects"),
+        testset._clip(root / "photo-objects"),
         clips[list(TESTS).index("photo-objects")],
     )
     assert again.digest == first.digest
@@ -333,22 +335,22 @@ def test_interrupted_render_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_second_process_may_be_first(tmp_path: Path) -> None:
-    synthetic._render("static", tmp_path)
+    testset._render("static", tmp_path)
     stamp = (tmp_path / "static").stat().st_mtime_ns
-    synthetic._render("static", tmp_path)
+    testset._render("static", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["static"]
     assert (tmp_path / "static").stat().st_mtime_ns == stamp
 
 
 def test_damaged_cache_is_named(tmp_path: Path) -> None:
-    synthetic._render("static", tmp_path)
+    testset._render("static", tmp_path)
     frame = tmp_path / "static" / "lq" / "00000002.png"
     frame.write_bytes(b"cut short")
     with pytest.raises(DataError, match=r"00000002\.png"):
-        synthetic._clip(tmp_path / "static").lq[2]
+        testset._clip(tmp_path / "static").lq[2]
     frame.unlink()
     with pytest.raises(DataError, match="static is incomplete"):
-        synthetic._clip(tmp_path / "static")
+        testset._clip(tmp_path / "static")
 
 
 def test_unwritable_cache_is_named(tmp_path: Path) -> None:
@@ -360,7 +362,7 @@ def test_unwritable_cache_is_named(tmp_path: Path) -> None:
 def test_spec_and_code_say_the_same(root: Path) -> None:
     spec = specs.dataset_spec(root, "synthetic")
     assert (spec.kind, spec.version) == ("embedded", synthetic.VERSION)
-    assert (spec.scale, spec.fps) == (SCALE, synthetic.FPS)
+    assert (spec.scale, spec.fps) == (SCALE, testset.FPS)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -381,20 +383,20 @@ def test_random_scenes_repeat_and_flow_is_exact(seed: int) -> None:
 
 
 def test_photographs_of_the_tests_are_never_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not set(synthetic.TRAIN_PHOTOS) & set(synthetic.TEST_PHOTOS)
+    assert not set(stream.TRAIN_PHOTOS) & set(testset.TEST_PHOTOS)
     used = set()
-    real = synthetic._photo
+    real = textures._photo
 
     def spy(name: str) -> np.ndarray:
         used.add(name)
         return real(name)
 
-    monkeypatch.setattr(synthetic, "_photo", spy)
+    monkeypatch.setattr(textures, "_photo", spy)
     for seed in range(40):
         synthetic.random_scene(np.random.default_rng(seed), size=(48, 48), frames=1)
     assert used
-    assert used <= set(synthetic.TRAIN_PHOTOS)
+    assert used <= set(stream.TRAIN_PHOTOS)
     used.clear()
     for name in TESTS:
         TESTS[name][0](np.random.default_rng(0))
-    assert used == set(synthetic.TEST_PHOTOS)
+    assert used == set(testset.TEST_PHOTOS)
