@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_selection, names, new_parser, number
-from vsrbench.cli.stored import default_results, read_records, write
+from vsrbench.cli.stored import write
 from vsrbench.core.errors import OK, REGRESSION, UserError
 from vsrbench.core.progress import note
 
@@ -45,8 +45,7 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the changes; exit code 4 if something got worse."""
-    from vsrbench.results import compare
-    from vsrbench.results.store import Store
+    from vsrbench.api import load
 
     tolerances = {}
     for item in options.tolerance:
@@ -55,20 +54,18 @@ def execute(options: argparse.Namespace) -> int:
             tolerances[metric] = number(value)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"--tolerance {item}: {error}", "write it as psnr=0.05") from error
-    base, new = (Store.at(path or default_results()) for path in (options.base, options.new))
-    changes = compare.compare(
-        read_records(base, strict=True),
-        read_records(new, strict=True),
-        options.methods,
-        options.datasets,
-        options.metrics,
-        tolerances,
-        options.cost,
+    found = load(options.new, options.root).compare(
+        options.base,
+        methods=options.methods,
+        datasets=options.datasets,
+        metrics=options.metrics,
+        tolerances=tolerances,
+        cost_percent=options.cost,
     )
-    text = compare.markdown(changes, options.all)
+    text = found.markdown(options.all)
     if options.output:
         write(options.output, text)
-        note(compare.verdict_line(changes))
+        note(found.verdict)
     else:
         print(text)
-    return REGRESSION if compare.regressed(changes) else OK
+    return REGRESSION if found.regressed else OK

@@ -14,7 +14,7 @@ from vsrbench.cli.arguments import (
     size,
 )
 from vsrbench.cli.running import pick_device, read_cards, say_counts
-from vsrbench.cli.stored import format_summary, open_store, summarise_for
+from vsrbench.cli.stored import open_store
 
 
 def make_parser() -> Parser:
@@ -35,6 +35,7 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Measure, and print a table."""
+    from vsrbench.api import Results
     from vsrbench.run.runner import Choice, Run
 
     device = pick_device(options.device)
@@ -47,6 +48,6 @@ def execute(options: argparse.Namespace) -> int:
         run.cost(cards, options.size, options.scale, options.frames)
     records = [r for r in store.require() if r.key in run.keys]
     rows = [c.name for c in cards if any(r.method == c.name for r in records)]
-    print(format_summary(store, summarise_for(options, records, rows, None, None)))
+    print(Results(store, options.root, records=records).table(None, methods=rows))
     say_counts(run)
     return run.exit_code

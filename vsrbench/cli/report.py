@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_results, add_selection, new_parser, number
-from vsrbench.cli.stored import open_store, read_records, say_notices, summarise_for
+from vsrbench.cli.stored import open_results
 from vsrbench.core.errors import OK
-from vsrbench.core.progress import note
 
 
 def make_parser() -> Parser:
@@ -33,14 +32,13 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Write the file, and print its path."""
-    from vsrbench.show import report
-
-    store = open_store(options)
-    records = read_records(store)
-    summary = summarise_for(options, records, options.methods, options.datasets, options.metrics)
-    out = options.output or store.folder / "report.html"
-    budget = report.BUDGET_MIB if options.images is None else options.images
-    report.build(summary, records, store, out, budget, note, options.vote)
-    say_notices(store)
-    print(out)
+    path = open_results(options).report(
+        options.output,
+        methods=options.methods,
+        datasets=options.datasets,
+        metrics=options.metrics,
+        images_mib=options.images,
+        vote=options.vote,
+    )
+    print(path)
     return OK

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vsrbench.cli.stored import format_summary, summarise_for
 from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.progress import note
 
@@ -71,19 +70,19 @@ def print_tables(
     form: str | None = None,
 ) -> None:
     """One table for each data set: what this run asked for, whether new or reused."""
+    from vsrbench.api import Results
     from vsrbench.cards import specs
-    from vsrbench.show import tables
 
     latest = run.store.latest().values()
     records = [r for r in latest if r.key in run.keys]
+    own = {dataset.spec.name: dataset.spec for dataset in sets}
+    results = Results(run.store, options.root, own, records)
     shown = [c.name for c in cards] + [specs.GT_CARD.name]
     for dataset in sets:
-        own = {r.method for r in records if r.dataset == dataset.spec.name}
-        rows = [name for name in shown if name in own]
-        name, metrics = dataset.spec.name, list(run.wanted(dataset))
-        summary = summarise_for(options, records, rows, [name], metrics, {name: dataset.spec})
-        whole = (form or "").startswith(("csv", "json"))
-        print(format_summary(run.store, tables.selected(summary, drop_empty=not whole), form))
+        name = dataset.spec.name
+        here = {r.method for r in records if r.dataset == name}
+        rows = [method for method in shown if method in here]
+        print(results.table(form, methods=rows, datasets=[name], metrics=run.wanted(dataset)))
 
 
 def say_counts(run: Run) -> None:

@@ -6,15 +6,7 @@ import argparse
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_format, add_results, add_selection, new_parser
-from vsrbench.cli.stored import (
-    format_summary,
-    known_specs,
-    open_store,
-    read_records,
-    say_notices,
-    summarise_for,
-    write,
-)
+from vsrbench.cli.stored import open_results, write
 from vsrbench.core.errors import OK
 
 
@@ -54,31 +46,30 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the table, or write it."""
+    from vsrbench.api import known_specs
     from vsrbench.results import published
-    from vsrbench.show import tables
+    from vsrbench.show.tables import selected
 
-    store = open_store(options)
+    results = open_results(options)
     chosen = options.methods, options.datasets, options.metrics
+    # What is written into a file is not drawn for a terminal.
+    form = options.format or ("markdown" if options.output else None)
     if options.contradictions:
-        text = published.contradiction_table(
-            published.read(options.root), options.format or "markdown"
-        )
+        text = published.contradiction_table(published.read(options.root), form or "markdown")
     else:
         if options.published:
             known = published.read(options.root)
             summary = published.summary(known, options.published, *chosen)
         else:
-            summary = summarise_for(options, read_records(store), *chosen)
+            summary = results.summary(*chosen)
         if options.with_published:
             sets = known_specs(options.root, (block.dataset for block in summary.blocks))
             bases = {name: spec.base or name for name, spec in sets.items()}
             summary = published.beside(published.read(options.root), summary, bases)
-        whole = (options.format or "").startswith(("csv", "json"))
-        shown = tables.selected(
-            summary, not options.no_cost, options.sort, options.drop_empty and not whole
-        )
-        text = format_summary(store, shown, options.format, options.columns, bool(options.output))
-    say_notices(store)
+        whole = (form or "").startswith(("csv", "json"))
+        drop_empty = options.drop_empty and not whole
+        shown = selected(summary, not options.no_cost, options.sort, drop_empty)
+        text = results.formatted(shown, form, options.columns)
     if options.output:
         write(options.output, text)
     else:

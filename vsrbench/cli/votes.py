@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_results, new_parser
-from vsrbench.cli.stored import open_store, read_records, write
+from vsrbench.cli.stored import open_results, write
 from vsrbench.core.errors import OK, MissingError
 
 
@@ -32,7 +32,7 @@ def execute(options: argparse.Namespace) -> int:
 
     told = votes.read(options.files)
     try:
-        records = read_records(open_store(options))
+        records = open_results(options).records()
     except MissingError:  # votes count without scores, too
         records = []
     text = votes.markdown(told, {r.method: r.title for r in records}, records)

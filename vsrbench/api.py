@@ -1,0 +1,364 @@
+"""The Python interface: what the command line does, as functions and one object for results.
+
+results = vsrbench.evaluate({"mine": my_method}, (lq, gt), metrics=["psnr", "ewarp"])
+print(results.table())
+results.to_frame()
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vsrbench.cards.specs import ROOT, dataset_spec
+from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.progress import note
+from vsrbench.core.types import DatasetSpec, Record
+from vsrbench.results.compare import Change
+from vsrbench.results.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vsrbench.results.summary import Summary
+
+FORMS = ("terminal", "markdown", "latex", "csv", "csv-wide", "json")
+"""Forms of a table."""
+FIGURES = ("profile", "crops", "scatter", "time", "video")
+"""Kinds of figures."""
+FPS = 12.0
+"""Of frames that do not say how fast they go."""
+
+Names = Sequence[str] | None
+Box = tuple[int, int, int, int]
+
+
+def default_results() -> Path:
+    """results/local of the checkout when the work is done in it, else of the working directory."""
+    here = Path.cwd()
+    checkout = (ROOT / "run_bench.py").is_file() and here.is_relative_to(ROOT)
+    return (ROOT if checkout else here) / "results" / "local"
+
+
+def load(results: str | Path | None = None, root: str | Path = ROOT) -> Results:
+    """Stored results: a folder, or a records file. Without one those of this directory.
+
+    root: folder of datasets/ for the titles of test sets. Raises MissingError where there are none.
+    """
+    return Results(Store.at(Path(results) if results else default_results()), Path(root))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """New results held against a base."""
+
+    changes: tuple[Change, ...]
+    """One for each mean, cost or lost result."""
+
+    @property
+    def regressed(self) -> bool:
+        """True if something got worse by more than its tolerance, or is gone."""
+        from vsrbench.results.compare import regressed
+
+        return regressed(self.changes)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        from vsrbench.results.compare import verdict_line
+
+        return verdict_line(self.changes)
+
+    def markdown(self, everything: bool = False) -> str:
+        """The changes as a table; with what is unchanged, if `everything`."""
+        from vsrbench.results.compare import markdown
+
+        return markdown(self.changes, everything)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a change."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(change) for change in self.changes])
+
+
+class Results:
+    """Results on disk, and everything that is made of them. Reading needs no torch.
+
+    Methods take the names of what to show; None is all that has results, and an unknown name
+    raises UserError with the closest one. Nothing is computed or changed by any of them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        root: Path = ROOT,
+        own: Mapping[str, DatasetSpec] | None = None,
+        records: Sequence[Record] | None = None,
+    ) -> None:
+        """own: specs of sets that no file declares. records: these alone, such as of one run."""
+        self.store, self.root = store, root
+        self._own, self._records = dict(own or {}), records
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie: records.jsonl, runs.jsonl, frames/, figures/."""
+        return self.store.folder
+
+    def records(self, strict: bool = False) -> list[Record]:
+        """The results that were asked for last, one record each.
+
+        strict: DataError for damaged lines, which are otherwise passed over with a note. Raises
+        MissingError when there is none.
+        """
+        if self._records is not None:
+            return list(self._records)
+        try:
+            return self.store.require(strict)
+        finally:
+            self._say_notices()
+
+    def _say_notices(self) -> None:
+        for line in self.store.notices:
+            note(f"note: {line}")
+        self.store.notices.clear()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Scores in long form: one row for each method, clip and metric, at full precision.
+
+        Failed and skipped ones are rows without a value and with a `reason`.
+        """
+        import pandas as pd
+
+        rows = [
+            {
+                "dataset": r.dataset,
+                "clip": r.clip,
+                "method": r.method,
+                "metric": r.metric,
+                "value": r.value,
+                "unit": r.unit,
+                "status": r.status,
+                "reason": (r.error or {}).get("message", ""),
+                "frames": r.frames,
+                "weights": r.weights_origin,
+                "run": r.run_id,
+            }
+            for r in self.records()
+            if r.kind == "quality"
+        ]
+        return pd.DataFrame(rows)
+
+    def summary(
+        self, methods: Names = None, datasets: Names = None, metrics: Names = None
+    ) -> Summary:
+        """Means over clips with intervals and ranks, as tables show them."""
+        return self._summary(self.records(), methods, datasets, metrics)
+
+    def _summary(
+        self, records: Sequence[Record], methods: Names, datasets: Names, metrics: Names
+    ) -> Summary:
+        from vsrbench.results.summary import summarise
+
+        specs = known_specs(self.root, (r.dataset for r in records)) | self._own
+        return summarise(records, methods, datasets, metrics, specs)
+
+    def table(
+        self,
+        form: str | None = "markdown",
+        *,
+        methods: Names = None,
+        datasets: Names = None,
+        metrics: Names = None,
+        cost: bool = True,
+        sort: str = "",
+        drop_empty: bool = True,
+        columns: Literal[1, 2] = 2,
+    ) -> str:
+        """A table in one of FORMS; None is for stdout: drawn for a terminal, else Markdown.
+
+        cost: with the columns of the cost. sort: a column, best first. drop_empty: columns without
+        any value become a note (never in csv and json). columns: of a page, for LaTeX.
+        """
+        from vsrbench.show.tables import selected
+
+        summary = self.summary(methods, datasets, metrics)
+        whole = (form or "").startswith(("csv", "json"))
+        return self.formatted(
+            selected(summary, cost, sort, drop_empty and not whole), form, columns
+        )
+
+    def formatted(
+        self, summary: Summary, form: str | None = "markdown", columns: Literal[1, 2] = 2
+    ) -> str:
+        """A summary in one of FORMS, as `table` gives it."""
+        from vsrbench.show import latex, tables, terminal
+
+        if form is None:
+            form = "terminal" if sys.stdout.isatty() else "markdown"
+        if form not in FORMS:
+            raise unknown("form", form, FORMS)
+        if form in ("csv", "csv-wide", "json"):
+            made = {"csv": tables.csv, "csv-wide": tables.csv_wide, "json": tables.json}
+            return made[form](summary)
+        code = self.store.code({run for block in summary.blocks for run in block.runs})
+        self._say_notices()
+        if form == "latex":
+            return latex.latex(summary, code, columns)
+        if form == "terminal":
+            colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+            return terminal.terminal(summary, shutil.get_terminal_size().columns, colour, code)
+        return tables.markdown(summary, code)
+
+    def figure(
+        self,
+        kind: str,
+        out: str | Path | None = None,
+        *,
+        dataset: str | None = None,
+        clip: str | None = None,
+        methods: Names = None,
+        metric: str = "psnr",
+        row: int | None = None,
+        frame: int | None = None,
+        box: Box | None = None,
+        how: Literal["side", "grid", "wipe"] = "side",
+        limit_mib: float = 3.0,
+    ) -> Path:
+        """Draw one of FIGURES; the path of the file comes back.
+
+        dataset, clip: without them the first with results. metric: of `scatter` and `time`. row: of
+        `profile`. frame, box (x, y, width, height in GT px): of `crops`; the box also of `video`.
+        how, limit_mib: arrangement and largest GIF or WebP of `video`. Frames must have been kept
+        for `profile`, `crops` and `video`: MissingError where they were not.
+        """
+        from vsrbench.show import figures, moving
+
+        if kind not in FIGURES:
+            raise unknown("figure", kind, FIGURES)
+        records = self.records()
+        quality = [r for r in records if r.kind == "quality"]
+        sets = list(dict.fromkeys(r.dataset for r in quality))
+        dataset = dataset or ("synthetic" if "synthetic" in sets else sets[0] if sets else "")
+        if dataset not in sets:
+            raise unknown("dataset with results", dataset, sets)
+        clips = list(dict.fromkeys(r.clip for r in quality if r.dataset == dataset))
+        clip = clip or clips[0]
+        if clip not in clips:
+            raise unknown(f"clip of {dataset}", clip, clips)
+        have = list(dict.fromkeys(r.method for r in quality if r.dataset == dataset))
+        for name in methods or []:
+            if name not in have:
+                raise unknown("method with results", name, have)
+        frames = self.store.frames
+        kept = [name for name in have if (frames / name / dataset / clip).is_dir()]
+        from_frames = kind in ("profile", "crops", "video")
+        shown = list(methods) if methods else kept if from_frames and kept else have
+        label = dataset if kind == "scatter" else f"{dataset}-{clip}"
+        usual = ".mp4" if kind == "video" else ".png"
+        path = Path(out) if out else self.folder / "figures" / f"{kind}-{label}{usual}"
+        path = path if path.suffix else path.with_name(path.name + usual)
+        if kind != "video" and path.suffix.lower() != ".png":
+            raise UserError(f"figures are PNG, and {path} is not", f"-o {path.with_suffix('.png')}")
+        with writing(path):
+            if kind == "profile":
+                figures.profile(frames, dataset, clip, shown, path, row, records)
+            elif kind == "crops":
+                figures.crops(frames, dataset, clip, shown, path, box, frame, records)
+            elif kind == "video":
+                sources = figures.kept_frames(frames, dataset, clip, shown)
+                titles = figures.titles_of(records, sources)
+                if how == "wipe" and methods:
+                    sources = {name: sources[name] for name in methods}
+                fps = next((s.fps for s in sources.values() if s.fps), 0.0) or FPS
+                pictures = {titles[name]: source for name, source in sources.items()}
+                moving.write(moving.arranged(pictures, how, box, fps), path, fps, limit_mib)
+            elif kind == "scatter":
+                summary = self._summary(records, shown, [dataset], None)
+                figures.scatter(summary, path, y=metric, dataset=dataset)
+            else:
+                figures.over_time(records, dataset, clip, shown, metric, path)
+        return path
+
+    def report(
+        self,
+        out: str | Path | None = None,
+        *,
+        methods: Names = None,
+        datasets: Names = None,
+        metrics: Names = None,
+        images_mib: float | None = None,
+        vote: bool = False,
+        say: Callable[[str], None] = note,
+    ) -> Path:
+        """One HTML file that opens without network; its path comes back.
+
+        images_mib: what all pictures may take. vote: with a blind vote on pairs of pictures. say:
+        told what is being done.
+        """
+        from vsrbench.show import report
+
+        records = self.records()
+        summary = self._summary(records, methods, datasets, metrics)
+        path = Path(out) if out else self.folder / "report.html"
+        budget = report.BUDGET_MIB if images_mib is None else images_mib
+        report.build(summary, records, self.store, path, budget, say, vote)
+        self._say_notices()
+        return path
+
+    def compare(
+        self,
+        base: str | Path | Results,
+        *,
+        methods: Names = None,
+        datasets: Names = None,
+        metrics: Names = None,
+        tolerances: Mapping[str, float] | None = None,
+        cost_percent: float | None = None,
+    ) -> Comparison:
+        """These results held against a base, clip by clip.
+
+        tolerances: metric -> what counts as unchanged, in printed units, instead of the metric's
+        own. cost_percent: judge time, memory and energy too, with this slack. Raises DataError for
+        damaged lines on either side.
+        """
+        from vsrbench.results import compare
+
+        other = base if isinstance(base, Results) else load(base, self.root)
+        changes = compare.compare(
+            other.records(strict=True),
+            self.records(strict=True),
+            methods,
+            datasets,
+            metrics,
+            dict(tolerances or {}),
+            cost_percent,
+        )
+        return Comparison(tuple(changes))
+
+
+def known_specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
+    """The specs of these data sets; without those that are none, or damaged."""
+    found = {}
+    for name in dict.fromkeys(names):
+        with suppress(UserError):
+            found[name] = dataset_spec(root, name)
+    return found
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of a file: its folder is made, errors of the disk are one clear line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "choose another file: -o"
+        ) from error
