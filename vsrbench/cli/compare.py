@@ -54,8 +54,9 @@ def execute(options: argparse.Namespace) -> int:
             tolerances[metric] = number(value)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"--tolerance {item}: {error}", "write it as psnr=0.05") from error
+    base = load(options.base, options.root)
     found = load(options.new, options.root).compare(
-        options.base,
+        base,
         methods=options.methods,
         datasets=options.datasets,
         metrics=options.metrics,
