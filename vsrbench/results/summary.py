@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from scipy.special import stdtrit
-
 from vsrbench.core.errors import unknown
 from vsrbench.core.types import (
     DatasetSpec,
@@ -27,6 +25,7 @@ from vsrbench.core.types import (
 )
 from vsrbench.metrics import METRICS, metric_info, recorded
 from vsrbench.results.doubles import identical_scores
+from vsrbench.results.student import quantile
 
 Mark = Literal["", "best", "second"]
 
@@ -218,7 +217,7 @@ def half_width(values: Sequence[float]) -> float | None:
     n = len(values)
     if n < 2:
         return None
-    return float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    return quantile(0.95, n - 1) * statistics.stdev(values) / math.sqrt(n)
 
 
 def summarise(
