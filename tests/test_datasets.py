@@ -17,7 +17,8 @@ from vsrbench.cli import main
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import DatasetSpec, Layout
 from vsrbench.data import datasets, degrade, newset, second_order
-from vsrbench.data.frames import FrameWriter, Resized, open_frames, read_image
+from vsrbench.data.frames import FrameWriter, Resized, open_frames
+from vsrbench.data.images import read_image
 from vsrbench.metrics.fidelity import psnr
 from vsrbench.run import datacheck
 

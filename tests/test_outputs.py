@@ -18,7 +18,8 @@ from tests.test_datasets import write
 from vsrbench.cli import main
 from vsrbench.core.errors import UserError
 from vsrbench.data import outputs
-from vsrbench.data.frames import open_frames, read_image
+from vsrbench.data.frames import open_frames
+from vsrbench.data.images import read_image
 from vsrbench.metrics.fidelity import psnr
 
 Score = Callable[..., tuple[int, str, str]]

@@ -17,7 +17,8 @@ import pytest
 
 from vsrbench.cli import main
 from vsrbench.core.errors import UserError
-from vsrbench.data.frames import FrameWriter, read_image
+from vsrbench.data.frames import FrameWriter
+from vsrbench.data.images import read_image
 from vsrbench.data.outputs import frame_numbers
 from vsrbench.metrics import METRICS
 from vsrbench.metrics.fidelity import psnr

@@ -17,7 +17,8 @@ import torch
 
 from vsrbench.cards.weights import read_checkpoint, search
 from vsrbench.core.types import MethodCard, PairFlow, Weights
-from vsrbench.data.frames import FrameWriter, read_image
+from vsrbench.data.frames import FrameWriter
+from vsrbench.data.images import read_image
 from vsrbench.data.outputs import open_outputs
 from vsrbench.flow.estimators import Estimator, Farneback, best_estimator
 from vsrbench.flow.raft import _torchvision_names

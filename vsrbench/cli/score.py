@@ -86,7 +86,7 @@ def execute(options: argparse.Namespace) -> int:
     if policy not in get_args(outputs.Policy):
         raise unknown("policy", policy, get_args(outputs.Policy))
     outputs.frame_numbers(options.frames, 1)
-    beside = options.outputs / outputs.MANIFEST
+    beside = options.outputs / datasets.MANIFEST
     align = options.align or (str(beside) if beside.is_file() else "")
     if align and align not in outputs.CONVENTIONS:
         note(f"alignment: {align}")

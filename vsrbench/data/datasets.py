@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +12,28 @@ from typing import TYPE_CHECKING, Literal
 
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.keys import digest
+from vsrbench.core.progress import note as say
 from vsrbench.core.types import Clip, DatasetSpec, Layout
 from vsrbench.core.variables import DATA, cache_folder, data_folder
-from vsrbench.data import frames
+from vsrbench.data import frames, numbering
+from vsrbench.data.images import is_hidden, is_image
+from vsrbench.data.video import has_video
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
 
+MANIFEST = "alignment.toml"
+"""File beside outputs that says where they lie in GT, see vsrbench.data.outputs."""
 REDUCTION_VERSION = 1
 """Bumped when the pixels of a reduced LQ can change."""
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".y4m", ".ts"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".y4m", ".ts", ".m2ts", ".mts"}
+    | {".mpg", ".mpeg", ".wmv", ".flv", ".gif", ".3gp", ".ogv"}
+)
+"""A file with such a name is a clip, even if it cannot be read; others are if FFmpeg reads them."""
+
+Note = Callable[[str], None]
+"""Takes a line that a user should see."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,8 @@ def _matches(root: Path, pattern: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(root.glob(pattern.replace("{clip}", "*"))):
         name = path.relative_to(root).parts[at]
-        if not (path.is_dir() or is_video(path)) or name.startswith((".", "__MACOSX")):
+        hidden = any(map(is_hidden, map(Path, path.relative_to(root).parts)))
+        if hidden or not (path.is_dir() or is_video(path)):
             continue
         if path.is_file() and at == len(parts) - 1 and form.pattern in ("(.+)", r"\*"):
             name = path.stem
@@ -132,7 +147,7 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
     found[name] = path
 
 
-def on_disk(spec: DatasetSpec, note: Callable[[str], None]) -> OnDisk:
+def on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
     """The clips of a set that a run takes. Raises MissingError when it is not here, DataError."""
     reason = missing(spec)
     if reason:
@@ -145,6 +160,13 @@ def on_disk(spec: DatasetSpec, note: Callable[[str], None]) -> OnDisk:
             f"dataset '{spec.name}': {root} holds GT and no LQ",
             f"make LQ: vsrbench datasets degrade {spec.name} --recipe realbasicvsr --seed 0",
         )
+    for pattern, clips in ((here.layout.lq, here.lq), (here.layout.gt, here.gt)):
+        if clips and Path(pattern).name in ("{clip}", "*"):
+            folders = {path.parent for path in clips.values()}
+            files = (p for folder in sorted(folders) for p in sorted(folder.iterdir()))
+            stray = [p for p in files if p.is_file() and not is_hidden(p)]
+            if line := frames.left_out(root, [p for p in stray if p not in clips.values()]):
+                note(line)
     # The pattern {clip} fits anything, also the folder that holds all the rest.
     more = [e.layout.name for e in others if e.lq not in ({}, here.lq) and "/" in e.layout.lq]
     if more:
@@ -155,7 +177,7 @@ def on_disk(spec: DatasetSpec, note: Callable[[str], None]) -> OnDisk:
     return here
 
 
-def open_dataset(spec: DatasetSpec, note: Callable[[str], None]) -> Dataset:
+def open_dataset(spec: DatasetSpec, note: Note) -> Dataset:
     """Open all clips of a spec. Raises MissingError when the set is not here, DataError."""
     if spec.kind == "embedded":
         from vsrbench.data import synthetic
@@ -163,21 +185,21 @@ def open_dataset(spec: DatasetSpec, note: Callable[[str], None]) -> Dataset:
         return Dataset(spec, synthetic.clips(cache_folder(), note))
     here = on_disk(spec, note)
     native = here.layout.native_scale or spec.native_scale or spec.scale
-    return _pair(spec, here.lq, here.gt if here.layout.gt else None, native)
+    return _pair(spec, here.lq, here.gt if here.layout.gt else None, note, native)
 
 
-def open_input(path: Path, gt: Path | None, scale: int) -> Dataset:
+def open_input(path: Path, gt: Path | None, scale: int, note: Note = say) -> Dataset:
     """An ad-hoc set out of a video, a folder of frames, or a folder of clips.
 
     With `gt` the scale follows from the sizes. Raises MissingError, DataError, UserError.
     """
-    lq_clips = clips_below(path)
+    lq_clips = clips_below(path, note)
     single = list(lq_clips.values()) == [path]
-    gt_clips = clips_below(gt) if gt else None
+    gt_clips = clips_below(gt, note) if gt else None
     if gt and single:
         gt_clips = {next(iter(lq_clips)): gt}
     spec = adhoc(path, "synthetic" if gt else "real", scale)
-    found = _pair(spec, lq_clips, gt_clips)
+    found = _pair(spec, lq_clips, gt_clips, note)
     if single and found.broken:
         raise next(iter(found.broken.values()))
     return found
@@ -185,52 +207,74 @@ def open_input(path: Path, gt: Path | None, scale: int) -> Dataset:
 
 def adhoc(path: Path, kind: Literal["real", "synthetic"], scale: int) -> DatasetSpec:
     """The spec of a set that is named after its path."""
-    name = path.resolve().stem if path.is_file() else path.resolve().name
+    name = own_name(path)
     return DatasetSpec(name=safe_name(name), version=1, title=name, kind=kind, scale=scale)
 
 
+def own_name(path: Path) -> str:
+    """The name of a clip or set by its path: that of a link, not of what it points to."""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100  # `resolve` follows links
+    return whole.stem if path.is_file() else whole.name
+
+
 def safe_name(name: str) -> str:
-    """A name that is one plain path component."""
+    """A name that is one plain path component, in Unicode's form NFC."""
+    name = unicodedata.normalize("NFC", name)
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "clip"
 
 
-def clips_below(path: Path) -> dict[str, Path]:
+def clips_below(path: Path, note: Note = say) -> dict[str, Path]:
     """Clip name -> path: the path itself, or what lies in it when it holds clips and no images.
 
-    Raises MissingError, DataError.
+    What else lies there is said to `note`. Raises MissingError, DataError.
     """
     if not path.exists():
         raise MissingError(f"no file or folder at {path}", "check the path")
     if path.is_file():
-        return {safe_name(path.resolve().stem): path}
-    inside = sorted(
-        p for p in path.iterdir() if (p.is_dir() or is_video(p)) and not p.name.startswith(".")
-    )
-    if image := min(filter(frames.is_image, path.iterdir()), default=None):
-        if video := next((p for p in inside if p.is_file()), None):
+        return {safe_name(own_name(path)): path}
+    there = sorted(path.iterdir())
+    inside = [p for p in there if not is_hidden(p)]
+    clips = [p for p in inside if p.is_dir() or is_video(p)]
+    if image := next(filter(is_image, inside), None):
+        if video := next((p for p in clips if p.is_file() or _holds_frames(p)), None):
+            kind = "videos" if video.is_file() else "folders of frames"
             raise DataError(
-                f"{path} holds images and videos, such as {image.name} and {video.name}",
+                f"{path} holds images and {kind}, such as {image.name} and {video.name}",
                 "move one kind away: is it one clip or several?",
             )
-        return {safe_name(path.resolve().name): path}
-    if not inside:
+        return {safe_name(own_name(path)): path}
+    if not clips:
         raise DataError(
             f"{path} holds no frames and no clips",
             "expected images, video files, or one folder of images per clip",
         )
     found: dict[str, Path] = {}
-    for p in inside:
+    for p in clips:
         _add(found, p.stem if p.is_file() else p.name, p)
+    own = {f"{p.name}{suffix}" for p in clips for suffix in (".key", ".sha256")}
+    others = [p for p in there if p not in clips and p.name not in {MANIFEST, *own}]
+    if line := frames.left_out(path, others):
+        note(line)
     return found
 
 
+def _holds_frames(folder: Path) -> bool:
+    return any(is_image(p) or is_video(p) for p in folder.iterdir())
+
+
 def is_video(path: Path) -> bool:
-    """True for the name of a video file that is read."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    """True for a video: by its name, or since FFmpeg finds one in it."""
+    if is_hidden(path) or is_image(path) or not path.is_file():
+        return False
+    return path.suffix.lower() in VIDEO_SUFFIXES or has_video(path)
 
 
 def _pair(
-    spec: DatasetSpec, lq: dict[str, Path], gt: dict[str, Path] | None, native: int = 0
+    spec: DatasetSpec,
+    lq: dict[str, Path],
+    gt: dict[str, Path] | None,
+    note: Note,
+    native: int = 0,
 ) -> Dataset:
     clips: list[Clip] = []
     broken: dict[str, UserError] = {}
@@ -242,7 +286,7 @@ def _pair(
                     f"GT clips here: {', '.join(sorted(gt)[:5])}",
                 )
             gt_path = gt[name] if gt is not None else None
-            clips.append(_open_clip(spec, name, path, gt_path, native))
+            clips.append(_open_clip(spec, name, path, gt_path, note, native))
         except UserError as error:
             broken[name] = error
     for name in sorted(set(gt or {}) - set(lq)):
@@ -250,35 +294,79 @@ def _pair(
     return Dataset(spec, clips, broken)
 
 
-def open_source(path: Path) -> frames.FrameSource:
+def open_source(path: Path, note: Note = say) -> frames.FrameSource:
     """Frames whose headers are all readable and of one size. Raises MissingError, DataError."""
     source = frames.open_frames(path)
     source.check()
+    if source.note:
+        note(source.note)
     return source
+
+
+def check_pairs(
+    clip: str,
+    first: Sequence[Frame],
+    second: Sequence[Frame],
+    titles: tuple[str, str],
+    places: Sequence[int] | None = None,
+) -> None:
+    """Raise DataError unless the frames of both sides pair by their numbers.
+
+    The numbers may differ by a constant. places: frame of `second` for each of `first`; None when
+    they pair in their order, of which one side may have more at the end.
+    """
+    a, b = _numbered(first), _numbered(second)
+    why = numbering.mismatch(a, b, titles)  # where both sides count without gaps, places suffice
+    if why and len(first) != len(second) and places is None:
+        places = range(min(len(first), len(second)))
+        a = a[: len(places)]
+    if (
+        why
+        and places is not None
+        and not numbering.mismatch(a, [b[i] for i in places if b], titles)
+    ):
+        why = ""
+    if why:
+        raise DataError(
+            f"clip '{clip}': frames do not pair by their numbers: {why}",
+            "number both sides alike, without gaps on one of them; a constant offset may stay",
+        )
+
+
+def _numbered(source: Sequence[Frame]) -> Sequence[str]:
+    """The names that number frames; none where they come in order without."""
+    if isinstance(source, frames.Resized):
+        return _numbered(source.source)
+    return source.numbered if isinstance(source, frames.FrameSource) else ()
 
 
 def scale_between(lq: Size, gt: Size, name: str) -> int:
     """How many times larger GT is than LQ. Raises DataError unless it is a whole number."""
     (h, w), (gh, gw) = lq, gt
     if gh % h or gw % w or gh // h != gw // w:
-        swapped = h % gh == 0 and w % gw == 0
-        raise DataError(
-            f"clip '{name}': GT {gw}x{gh} is not a whole multiple of LQ {w}x{h}",
-            "LQ and GT are swapped" if swapped else "give the GT of exactly this LQ, uncropped",
-        )
+        fits = [
+            s for s in range(1, gh // h + 1) if gh - s * h < s and gw - s * w < s and gw >= s * w
+        ]
+        hint = "give the GT of exactly this LQ, uncropped"
+        if h % gh == 0 and w % gw == 0:
+            hint = "LQ and GT are swapped"
+        elif fits:
+            hint = f"crop GT to {fits[-1] * w}x{fits[-1] * h}, as it was before LQ was made of it"
+        raise DataError(f"clip '{name}': GT {gw}x{gh} is not a whole multiple of LQ {w}x{h}", hint)
     return gh // h
 
 
 def _open_clip(
-    spec: DatasetSpec, name: str, lq_path: Path, gt_path: Path | None, native: int
+    spec: DatasetSpec, name: str, lq_path: Path, gt_path: Path | None, note: Note, native: int
 ) -> Clip:
     """native: GT size over LQ size that the files must have; 0 to take what they have."""
-    source = open_source(lq_path)
+    source = open_source(lq_path, note)
     lq: Sequence[Frame] = source
     size, protocol = source.size, {}
     scale, gt, identity = spec.scale, None, [frames.digest(source), spec.scale]
     if gt_path is not None:
-        gt = open_source(gt_path)
+        gt = open_source(gt_path, note)
+        check_pairs(name, source, gt, ("LQ", "GT"))
         if len(gt) != len(source):
             raise DataError(
                 f"clip '{name}': {lq_path} has {len(source)} frames, {gt_path} has {len(gt)}",

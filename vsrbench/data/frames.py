@@ -1,46 +1,42 @@
 """Lazy, lossless reading and writing of frames: folders of images and video files.
 
-Every frame is a uint8 RGB array H x W x 3, whatever the file holds:
-
-- Images: grey is repeated to RGB, palettes are resolved, alpha is dropped (not composited), 16-bit
-  samples become round(v / 257), EXIF orientation is ignored. Float samples are refused.
-- Video: YUV becomes full-range RGB by the matrix and range that the stream declares. An undeclared
-  range means limited; an undeclared matrix means BT.601 at any size, which is what FFmpeg and
-  OpenCV write and read unless told otherwise. Subsampled chroma is repeated over its pixels, as
-  they do: with the same matrix and range, a file gives the pixels that their readers give.
-  Files disagree on where those samples lie (H.264 says left, most encoders fed with RGB average
-  pairs), so no filter would be right for all. Full-resolution chroma stays whole. The display
-  matrix (rotation, mirroring) is applied; pixel aspect ratio is ignored; HDR transfer curves are
-  refused. Frames come in display order as decoded: none is dropped or repeated to even out the
-  frame rate.
+Every frame is a uint8 RGB array H x W x 3, whatever the file holds: by the rules of
+vsrbench.data.images for pictures, by those of vsrbench.data.video for videos.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import re
 import secrets
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.data import numbering, video
+from vsrbench.data.images import (
+    FETCH_AGAIN,
+    IMAGE_SUFFIXES,
+    image_size,
+    is_hidden,
+    is_image,
+    read_image,
+    unreadable,
+)
 
 if TYPE_CHECKING:
-    from av import FFmpegError, VideoFrame
-
     from vsrbench.core.types import Frame, Size
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 RECENT = 5  # frames kept for indexing: a window t-2..t+2 sliding over a video decodes each once
-FETCH_AGAIN = "copy or fetch the file again"
+RULE = 2
+"""Version of the rules by which files become pixels, where they are not what they were at first."""
 
 
 @dataclass(eq=False)
@@ -66,6 +62,14 @@ class FrameSource(Sequence["Frame"]):
     """Frames at which decoding can begin, ascending from 0."""
     decode: Callable[[int], Iterator[Frame]]
     """Frames from one of `starts` on, unchecked."""
+    codec: str
+    """Of a video as FFmpeg calls it, such as h264; of images their suffixes, such as png."""
+    pixel_format: str = ""
+    """Of a video as FFmpeg calls it, such as yuv420p; empty for images."""
+    rule: int = 1
+    """Version of the rules by which these files become pixels."""
+    note: str = ""
+    """What is left out; empty where nothing is."""
     _cursor: Iterator[Frame] = field(default=iter(()), init=False, repr=False)
     _next: int = field(default=-1, init=False, repr=False)
     _recent: dict[int, Frame] = field(default_factory=dict, init=False, repr=False)
@@ -84,6 +88,11 @@ class FrameSource(Sequence["Frame"]):
     def __getitem__(self, index: int | slice) -> Frame | list[Frame]:
         wanted = range(len(self))[index]
         return self._at(wanted) if isinstance(wanted, int) else [self._at(i) for i in wanted]
+
+    @property
+    def numbered(self) -> Sequence[str]:
+        """The names that number the frames; none of a video, which has no gaps."""
+        return () if self.pixel_format else self.names
 
     def check(self) -> None:
         """Raise DataError unless all images have readable headers and one size; quick.
@@ -114,7 +123,7 @@ class FrameSource(Sequence["Frame"]):
     def _read(self, cursor: Iterator[Frame], index: int) -> Frame:
         frame = next(cursor, None)
         if frame is None:
-            raise _cut_short(self.path, index, len(self))
+            raise video.cut_short(self.path, index, len(self))
         self._check_size(index, frame.shape[:2])
         return frame
 
@@ -128,79 +137,51 @@ class FrameSource(Sequence["Frame"]):
 
 
 def open_frames(path: Path) -> FrameSource:
-    """The frames of a folder of images (in natural order), of one image, or of a video file.
+    """The frames of a folder of images (by their numbers), of one image, or of a video file.
 
-    Raises MissingError when `path` does not exist, DataError when it holds no readable frames or a
-    video ends before its declared length.
+    Raises MissingError when `path` does not exist, DataError when it holds no readable frames, a
+    number is there twice, or a video ends before its frames do.
     """
     if not path.exists():
         raise MissingError(f"{path} does not exist", "check the path, or fetch the data set")
     if path.is_dir():
         try:
-            images = sorted(filter(is_image, path.iterdir()), key=natural_key)
+            inside = sorted(p for p in path.iterdir() if not is_hidden(p))
         except OSError as error:
-            raise _unreadable(path, error) from error
-        if not images:
+            raise unreadable(path, error) from error
+        names = numbering.in_order([p.name for p in inside if is_image(p)])
+        if not names:
             raise DataError(
                 f"{path} holds no images",
                 f"name a folder with {' '.join(sorted(IMAGE_SUFFIXES))} files in it, or a video",
             )
-        return _open_images(path, images)
+        numbering.refuse_twice(names, path)
+        note = left_out(path, [p for p in inside if not is_image(p)])
+        return _open_images(path, [path / name for name in names], note)
     return _open_images(path, [path]) if is_image(path) else _open_video(path)
 
 
+def left_out(path: Path, others: Sequence[Path]) -> str:
+    """The line about what in a folder is not read; empty when that is nothing."""
+    names = [other.name + "/" * other.is_dir() for other in others]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"not read in {path}: {', '.join(names[:3])}{more}" if names else ""
+
+
 def digest(source: FrameSource) -> str:
-    """sha256 over the number of frames and the bytes of all files in frame order, as hex."""
-    total = hashlib.sha256(str(len(source)).encode())
+    """sha256 over the number of frames and the bytes of all files in frame order, as hex.
+
+    Where files become other pixels than by the first rules, it depends on the version, too.
+    """
+    rule = f" rule {source.rule}" if source.rule > 1 else ""
+    total = hashlib.sha256(f"{len(source)}{rule}".encode())
     for path in source.files:
         try:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
     return total.hexdigest()
-
-
-def natural_key(path: Path) -> tuple[list[str | int], str]:
-    """Sort key of a file name in which numbers count as numbers: frame2 before frame10."""
-    parts = re.split("([0-9]+)", path.name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
-
-
-def image_size(path: Path) -> Size:
-    """(height, width) of an image, from its header. Raises DataError."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image: {error}", FETCH_AGAIN) from error
-
-
-def read_image(path: Path) -> Frame:
-    """One image as uint8 RGB H x W x 3; see the module for the rules. Raises DataError."""
-    import cv2
-    import numpy as np
-
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except cv2.error:  # empty, or a header that claims an absurd size
-        image = None
-    if image is None:
-        raise DataError(f"{path} is truncated or not an image", FETCH_AGAIN)
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
-    to_rgb = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    if image.dtype != np.uint8 or channels not in to_rgb:
-        raise DataError(
-            f"{path} has {channels} channels of {image.dtype}",
-            "save it as grey or RGB with 8 or 16 bits a channel",
-        )
-    return np.asarray(cv2.cvtColor(image, to_rgb[channels]), np.uint8)
 
 
 class FrameWriter:
@@ -278,12 +259,8 @@ class Resized(Sequence["Frame"]):
         return np.asarray(picture.resize(self.size[::-1], Image.Resampling.BICUBIC))
 
 
-def is_image(path: Path) -> bool:
-    """True for the name of an image that is read; hidden files are passed over."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def _open_images(path: Path, images: list[Path]) -> FrameSource:
+def _open_images(path: Path, images: list[Path], note: str = "") -> FrameSource:
+    kinds = sorted({image.suffix.lower()[1:] for image in images})
     return FrameSource(
         path=path,
         files=images,
@@ -292,6 +269,9 @@ def _open_images(path: Path, images: list[Path]) -> FrameSource:
         fps=0.0,
         starts=range(len(images)),
         decode=partial(_read_images, images),
+        codec=" ".join(kinds),
+        rule=RULE if {"tif", "tiff"} & set(kinds) else 1,
+        note=note,
     )
 
 
@@ -300,151 +280,23 @@ def _read_images(images: list[Path], start: int) -> Iterator[Frame]:
 
 
 def _open_video(path: Path) -> FrameSource:
-    count, keys, fps = _scan(path)
-    decode = partial(_read_video, path, keys)
-    for frame in decode(0):
-        return FrameSource(
-            path=path,
-            files=[path],
-            names=[f"{index:08d}" for index in range(count)],
-            size=(frame.shape[0], frame.shape[1]),
-            fps=fps,
-            starts=[0, *keys],
-            decode=decode,
-        )
-    raise DataError(f"{path} holds no frames", FETCH_AGAIN)
-
-
-def _scan(path: Path) -> tuple[int, dict[int, int], float]:
-    """Number of frames, the timestamp of each later frame at which decoding can begin, and fps."""
-    import av
-
-    shown: list[tuple[int | None, bool]] = []  # timestamp, key frame?
-    end = 0
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            # FFmpeg takes plain text for ANSI art and renders it.
-            stream = next(iter(container.streams.video), None)
-            if stream is None or container.format.name == "tty":
-                raise DataError(f"{path} holds no video", "name a video file or a folder of images")
-            if stream.codec_context is None:
-                raise DataError(f"{path} has an unknown video codec", "convert it to H.264 first")
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_corrupt and not packet.is_discard:
-                    shown.append((packet.pts, packet.is_keyframe))
-                    end = max(end, (packet.pts or 0) + (packet.duration or 0))
-            declared = stream.frames
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            # Matroska declares a length in time only, over all its streams.
-            length_s = float(container.duration or 0) / av.time_base
-            end_s = float(end * (stream.time_base or 0))
-            lost = round((length_s - end_s) * fps) if len(container.streams) == 1 else 0
-    except av.FFmpegError as error:
-        raise _undecodable(path, error, len(shown)) from error
-    if len(shown) != declared:
-        shown = [(frame.pts, frame.key_frame) for frame in _pictures(path)]
-        if not declared and lost > 1:
-            raise _cut_short(path, len(shown))
-    stamps = [(stamp, key) for stamp, key in shown if stamp is not None]
-    if len({stamp for stamp, _ in stamps}) < len(shown):  # no seeking without unique timestamps
-        return len(shown), {}, fps
-    keys = {i: stamp for i, (stamp, key) in enumerate(sorted(stamps)) if key and i > 0}
-    return len(shown), keys, fps
-
-
-def _pictures(path: Path, seek: int | None = None, first: int = 0) -> Iterator[VideoFrame]:
-    """Decoded pictures in display order, from the key frame with timestamp `seek` on.
-
-    `first` is the number of that frame, for the message of the DataError when decoding breaks off.
-    """
-    import av
-
-    index = first
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            if seek is not None:
-                container.seek(seek, stream=stream)
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    index += len(stream.decode())  # pictures that were waiting for their turn
-                    raise _cut_short(path, index, stream.frames)
-                for picture in packet.decode():
-                    yield picture
-                    index += 1
-    except av.FFmpegError as error:
-        raise _undecodable(path, error, index) from error
-
-
-def _read_video(path: Path, keys: dict[int, int], start: int) -> Iterator[Frame]:
-    """Frames from display number `start` on: 0 or one of `keys`."""
-    return (_to_rgb(path, picture) for picture in _pictures_from(path, keys, start))
-
-
-def _pictures_from(path: Path, keys: dict[int, int], start: int) -> Iterator[VideoFrame]:
-    if start:
-        # Seeking may land early, and at an open GOP pictures that precede the key frame follow it
-        # in the file. Where the key frame itself does not come out, count from the beginning.
-        stamp = keys[start]
-        sought = _pictures(path, stamp, start)
-        for picture in sought:
-            if picture.pts == stamp:
-                return chain([picture], sought)
-            if picture.pts is None or picture.pts > stamp:
-                break
-    return islice(_pictures(path), start, None)
-
-
-def _to_rgb(path: Path, picture: VideoFrame) -> Frame:
-    import numpy as np
-    from av.video.reformatter import ColorRange, Interpolation
-
-    # Matrices and transfer curves are numbered by ITU-T H.273, as in swscale: 1 BT.709, 5 BT.601.
-    # 0 and 2 leave the matrix open: BT.601 is what encoders that are fed with RGB then used.
-    matrix = {0: 5, 2: 5, 6: 5}.get(picture.colorspace, picture.colorspace)
-    if matrix not in (1, 4, 5, 7, 9) or picture.color_trc in (16, 18):
-        raise DataError(
-            f"{path} has HDR or unknown colours "
-            f"(matrix {picture.colorspace}, transfer {picture.color_trc} of ITU-T H.273)",
-            "convert it to SDR BT.709 first",
-        )
-    full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
-    rgb = picture.to_ndarray(
-        format="rgb24",
-        interpolation=Interpolation.BICUBIC,  # the default of swscale, whatever PyAV's is
-        src_colorspace=matrix,
-        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG,
-    )
-    if "DISPLAYMATRIX" in picture.side_data:
-        # (x, y) is shown at (ax + cy, bx + dy), in units of 1/65536 px.
-        a, b, _, c, d = np.frombuffer(picture.side_data["DISPLAYMATRIX"], np.int32)[:5]
-        if (a or d) and (b or c):
-            raise DataError(
-                f"{path} is rotated by {picture.rotation} degrees",
-                "re-encode it upright; only multiples of 90 are applied",
-            )
-        if b:
-            rgb, a, d = rgb.swapaxes(0, 1), c, b
-        rgb = rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(rgb, np.uint8)
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"cannot read {path}: {error.strerror}", "check the file and its permissions")
-
-
-def _cut_short(path: Path, count: int, declared: int = 0) -> DataError:
-    of = f" of {declared}" if declared else ""
-    return DataError(f"{path} breaks off after {count}{of} frames", FETCH_AGAIN)
-
-
-def _undecodable(path: Path, error: FFmpegError, count: int = 0) -> DataError:
-    if count:
-        return DataError(f"{path} breaks off after {count} frames: {error.strerror}", FETCH_AGAIN)
-    return DataError(
-        f"no frame of {path} can be decoded: {error.strerror}",
-        "check that it is a video; a copy or download that stopped early must be made again",
+    track = video.scan(path)
+    opened = video.first(path)
+    if opened is None:
+        raise DataError(f"{path} holds no frames", FETCH_AGAIN)
+    frame, as_ever = opened
+    return FrameSource(
+        path=path,
+        files=[path],
+        names=[f"{index:08d}" for index in range(track.count)],
+        size=(frame.shape[0], frame.shape[1]),
+        fps=track.fps,
+        starts=[0, *track.keys],
+        decode=partial(video.read, path, track.keys),
+        codec=track.codec,
+        pixel_format=track.pixel_format,
+        rule=1 if as_ever else RULE,
+        note=track.note,
     )
 
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from vsrbench.core.errors import DataError, UserError, unknown
 from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest
+from vsrbench.core.progress import note as say
 from vsrbench.core.types import Clip, DatasetSpec, size_text
 from vsrbench.data import frames
-from vsrbench.data.datasets import Dataset, adhoc, clips_below, open_source
+from vsrbench.data.datasets import Dataset, Note, adhoc, check_pairs, clips_below, open_source
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
@@ -26,8 +27,6 @@ Policy = Literal["refuse", "center", "topleft"]
 """What to do about outputs of another size than GT: refuse, or crop both to the common size."""
 Box = tuple[int, int, int, int]
 """x, y, width, height in GT px."""
-MANIFEST = "alignment.toml"
-"""File beside outputs that says where they lie in GT, see `read_alignment`."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,9 @@ class Fit:
     """A crop that does not fall on whole LQ pixels is refused; else LQ is left out."""
 
 
-def open_outputs(path: Path, targets: Dataset | Path | None, fit: Fit | None = None) -> Dataset:
+def open_outputs(
+    path: Path, targets: Dataset | Path | None, fit: Fit | None = None, note: Note = say
+) -> Dataset:
     """Outputs that exist already, as the clips of `targets` with their frames attached.
 
     path: a video, a folder of frames, or a folder of clips. targets: LQ with or without GT, the
@@ -179,15 +180,15 @@ def open_outputs(path: Path, targets: Dataset | Path | None, fit: Fit | None = N
     stays as a named error, unless it is the only one. Raises MissingError, DataError, UserError.
     """
     fit = fit or Fit()
-    found = clips_below(path)
+    found = clips_below(path, note)
     single = list(found.values()) == [path]
     if isinstance(targets, Dataset):
         spec, clips, broken = targets.spec, targets.clips, dict(targets.broken)
     else:
         spec, clips, broken = adhoc(targets or path, "real", 0), [], {}
-        for name, place in clips_below(targets or path).items():
+        for name, place in (clips_below(targets, note) if targets else found).items():
             try:
-                clips.append(_bare_clip(spec, name, place, "gt" if targets else "outputs"))
+                clips.append(_bare_clip(spec, name, place, "gt" if targets else "outputs", note))
             except UserError as error:
                 broken[name] = error
     known = [*(c.name for c in clips), *broken]
@@ -206,7 +207,7 @@ def open_outputs(path: Path, targets: Dataset | Path | None, fit: Fit | None = N
                     f"clip '{clip.name}' of {spec.name} has no outputs of the same name in {path}",
                     f"outputs here: {', '.join(sorted(found)[:5])}",
                 )
-            attached.append(_attach(clip, found[clip.name], fit))
+            attached.append(_attach(clip, found[clip.name], fit, note))
         except UserError as error:
             broken[clip.name] = error
     for name in sorted(set(found) - set(known) - set(broken)):
@@ -241,9 +242,11 @@ def _by_clip(
     return by_clip, twice
 
 
-def _attach(clip: Clip, path: Path, fit: Fit) -> Clip:
+def _attach(clip: Clip, path: Path, fit: Fit, note: Note) -> Clip:
     """The clip with outputs, all its frames cut down to what is to be scored."""
-    outputs = open_source(path)
+    outputs = open_source(path, note)
+    target = clip.gt if clip.gt is not None else clip.lq
+    titles = "outputs", "LQ" if clip.gt is None else "GT"
     scale = clip.scale or 1
     want: Size = (clip.size[0] * scale, clip.size[1] * scale)
     at_outputs: Size = (0, 0)
@@ -258,7 +261,10 @@ def _attach(clip: Clip, path: Path, fit: Fit) -> Clip:
                 f"{len(outputs)} frames of {size_text(outputs.size)} px",
                 "is it the alignment of these outputs?",
             )
+        check_pairs(clip.name, outputs, target, titles, numbers)
     else:
+        if target:
+            check_pairs(clip.name, outputs, target, titles)
         shorter = len(outputs) != clip.count and not fit.shortest
         if shorter or (outputs.size != want and fit.policy == "refuse"):
             raise _mismatch(clip, outputs, path, want)
@@ -412,9 +418,9 @@ def _corner(size: Size, common: Size, policy: Policy) -> Size:
     return (size[0] - common[0]) // 2, (size[1] - common[1]) // 2
 
 
-def _bare_clip(spec: DatasetSpec, name: str, path: Path, what: str) -> Clip:
+def _bare_clip(spec: DatasetSpec, name: str, path: Path, what: str, note: Note) -> Clip:
     """A clip without LQ: GT alone (`gt`), or nothing but outputs (`outputs`)."""
-    source = open_source(path)
+    source = open_source(path, note)
     return Clip(
         dataset=spec.name,
         name=name,

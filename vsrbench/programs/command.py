@@ -28,6 +28,7 @@ from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.variables import COMMANDS, commands_file
 from vsrbench.data import frames
+from vsrbench.data.images import is_image
 from vsrbench.programs.process import Usage, Worker, execute
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ class CommandMethod:
 def _outputs(name: str, folder: Path) -> frames.FrameSource:
     """The one folder of images, or else the one video, below `folder`. Raises DataError."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    found = list(dict.fromkeys(p.parent for p in files if frames.is_image(p))) or files
+    found = list(dict.fromkeys(p.parent for p in files if is_image(p))) or files
     if len(found) != 1:
         what = ", ".join(str(p.relative_to(folder)) for p in found[:5]) or "nothing"
         raise DataError(

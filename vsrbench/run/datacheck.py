@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.files import replacing
 from vsrbench.core.types import DatasetSpec, size_text
-from vsrbench.data import frames
+from vsrbench.data import frames, numbering
 from vsrbench.data.datasets import (
     OnDisk,
+    check_pairs,
     find_layouts,
     missing,
     open_source,
@@ -133,29 +134,13 @@ def _opened(name: str, here: OnDisk, found: Findings) -> _Clip:
     for side, paths in (("LQ", here.lq), ("GT", here.gt)):
         if name in paths:
             try:
-                sides[side] = open_source(paths[name])
+                source = sides[side] = open_source(paths[name], found.warnings.append)
             except UserError as error:
                 found.errors.append(f"clip '{name}': {side}: {error.message}")
                 continue
-            gaps = _gaps(sides[side])
-            if gaps:
-                found.errors.append(f"clip '{name}': {side} lacks frame {', '.join(gaps)}")
+            if lost := numbering.gaps(source.numbered):
+                found.errors.append(f"clip '{name}': {side} lacks frame {', '.join(lost)}")
     return _Clip(name, sides["LQ"], sides["GT"])
-
-
-def _gaps(source: frames.FrameSource | None) -> list[str]:
-    """Numbers that are missing between the first and the last frame of a folder, at most five."""
-    if source is None or source.files == [source.path]:
-        return []
-    parts = [re.findall(r"\d+", Path(name).stem) for name in source.names]
-    if not all(parts):
-        return []
-    last = [p[-1] for p in parts]
-    numbers = sorted(map(int, last))
-    whole = set(range(numbers[0], numbers[-1] + 1))
-    if len(whole) > 2 * len(numbers):  # every Nth frame, or numbers that mean something else
-        return []
-    return [f"{n:0{len(last[0])}d}" for n in sorted(whole - set(numbers))[:5]]
 
 
 def _check_counts(spec: DatasetSpec, clips: Sequence[_Clip], found: Findings) -> None:
@@ -167,11 +152,17 @@ def _check_counts(spec: DatasetSpec, clips: Sequence[_Clip], found: Findings) ->
             found.errors.append(
                 f"clip '{clip.name}': LQ has {len(clip.lq)} frames, GT has {len(clip.gt)}"
             )
-        elif clip.lq and clip.gt and _numbers(clip.lq) != _numbers(clip.gt):
-            found.warnings.append(
-                f"clip '{clip.name}': frames pair in order, LQ {clip.lq.names[0]} with GT "
-                f"{clip.gt.names[0]}"
-            )
+        elif clip.lq and clip.gt:
+            try:
+                check_pairs(clip.name, clip.lq, clip.gt, ("LQ", "GT"))
+            except DataError as error:
+                found.errors.append(error.message)
+            else:
+                if _numbers(clip.lq) != _numbers(clip.gt):
+                    found.warnings.append(
+                        f"clip '{clip.name}': frames pair in order, LQ {clip.lq.names[0]} with GT "
+                        f"{clip.gt.names[0]}"
+                    )
         source = clip.lq or clip.gt
         if source is None:
             continue

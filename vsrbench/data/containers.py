@@ -1,0 +1,183 @@
+"""Whether a video file ends before the frames that its own structure announces.
+
+Demuxers end without a word where a file does, and durations are wrong in many whole files. What
+tells is the structure: an element that holds frames and runs past the end of the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+_IN_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0x5854, 0xAF, 0xEC, 0xBF})
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+
+
+def cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: int) -> bool:
+    """Whether frames are missing at the end of a file.
+
+    container: its name in FFmpeg. fewer: there are fewer packets than its index has. shorter: they
+    end before its duration. Both are taken for damage only where the structure is cut, too.
+    payload: bytes of the last packet.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if container.startswith("matroska"):
+            state = _matroska(file, size)
+            return state == "frames" or (state == "between" and shorter)
+        if container.startswith("mov"):
+            cut, fragmented = _boxes(file, size)
+            return cut and (fragmented or fewer)
+        if container == "avi":
+            return _riff_end(file) > size and fewer
+        if container == "asf":
+            return _asf_data_end(file, size) > size
+        if container == "mpegts":
+            return _partial_packet(file, size)
+        if container == "flv":
+            return _flv_tag_end(file, size) > size
+        if container == "mxf":
+            return _mxf_item_end(file, size) > size
+        if container == "yuv4mpegpipe":
+            return _y4m_frame_end(file, size, payload) > size
+        if container in ("gif", "apng"):
+            file.seek(max(0, size - 64))
+            tail = file.read().rstrip(b"\0")
+            return not tail.endswith(b";") if container == "gif" else b"IEND" not in tail
+    return False
+
+
+def _matroska(file: BinaryIO, size: int) -> str:
+    """`frames` when a block or a cluster is cut, `between` when the file ends between clusters
+    of a longer segment, else empty.
+    """
+    at = segment_end = cluster_end = 0
+    inside = False  # a cluster that is walked through: its size is unknown, or more than there is
+    while at < size:
+        file.seek(at)
+        kind = _number(file, True)
+        length = None if kind is None else _number(file, False)
+        if kind is None or length is None:
+            return "frames" if inside or segment_end > size else ""
+        if kind == 0:  # padding
+            return ""
+        content = file.tell()
+        end = content + length if length >= 0 else -1
+        if kind == _SEGMENT:
+            segment_end, inside, at = end, False, content
+        elif kind == _CLUSTER and not 0 <= end <= size:
+            cluster_end, inside, at = end, True, content
+        elif end > size:
+            return "frames" if inside and kind in _IN_CLUSTER else ""
+        elif end < 0:
+            return ""
+        else:
+            inside &= kind in _IN_CLUSTER
+            at = end
+    if inside and cluster_end > size:
+        return "frames"
+    return "between" if segment_end > size else ""
+
+
+def _number(file: BinaryIO, keep_marker: bool) -> int | None:
+    """A variable-length integer of EBML; None at the end of the file, -1 for an unknown size."""
+    first = file.read(1)
+    if not first:
+        return None
+    length = 9 - first[0].bit_length()
+    rest = file.read(length - 1)
+    if len(rest) < length - 1:
+        return None
+    whole = int.from_bytes(first + rest, "big")
+    if keep_marker:
+        return whole if first[0] else 0
+    most = (1 << 7 * length) - 1
+    return -1 if whole & most == most else whole & most
+
+
+def _boxes(file: BinaryIO, size: int) -> tuple[bool, bool]:
+    """(whether a box with frames is cut, whether the file is made of fragments) of ISO media."""
+    at, fragmented = 0, False
+    while at + 8 <= size:
+        file.seek(at)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length == 1:
+            wide = file.read(8)
+            length = int.from_bytes(wide, "big") if len(wide) == 8 else 0
+        fragmented |= kind == b"moof"
+        if length == 0:
+            break  # to the end of the file
+        if length < 8:
+            return False, fragmented
+        at += length
+        if at > size:
+            return kind in (b"moof", b"mdat"), fragmented
+    return False, fragmented
+
+
+def _riff_end(file: BinaryIO) -> int:
+    file.seek(4)
+    length = int.from_bytes(file.read(4), "little")
+    return 8 + length if length != 0xFFFFFFFF else 0
+
+
+def _asf_data_end(file: BinaryIO, size: int) -> int:
+    """Where the object with all frames ends; 0 when it does not say."""
+    at = 0
+    while at + 24 <= size:
+        file.seek(at)
+        kind, length = file.read(16), int.from_bytes(file.read(8), "little")
+        if kind == _ASF_DATA:
+            return at + length if length > 50 else 0
+        if length < 24:
+            break
+        at += length
+    return 0
+
+
+def _flv_tag_end(file: BinaryIO, size: int) -> int:
+    """Where the last tag ends."""
+    at = 13  # the header, and the size of no tag before the first one
+    while at < size:
+        file.seek(at)
+        head = file.read(11)
+        at += 11 + int.from_bytes(head[1:4], "big") + 4 if len(head) == 11 else 11
+    return at - 4  # writers may leave out the last size
+
+
+def _mxf_item_end(file: BinaryIO, size: int) -> int:
+    """Where the last item of key, length and value ends; 0 where there is no key."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(25)
+        if not head.startswith(b"\x06\x0e\x2b\x34"[: len(head)]):
+            return 0
+        if len(head) < 17:
+            return at + 17
+        wide = head[16] & 127 if head[16] & 128 else 0
+        length = int.from_bytes(head[17 : 17 + wide], "big") if wide else head[16]
+        at += 17 + wide + length
+    return at
+
+
+def _y4m_frame_end(file: BinaryIO, size: int, payload: int) -> int:
+    """Where the last frame ends."""
+    file.seek(0)
+    file.readline(4096)
+    while file.tell() < size:
+        file.readline(4096)
+        file.seek(payload, 1)
+    return file.tell()
+
+
+def _partial_packet(file: BinaryIO, size: int) -> bool:
+    """Whether a transport stream ends within a packet."""
+    file.seek(0)
+    head = file.read(409)
+    for length, sync in ((188, 0), (192, 4), (204, 0)):
+        if all(head[sync + k * length : sync + k * length + 1] == b"G" for k in (0, 1)):
+            return size % length != 0
+    return False
