@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -274,3 +276,24 @@ def test_bad_arguments(
     base = stored(tmp_path / "base", clips(30.0))
     assert main(["compare", *(str(base) if a == "BASE" else a for a in arguments)]) == code
     assert text in capsys.readouterr().err
+
+
+def test_on_github(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    base, new = stored(tmp_path / "base", clips(30.0)), stored(tmp_path / "new", clips(29.0))
+    assert main(["compare", str(base), str(new)]) == 4
+    out, err = capsys.readouterr()
+    assert summary.read_text() == out.removesuffix("\n")
+    assert re.search(r"^::error title=vsrbench regression::.*30.00 -> 29.00", err, re.M)
+    assert main(["compare", str(base), str(base), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert "::error" not in err
+    found = json.loads(out)
+    assert found["regressed"] is False
+    assert {c["verdict"] for c in found["changes"]} == {"same"}
+    assert main(["compare", str(base), str(base)]) == 0
+    assert "| unchanged |" in capsys.readouterr().out  # a table, also when nothing changed

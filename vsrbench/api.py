@@ -75,8 +75,20 @@ class Comparison:
 
         return verdict_line(self.changes)
 
+    def json(self) -> str:
+        """All changes and the verdict."""
+        from vsrbench.results.compare import to_json
+
+        return to_json(self.changes)
+
+    def annotations(self) -> list[str]:
+        """A line for each regression that GitHub shows beside a workflow's run."""
+        from vsrbench.results.compare import github_annotations
+
+        return github_annotations(self.changes)
+
     def markdown(self, everything: bool = False) -> str:
-        """The changes as a table; with what is unchanged, if `everything`."""
+        """The changes as a table; with what is unchanged, if `everything` or nothing changed."""
         from vsrbench.results.compare import markdown
 
         return markdown(self.changes, everything)

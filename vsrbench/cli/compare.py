@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_selection, names, new_parser, number
 from vsrbench.cli.stored import write
+from vsrbench.core import variables
 from vsrbench.core.errors import OK, REGRESSION, UserError
 from vsrbench.core.progress import note
 
@@ -39,7 +40,8 @@ def make_parser() -> Parser:
         help="judge time, memory and energy too, with this slack",
     )
     parser.add_argument("--all", action="store_true", help="show what is unchanged, too")
-    parser.add_argument("-o", "--output", type=Path, help="file (Markdown) instead of stdout")
+    parser.add_argument("--format", choices=["markdown", "json"], default="markdown")
+    parser.add_argument("-o", "--output", type=Path, help="file instead of stdout")
     return parser
 
 
@@ -63,7 +65,13 @@ def execute(options: argparse.Namespace) -> int:
         tolerances=tolerances,
         cost_percent=options.cost,
     )
-    text = found.markdown(options.all)
+    text = found.json() if options.format == "json" else found.markdown(options.all)
+    if summary := variables.github_summary():
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(found.markdown(options.all))
+    if variables.in_github_actions():
+        for line in found.annotations():
+            note(line)
     if options.output:
         write(options.output, text)
         note(found.verdict)

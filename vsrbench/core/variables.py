@@ -59,3 +59,14 @@ def torch_hub() -> Path:
     """The folder in which torch hub keeps what it downloads: $TORCH_HOME, else a cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("TORCH_HOME") or Path(cache, "torch")).expanduser() / "hub"
+
+
+def in_github_actions() -> bool:
+    """A workflow of GitHub runs this, which understands annotations."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def github_summary() -> Path | None:
+    """$GITHUB_STEP_SUMMARY: the Markdown file that GitHub shows on the page of a workflow's run."""
+    given = os.environ.get("GITHUB_STEP_SUMMARY", "")
+    return Path(given) if given else None

@@ -7,10 +7,11 @@ of the metric, counts as a regression: a gate must not pass because there is not
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from tabulate import tabulate
@@ -258,9 +259,31 @@ def verdict_line(changes: Sequence[Change]) -> str:
     )
 
 
+def github_annotations(changes: Iterable[Change]) -> list[str]:
+    """A workflow command of GitHub for each regression, which it shows beside the run."""
+    lines = []
+    for c in changes:
+        if c.verdict in REGRESSIONS:
+            numbers = ""
+            if c.base is not None and c.new is not None:
+                numbers = f": {c.column.text(c.base)} -> {c.column.text(c.new)}"
+            text = f"{c.method}, {c.column.label} on {c.where}: {WORDS[c.verdict]}{numbers}"
+            text = "; ".join(filter(None, (text, c.worst and f"worst: {c.worst}", c.note)))
+            escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+            lines.append(f"::error title=vsrbench regression::{escaped}")
+    return lines
+
+
+def to_json(changes: Sequence[Change]) -> str:
+    """All changes and the verdict as JSON."""
+    found = {"regressed": regressed(changes), "changes": [asdict(c) for c in changes]}
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
 def markdown(changes: Sequence[Change], everything: bool = False) -> str:
-    """A table of what changed (of all with `everything`), then the verdict."""
-    shown = [c for c in changes if everything or c.verdict not in ("same", "unjudged")]
+    """A table of what changed (of all with `everything`, or if nothing did), then the verdict."""
+    changed = [c for c in changes if c.verdict not in ("same", "unjudged")]
+    shown = changes if everything or not changed else changed
     rows = []
     for c in shown:
         numbers = ["", "", ""]
@@ -280,4 +303,6 @@ def markdown(changes: Sequence[Change], everything: bool = False) -> str:
         "Difference: new - base, mean over clips, ± 95 % paired interval over clips. Unchanged: "
         "within the tolerance of the metric."
     )
+    if any(c.verdict == "unjudged" for c in shown):
+        legend += " Not judged: cost, without --cost PERCENT."
     return "\n\n".join([*([table, legend] if rows else []), verdict_line(changes)]) + "\n"
