@@ -209,7 +209,18 @@ def test_missing_checkpoint_path(root: Path) -> None:
 
 
 # Each package imports only from packages further down, so that data flows one way.
-LAYERS = ["cli", "api", "show", "run", "results", "metrics", "programs", "flow data", "cards", "core"]
+LAYERS = [
+    "cli",
+    "api",
+    "show",
+    "run",
+    "results",
+    "metrics",
+    "programs",
+    "flow data",
+    "cards",
+    "core",
+]
 NO_TORCH = (
     "core.types core.errors core.keys core.progress cards.weights cards.specs data.frames "
     "data.datasets data.outputs run.datacheck data.newset data.fetch run.plan results.store "

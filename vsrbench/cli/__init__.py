@@ -21,6 +21,7 @@ from vsrbench.cli import (
     datasets,
     figure,
     listing,
+    methods,
     report,
     run,
     score,
@@ -39,6 +40,8 @@ COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace]
     "datasets add": (datasets.add_parser, datasets.add),
     "datasets fetch": (datasets.fetch_parser, datasets.fetch),
     "datasets degrade": (datasets.degrade_parser, datasets.degrade),
+    "methods": (methods.make_parser, methods.execute),
+    "methods setup": (methods.setup_parser, methods.setup),
     "list": (listing.make_parser, listing.execute),
     "check": (check.make_parser, check.execute),
     "table": (table.make_parser, table.execute),
@@ -49,6 +52,8 @@ COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace]
     "cost": (cost.make_parser, cost.execute),
 }
 """Name -> its parser, and what it does with the options: the exit code comes back."""
+GROUPS = frozenset(name.partition(" ")[0] for name in COMMANDS if " " in name)
+"""Commands whose first argument says which of several is meant."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = "run"
         if args and not args[0].startswith("-"):
             name = args.pop(0)
-            if name == "datasets" and args and not args[0].startswith("-"):
+            if name in GROUPS and args and not args[0].startswith("-"):
                 name += f" {args.pop(0)}"
             if name not in COMMANDS:
                 raise unknown("command", name, COMMANDS)

@@ -29,6 +29,7 @@ from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.variables import COMMANDS, commands_file
 from vsrbench.data import frames
 from vsrbench.data.images import is_image
+from vsrbench.programs import setup
 from vsrbench.programs.process import Usage, Worker, execute
 
 if TYPE_CHECKING:
@@ -151,8 +152,14 @@ def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
 
 
 def ready(card: MethodCard) -> None:
-    """Raises MissingError or UserError when a place that a card's arguments name is not given."""
-    command_line(card, values_of(card) | dict.fromkeys(GIVEN, ""))
+    """Raises MissingError or UserError for a place that is not given, and for what is not there.
+
+    That is a place that the arguments name, and what the recipe of the environment puts there.
+    """
+    values = values_of(card)
+    command_line(card, values | dict.fromkeys(GIVEN, ""))
+    if (why := setup.environment_problem(card, Path(values["repo"]))) is not None:
+        raise why
 
 
 def values_of(card: MethodCard) -> dict[str, Any]:
@@ -161,7 +168,12 @@ def values_of(card: MethodCard) -> dict[str, Any]:
     Raises as `places`.
     """
     told = {k: v for k, v in card.settings.items() if k not in RESERVED}
-    return told | {"lossless": str(LOSSLESS)} | places(card.name)
+    try:
+        return told | {"lossless": str(LOSSLESS)} | places(card.name)
+    except MissingError as error:
+        if command := setup.hint(card):
+            error.hint = f"{command}, or {error.hint}"
+        raise
 
 
 def clip_values(card: MethodCard, size: Size, given: Path, out: Path) -> dict[str, Any]:

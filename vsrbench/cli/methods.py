@@ -1,0 +1,65 @@
+"""`methods setup|new`: environments for programs of others, methods of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vsrbench.cli.arguments import Parser, new_parser
+from vsrbench.core.errors import OK, UserError
+from vsrbench.core.progress import note
+
+
+def make_parser() -> Parser:
+    """The arguments of `methods` alone, which says what there is."""
+    parser = new_parser(
+        "methods",
+        "Make the environment of a program of others; begin a method of your own.",
+        "vsrbench methods setup|new ...   (each has its --help)",
+    )
+    parser.add_argument("action", metavar="setup|new")
+    return parser
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Refuse an unknown action."""
+    raise UserError(f"no action '{options.action}' of methods", "setup or new")
+
+
+def setup_parser() -> Parser:
+    """The arguments of `methods setup`."""
+    parser = new_parser(
+        "methods setup",
+        "Clone a method's repository, make a Python environment for it, and fetch its weights, all\n"
+        "below DIR/NAME; write where they are into the table of $VSRBENCH_COMMANDS. What is done\n"
+        "already is not done again.",
+        "vsrbench methods setup NAME --to DIR [--dry-run]",
+    )
+    parser.add_argument("name", metavar="NAME", help="of a method with an environment of its own")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for it")
+    parser.add_argument("--dry-run", action="store_true", help="print every command, run none")
+    return parser
+
+
+def setup(options: argparse.Namespace) -> int:
+    """Make the environment, or print what would."""
+    from vsrbench.cards import specs
+    from vsrbench.core.variables import COMMANDS, commands_file
+    from vsrbench.programs import setup as programs
+
+    card = specs.method_card(options.root, options.name)
+    plan = programs.steps(card, options.to, note)
+    licence = f"licence: {card.licence}; weights: {card.weights.licence or 'none stated'}"
+    if options.dry_run:
+        print(f"# {card.title}, {licence}")
+        for step in plan:
+            print(step.text)
+        return OK
+    note(f"{card.title}, {licence}")
+    programs.run(plan, note)
+    table = programs.table_file(options.to)
+    if not commands_file():
+        note(f"next: export {COMMANDS}={table}")
+    note(f"next: vsrbench check --methods {card.name}")
+    print(table)
+    return OK
