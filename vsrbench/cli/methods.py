@@ -30,7 +30,7 @@ def setup_parser() -> Parser:
     """The arguments of `methods setup`."""
     parser = new_parser(
         "methods setup",
-        "Clone a method's repository, make a Python environment for it, and fetch its weights, all\n"
+        "Clone the repository of a method, make its Python environment and fetch its weights, all\n"
         "below DIR/NAME; write where they are into the table of $VSRBENCH_COMMANDS. What is done\n"
         "already is not done again.",
         "vsrbench methods setup NAME --to DIR [--dry-run]",
