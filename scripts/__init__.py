@@ -1,0 +1,1 @@
+"""Programs for those who develop vsrbench; none of it is part of the package."""

@@ -1,0 +1,193 @@
+"""Everything that needs a GPU, measured in one go of eight minutes that may be cut at any moment.
+
+`python scripts/gpu_check.py` runs the parts of scripts/gpu/parts.py one after the other, the most
+valuable first, each in a process of its own with a time limit of its own. Figures are on disk as
+soon as they are known; the same command again measures what is missing, failed or was cut.
+`--cpu --small` runs the same code in under a minute on two cores of a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.gpu.bench import Results  # noqa: E402
+from scripts.gpu.pages import page  # noqa: E402
+from vsrbench.core import errors  # noqa: E402
+from vsrbench.core.progress import note, say_error  # noqa: E402
+
+LIMITS: Mapping[str, float] = {
+    "headline": 100,
+    "tests": 100,
+    "levers": 130,
+    "peers": 80,
+    "scoring": 80,
+    "growth": 70,
+    "profile": 40,
+    "training": 90,
+}
+"""Seconds that a part may take, in the order in which they run; four times as long on a CPU."""
+PROGRAM = (sys.executable, "-m", "scripts.gpu.parts")
+"""What runs a part: PROGRAM part --out FILE --device DEVICE --held."""
+
+
+def check(
+    results: Results,
+    parts: Sequence[str],
+    device: str,
+    small: bool,
+    seconds: float,
+    limits: Mapping[str, float] = LIMITS,
+    program: Sequence[str] = PROGRAM,
+) -> bool:
+    """Run the parts that lack figures; whether all of them ended well.
+
+    seconds: what all of them may take together.
+    """
+    end = time.monotonic() + seconds
+    results.save()
+    for name in parts:
+        if results.part(name)["state"] == "done":
+            note(f"{name}: there already")
+            continue
+        limit, again = min(limits[name], end - time.monotonic()), True
+        if limit <= 0:
+            results.part(name).update(state="not run", why="no time was left")
+            results.save()
+        while again and limit > 0:
+            note(f"{name}: {limit:.0f} s at most")
+            command = [*program, name, "--out", str(results.file), "--device", device, "--held"]
+            state, why, took = _run([*command, *(["--small"] if small else [])], limit)
+            limit -= took
+            again = _ended(results, name, state, why, took)
+        _write_page(results)
+    return all(results.part(name)["state"] == "done" for name in parts)
+
+
+def _ended(results: Results, name: str, state: str, why: str, took: float) -> bool:
+    """Put down how the process of a part ended; whether the part can go on after a crash.
+
+    What it was measuring then is not tried a second time, so that the rest can be.
+    """
+    results.read()  # what the part has written
+    part = results.part(name)
+    entries = part["entries"]
+    unfinished = [n for n, entry in entries.items() if entry["status"] == "running"]
+    for n in unfinished:
+        entries[n] = {"status": state, "why": entries[n].get("why") or why}
+    wrong = [n for n, entry in entries.items() if entry["status"] in ("failed", "crashed", "cut")]
+    if state == "done" and wrong:
+        state, why = "failed", f"not measured: {', '.join(wrong)}"
+    part.update(state=state, why=why, seconds=round(part["seconds"] + took, 1))
+    results.save()
+    note(f"{name}: {state}, {took:.1f} s{why and ': ' + why}")
+    return state == "crashed" and bool(unfinished)
+
+
+def _run(command: Sequence[str], limit: float) -> tuple[str, str, float]:
+    """(state, why, seconds) of a part, which ends with this process, however that ends."""
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True, text=True
+    )
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return "cut", f"over its limit of {limit:.0f} s", time.monotonic() - start
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+        process.wait()
+    took = time.monotonic() - start
+    if code:
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return "crashed", f"its process ended with {how}", took
+    return "done", "", took
+
+
+def _write_page(results: Results) -> None:
+    results.file.with_name("README.md").write_text(page(results.data))
+
+
+def machine(device: str) -> dict[str, object]:
+    """Name of the device and environment, asked in another process: here nothing touches a GPU."""
+    done = subprocess.run(
+        [*PROGRAM, "about", "--device", device], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no word why"])[-1]
+        raise errors.MissingError(
+            f"{device} cannot be used: {why}", "on a machine without a GPU: --cpu"
+        )
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser("gpu_check", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--cpu", action="store_true", help="the same on the CPU")
+    parser.add_argument("--small", action="store_true", help="sizes that a CPU does in seconds")
+    parser.add_argument("--parts", help=f"some of {','.join(LIMITS)}; all unless said")
+    parser.add_argument("--minutes", type=float, help="for everything (default: 8; 30 on a CPU)")
+    parser.add_argument("--out", type=Path, help="folder; default: results/gpu/<card>-<date>")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is there")
+    parser.add_argument("--retry", action="store_true", help="try again what crashed a process")
+    args = parser.parse_args(argv)
+    start = time.monotonic()
+    device = "cpu" if args.cpu else args.device
+    if args.small:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting for another takes longer than work
+    try:
+        parts = args.parts.split(",") if args.parts else list(LIMITS)
+        for name in parts:
+            if name not in LIMITS:
+                raise errors.unknown("part", name, LIMITS)
+        about = machine(device)
+        card = re.sub(r"[^a-z0-9]+", "-", str(about["device"]).lower()).strip("-")
+        base = "build/gpu" if args.cpu or args.small else "results/gpu"
+        out = args.out or ROOT / base / f"{card}-{datetime.now(UTC):%Y-%m-%d}"
+        if args.fresh:
+            (out / "results.json").unlink(missing_ok=True)
+        results = Results(out / "results.json")
+        kind = {"device": about["device"], "small": args.small}
+        if results.data.get("kind", kind) != kind:
+            raise errors.UserError(
+                f"{out} holds results of {results.data['kind']}", "name another --out"
+            )
+        results.data |= {"kind": kind, "env": about["env"]}
+        results.data.setdefault("started", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+        for part in results.data["parts"].values() if args.retry else ():
+            part["entries"] = {
+                n: entry for n, entry in part["entries"].items() if entry["status"] != "crashed"
+            }
+        limits = {name: (4 if args.cpu else 1) * limit for name, limit in LIMITS.items()}
+        minutes = args.minutes or (30 if args.cpu else 8)
+        left = minutes * 60 - (time.monotonic() - start)
+        well = check(results, parts, device, args.small, left, limits)
+    except errors.UserError as error:
+        say_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        note("interrupted; the same command goes on where it was")
+        return errors.INTERRUPTED
+    note(f"{time.monotonic() - start:.0f} s; see {results.file.with_name('README.md')}")
+    return errors.OK if well else errors.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
