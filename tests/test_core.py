@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import os
@@ -208,47 +207,11 @@ def test_missing_checkpoint_path(root: Path) -> None:
         specs.method_card(root, "nowhere/net.pth")
 
 
-# Each package imports only from packages further down, so that data flows one way.
-LAYERS = [
-    "cli",
-    "api",
-    "show",
-    "run",
-    "results",
-    "metrics",
-    "programs",
-    "flow data",
-    "cards",
-    "core",
-]
 NO_TORCH = (
     "core.types core.errors core.keys core.progress cards.weights cards.specs data.frames "
     "data.datasets data.outputs run.datacheck data.newset data.fetch run.plan results.store "
     "results.summary results.published results.compare show.tables show.figures show.report"
 )
-
-
-def _imports(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name.startswith("vsrbench.")}
-    return found
-
-
-def test_imports_point_downwards(root: Path) -> None:
-    level = {name: i for i, line in enumerate(LAYERS) for name in line.split()}
-    for path in (root / "vsrbench").rglob("*.py"):
-        name = path.relative_to(root / "vsrbench").parts[0].removesuffix(".py")
-        if name in ("__init__", "__main__"):
-            continue
-        for other in _imports(path) & set(level) - {name}:
-            assert level[other] > level[name], f"{path} imports {other}, which is not below it"
 
 
 def test_reading_results_needs_no_torch(root: Path) -> None:

@@ -30,6 +30,7 @@ from vsrbench.core.types import PairFlow, Record, Sample, Score
 from vsrbench.data.frames import open_frames
 from vsrbench.flow.raft import RaftNetwork
 from vsrbench.metrics import (
+    availability,
     fidelity,
     load_metric,
     metric_info,
@@ -1023,7 +1024,8 @@ def online(no_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
 
     def use(url: str, sha256: str = "") -> None:
         need = replace(requirements.REQUIREMENTS["lpips"], url=url, sha256=sha256)
-        monkeypatch.setattr(requirements, "REQUIREMENTS", {"lpips": need})
+        for module in (requirements, availability):
+            monkeypatch.setattr(module, "REQUIREMENTS", {"lpips": need})
 
     return use
 
@@ -1093,7 +1095,7 @@ def test_package_that_cannot_be_imported(
     (tmp_path / "pyiqa").mkdir()
     (tmp_path / "pyiqa/__init__.py").write_text("raise ValueError('built for another torch')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    requirements._import_failure.cache_clear()
+    availability._import_failure.cache_clear()
     try:
         error = unavailable("niqe")
         assert error is not None
@@ -1101,7 +1103,7 @@ def test_package_that_cannot_be_imported(
         assert unavailable("niqe", fetch=False) is None
         assert unavailable("psnr") is None
     finally:
-        requirements._import_failure.cache_clear()
+        availability._import_failure.cache_clear()
 
 
 def test_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,12 +29,12 @@ from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Sample
 from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.metrics import (
+    availability,
     depends_on,
     load_metric,
     metric_info,
     names,
     perceptual,
-    requirements,
     unavailable,
 )
 from vsrbench.results.compare import compare
@@ -306,7 +306,7 @@ def test_what_pyiqa_itself_lacks_is_not_asked_for(
 
     monkeypatch.setenv("VSRBENCH_OFFLINE", "0")
     monkeypatch.setattr(perceptual, "by_name", lacks)
-    monkeypatch.setattr(requirements, "open_url", lambda url, **_: pytest.fail(url))
+    monkeypatch.setattr(availability, "open_url", lambda url, **_: pytest.fail(url))
     assert "No module named 'icecream'" in str(unavailable("pyiqa:qalign"))
 
 

@@ -11,9 +11,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 from vsrbench.core.types import Metric
+from vsrbench.metrics.availability import unavailable
 from vsrbench.metrics.identity import depends_on
 from vsrbench.metrics.names import PYIQA, about_pyiqa, known_metrics, metric_info, recorded
-from vsrbench.metrics.requirements import find_weights, unavailable, weights_at
+from vsrbench.metrics.requirements import find_weights, weights_at
 from vsrbench.metrics.table import METRICS, PRESETS
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ Files are looked at and git may be asked; nothing is downloaded, and no network 
 from __future__ import annotations
 
 from vsrbench.flow.identity import RAFT_FILES, best_identity, raft_identity
+from vsrbench.metrics.availability import unavailable
 from vsrbench.metrics.names import PYIQA, metric_info, pyiqa_version
-from vsrbench.metrics.requirements import unavailable, weights_here
+from vsrbench.metrics.requirements import weights_here
 from vsrbench.programs import command
 
 
