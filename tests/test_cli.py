@@ -26,7 +26,7 @@ from vsrbench.cli import main
 from vsrbench.core.errors import ContractError, MissingError, UserError
 from vsrbench.data import frames
 from vsrbench.results.store import Store
-from vsrbench.run import cost
+from vsrbench.run import cost, executors
 from vsrbench.run.runner import Choice
 from vsrbench.run.runner import Run as Runner
 
@@ -178,12 +178,12 @@ def test_a_whole_run_resumes_keeps_frames_and_feeds_tables(run: Run, tmp_path: P
 
 
 def test_kept_frames_serve_new_metrics_without_the_method(
-    run: Run, bench: Path, tmp_path: Path
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lq = write_clip(tmp_path / "lq")
     args = ("--methods", "good", "--input", lq, "--no-cost", "--keep-frames")
     assert run(*args, "--metrics", "flicker")[0] == 0
-    write_adapter(bench, "raise ImportError('gone')\n")
+    monkeypatch.setattr(executors, "load_method", lambda *_: pytest.fail("it runs"))
     code, _, err = run(*args, "--metrics", "flicker,lr_psnr")
     assert code == 0, err
     assert sum(r["metric"] == "lr_psnr" and r["status"] == "ok" for r in records(tmp_path)) == 2
@@ -573,8 +573,10 @@ def test_a_damaged_spec_spoils_nothing_else(run: Run, bench: Path, tmp_path: Pat
     assert "is not valid TOML" in row
     assert run("--methods", "good", "--datasets", "wip", *FAST)[0] == 2
     shutil.copytree(tmp_path / "results", tmp_path / "of wip")
-    log = tmp_path / "of wip" / "records.jsonl"  # a spec that was whole when it was scored
-    log.write_text(log.read_text().replace('"dataset":"lq"', '"dataset":"wip"'))
+    for name in ("records", "runs"):  # a spec that was whole when it was scored
+        log = tmp_path / "of wip" / f"{name}.jsonl"
+        text = log.read_text().replace('"dataset":"lq"', '"dataset":"wip"')
+        log.write_text(text.replace(f'"dataset_source":"{lq}"', '"dataset_source":""'))
     code, out, _ = run("table", results="of wip")
     assert (code, "| wip, x4" in out) == (0, True)
 

@@ -248,7 +248,7 @@ def test_identity_follows_everything_that_can_change_the_output(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def identity(more: str = "") -> str:
-        command._commit.cache_clear()  # each call stands for a process
+        command.look_again()
         table = f'[toy]\npython = "{sys.executable}"\nrepo = "{repo}"\n{more}\n'
         (tmp_path / "commands.toml").write_text(table)
         return command.identify(card())

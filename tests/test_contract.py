@@ -23,7 +23,7 @@ from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch
 from torch import nn
 
 from tests.conftest import FakeNvml, gone, heed_interrupts
-from vsrbench.cards import specs, weights
+from vsrbench.cards import specs
 from vsrbench.cards.specs import ROOT
 from vsrbench.cards.weights import load_state, read_checkpoint, save_checkpoint
 from vsrbench.core import nvml
@@ -597,20 +597,6 @@ def test_windows_restart_the_state() -> None:
 
     card = replace(TOY, window=2)
     assert [f.max() for f in upscale(Counter(), card, clip(), "cpu")] == [0, 1, 0, 1, 0]
-
-
-def test_weights_are_hashed_once_while_they_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hashed: list[Path] = []
-    monkeypatch.setattr(weights, "sha256_file", lambda path: str(hashed.append(path)))
-    file = tmp_path / "net.pth"
-    card = replace(TOY, weights=Weights("user", file=str(file)))
-    for content, times in ((b"one", 1), (b"one more", 2)):
-        file.write_bytes(content)
-        weights.identify(card)
-        weights.identify(card)
-        assert len(hashed) == times
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:

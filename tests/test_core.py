@@ -18,7 +18,8 @@ from vsrbench.core import keys
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
 from vsrbench.metrics import METRICS
-from vsrbench.results.store import Store, latest
+from vsrbench.results.store import Store
+from vsrbench.results.view import latest
 
 
 def a_card(**changes: object) -> MethodCard:
@@ -53,9 +54,9 @@ def a_record(**changes: object) -> Record:
 
 def test_golden_keys() -> None:
     """A changed key orphans everybody's records: bump KEY_VERSION when it is meant."""
-    output = keys.output_key(a_card(), "abc", a_clip())
-    assert (keys.KEY_VERSION, output) == (1, "b4c2e54f798436cd")
-    assert keys.quality_key(output, METRICS["psnr"], 0, "") == "fa5673700de26315"
+    output = keys.output_key(a_card(), "abc", "code", a_clip())
+    assert (keys.KEY_VERSION, output) == (2, "919feace94bf5e12")
+    assert keys.quality_key(output, METRICS["psnr"], 0, "") == "54dba4a5cf782640"
 
 
 @pytest.mark.parametrize(
@@ -69,18 +70,22 @@ def test_golden_keys() -> None:
     ],
 )
 def test_key_follows_what_changes_the_result(change: dict[str, object]) -> None:
-    assert keys.output_key(a_card(**change), "", a_clip()) != keys.output_key(
-        a_card(), "", a_clip()
+    assert keys.output_key(a_card(**change), "", "", a_clip()) != keys.output_key(
+        a_card(), "", "", a_clip()
     )
 
 
 def test_key_ignores_where_things_are() -> None:
-    here = keys.output_key(a_card(folder="a"), "abc", a_clip())
-    assert here == keys.output_key(a_card(folder="b", title="T", paper="P"), "abc", a_clip())
-    assert here != keys.output_key(a_card(), "other weights", a_clip())
-    assert here != keys.output_key(a_card(), "abc", a_clip(digest="d2"))
-    slow, slower = (a_card(kind="command", settings={"timeout_s": s}) for s in (1, 2))
-    assert keys.output_key(slow, "", a_clip()) == keys.output_key(slower, "", a_clip())
+    here = keys.output_key(a_card(folder="a"), "abc", "code", a_clip())
+    there = a_card(folder="b", title="T", paper="P", source="/c")
+    assert here == keys.output_key(there, "abc", "code", a_clip())
+    assert here != keys.output_key(a_card(), "other weights", "code", a_clip())
+    assert here != keys.output_key(a_card(), "abc", "other code", a_clip())
+    assert here != keys.output_key(a_card(), "abc", "code", a_clip(digest="d2"))
+    slow, slower = (
+        a_card(kind="command", settings={"timeout_s": s, "leave_out": ["*"] * s}) for s in (1, 2)
+    )
+    assert keys.output_key(slow, "", "", a_clip()) == keys.output_key(slower, "", "", a_clip())
 
 
 def test_store_round_trip(tmp_path: Path) -> None:

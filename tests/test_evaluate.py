@@ -21,7 +21,7 @@ from vsrbench.flow.estimators import Dis, Estimator
 from vsrbench.metrics import METRICS, load_metric
 from vsrbench.run import evaluate as module
 from vsrbench.run.evaluate import Context, evaluate
-from vsrbench.run.plan import Job
+from vsrbench.run.plan import Job, Made
 
 SIDE = 64
 
@@ -32,7 +32,8 @@ def job(*metrics: str, **changes: Any) -> Job:
     gt = [np.ascontiguousarray(scene[:, t : t + SIDE]) for t in range(3)]
     clip = Clip("set", "clip", 3, (SIDE // 4, SIDE // 4), 4, 24.0, "d", (), gt)
     given = {"keep": False, "todo": tuple(METRICS[m] for m in metrics)} | changes
-    return Job(GT_CARD, clip, "", refused={}, flow="dis", frames=Path(), reuse=False, **given)
+    about = {"refused": {}, "flow": "dis", "frames": Path(), "place": "", "reuse": False}
+    return Job(GT_CARD, clip, Made(), "", **about | given)
 
 
 def records(

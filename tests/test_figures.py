@@ -14,10 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vsrbench.core import keys
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
-from vsrbench.metrics import METRICS
 from vsrbench.results.summary import summarise
 from vsrbench.run.plan import mark
 from vsrbench.show import figures
@@ -205,11 +203,9 @@ def test_frames_that_do_not_match(kept: Path, tmp_path: Path) -> None:
 # Scores of kept frames
 
 
-def made(output: str, metric: str, value: float, flow: str = "", border: int = 0) -> Record:
+def made(output: str, metric: str, value: float, **changes: Any) -> Record:
     """A score of the output with this key; other outputs are of other weights."""
-    key = keys.quality_key(output, METRICS[metric], border, flow)
-    version = METRICS[metric].version
-    return score("ours", metric, value, key=key, metric_version=version, weights_sha256=output)
+    return score("ours", metric, value, output=output, weights_sha256=output, **changes)
 
 
 def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
@@ -219,15 +215,17 @@ def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
         return [r.value for r in figures.kept_scores(kept, "toy", "pan", ["ours"], records)]
 
     newer = {"at": "u"}
-    assert shown_of(made("one", "psnr", 30, border=8)) == [30]
+    assert shown_of(made("one", "psnr", 30, border_px=80)) == [30]
     assert shown_of(made("one", "ewarp", 2, flow="x"), made("one", "flicker", 3)) == [2, 3]
     # Weights that are older or newer than the frames, by a metric that they do not share.
-    assert shown_of(made("two", "psnr", 31), replace(made("one", "ssim", 0.9), **newer)) == [0.9]
+    assert shown_of(made("two", "psnr", 31), made("one", "ssim", 0.9, **newer)) == [0.9]
     with pytest.raises(MissingError, match="kept frames of ours are of other weights") as caught:
-        shown_of(made("one", "ssim", 0.9), replace(made("two", "psnr", 31), **newer))
+        shown_of(made("one", "ssim", 0.9), made("two", "psnr", 31, **newer))
     assert "--keep-frames" in caught.value.hint
-    # Whose frames these are cannot be told from the key of a score that took estimated flow.
-    assert shown_of(made("two", "ewarp", 2, flow="x")) == []
+    with pytest.raises(MissingError, match="other weights"):
+        shown_of(made("two", "ewarp", 2, flow="x"))
+    # A record of schema 1 does not say which frames it scores.
+    assert shown_of(made("", "psnr", 30)) == []
     mark(kept / "ours" / "toy" / "pan").unlink()
     assert shown_of(made("one", "psnr", 30)) == []
 

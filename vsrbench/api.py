@@ -178,7 +178,8 @@ class Results:
     ) -> Summary:
         from vsrbench.results.summary import summarise
 
-        specs = known_specs(self.root, (r.dataset for r in records)) | self._own
+        named = (r.dataset for r in records if not r.dataset_source)
+        specs = known_specs(self.root, named) | self._own
         return summarise(records, methods, datasets, metrics, specs)
 
     def table(
@@ -269,10 +270,12 @@ class Results:
             if name not in have:
                 raise unknown("method with results", name, have)
         frames = self.store.frames
-        kept = [name for name in have if (frames / name / dataset / clip).is_dir()]
+        places = figures.places(frames, records, dataset, clip, have)
+        kept = [name for name, place in places.items() if place.is_dir()]
         from_frames = kind in ("profile", "crops", "video")
         shown = list(methods) if methods else kept if from_frames and kept else have
         label = dataset if kind == "scatter" else f"{dataset}-{clip}"
+        label = label.replace("/", "-")  # the end of a path, where two sets have one name
         usual = ".mp4" if kind == "video" else ".png"
         path = Path(out) if out else self.folder / "figures" / f"{kind}-{label}{usual}"
         path = path if path.suffix else path.with_name(path.name + usual)
@@ -284,7 +287,7 @@ class Results:
             elif kind == "crops":
                 figures.crops(frames, dataset, clip, shown, path, box, frame, records)
             elif kind == "video":
-                sources = figures.kept_frames(frames, dataset, clip, shown)
+                sources = figures.kept_frames(frames, dataset, clip, shown, records)
                 titles = figures.titles_of(records, sources)
                 if how == "wipe" and methods:
                     sources = {name: sources[name] for name in methods}

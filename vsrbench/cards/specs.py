@@ -122,7 +122,8 @@ def method_card(root: Path, name: str) -> MethodCard:
         weights = replace(card.weights, origin="user", file=str(path.resolve()))
         stem = re.sub(r"[^\w.+-]", "_", path.stem)
         name = f"{stem}-file" if stem in files else stem
-        return replace(card, name=name, title=path.stem, weights=weights)
+        source = str(path.resolve())
+        return replace(card, name=name, title=path.stem, weights=weights, source=source)
     raise unknown(
         "method", name, set(files) - {"spandrel"}, "or the path of a checkpoint that spandrel reads"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import pickle
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from vsrbench.core.errors import DataError, MissingError
-from vsrbench.core.files import replacing
-from vsrbench.core.keys import sha256_file
+from vsrbench.core.files import content, replacing
 from vsrbench.core.types import MethodCard, Origin
 from vsrbench.core.variables import WEIGHTS, weights_folders
 
@@ -121,8 +119,7 @@ def _content(path: Path) -> str:
     if path.is_dir():
         lines = [f"{_content(p)}  {p.relative_to(path).as_posix()}\n" for p in parts(path)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
-    about = path.stat()
-    return _sha256(path, about.st_mtime_ns, about.st_size)
+    return content(path)
 
 
 def parts(folder: Path) -> list[Path]:
@@ -133,12 +130,6 @@ def parts(folder: Path) -> list[Path]:
     kinds = (".json", ".txt", ".safetensors")
     inside = (p for p in folder.glob("[!.]*/*") if p.suffix in kinds and "." not in p.stem)
     return sorted([folder / INDEX, *inside])
-
-
-@functools.cache
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:
-    """Hash of a file, read once while it stays as it is."""
-    return sha256_file(path)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

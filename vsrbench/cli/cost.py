@@ -46,8 +46,6 @@ def execute(options: argparse.Namespace) -> int:
     run = Run(choice, store)
     with run.logged():
         run.cost(cards, options.size, options.scale, options.frames)
-    records = [r for r in store.require() if r.key in run.keys]
-    rows = [c.name for c in cards if any(r.method == c.name for r in records)]
-    print(Results(store, options.root, records=records).table(None, methods=rows))
+    print(Results(store, options.root, records=store.of_run(run.id)).table(None))
     say_counts(run)
     return run.exit_code

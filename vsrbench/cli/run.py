@@ -107,11 +107,8 @@ def execute(options: argparse.Namespace) -> int:
                 run.missing = True
             else:
                 run.counts["failed"] += 1
-    called = [dataset.spec.name for dataset in sets]
-    if twice := {name for name in called if called.count(name) > 1}:
-        raise UserError(f"two sets are called '{twice.pop()}'", "rename the folder of --input")
     if sets:
         run.go(cards, sets)
-        print_tables(options, run, cards, sets)
+        print_tables(options, run, sets)
     say_counts(run)
     return run.exit_code

@@ -23,9 +23,7 @@ def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
     if not options.methods:
         raise UserError("say which methods to run", "--methods A,B; see: vsrbench list methods")
     cards = [specs.method_card(options.root, name) for name in options.methods]
-    twice = {card.name for card in cards if [c.name for c in cards].count(card.name) > 1}
-    if twice:
-        raise UserError(f"two methods are called {twice.pop()}", "rename one of the files")
+    cards = list({(card.name, card.source): card for card in cards}.values())
     # Half precisions are for GPUs: the CPU runs fp32, and says so in records and tables.
     return [replace(card, precision="fp32") if device == "cpu" else card for card in cards]
 
@@ -65,23 +63,20 @@ def pick_device(asked: str | None) -> str:
 def print_tables(
     options: argparse.Namespace,
     run: Run,
-    cards: Sequence[MethodCard],
     sets: Sequence[Dataset],
     form: str | None = None,
 ) -> None:
     """One table for each data set: what this run asked for, whether new or reused."""
     from vsrbench.api import Results
-    from vsrbench.cards import specs
 
-    latest = run.store.latest().values()
-    records = [r for r in latest if r.key in run.keys]
-    own = {dataset.spec.name: dataset.spec for dataset in sets}
-    results = Results(run.store, options.root, own, records)
-    shown = [c.name for c in cards] + [specs.GT_CARD.name]
+    records = run.store.of_run(run.id)
     for dataset in sets:
-        name = dataset.spec.name
-        here = {r.method for r in records if r.dataset == name}
-        rows = [method for method in shown if method in here]
+        spec = dataset.spec
+        at = (r.dataset for r in records if spec.path and r.dataset_source == spec.path)
+        name = next(at, spec.name)  # beside a set with a spec of that name, the end of its path
+        rows = list(dict.fromkeys(r.method for r in records if r.dataset == name))
+        own = {name: spec if name == spec.name else replace(spec, name=name, title=name)}
+        results = Results(run.store, options.root, own, records)
         print(results.table(form, methods=rows, datasets=[name], metrics=run.wanted(dataset)))
 
 

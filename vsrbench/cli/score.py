@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -104,7 +105,8 @@ def execute(options: argparse.Namespace) -> int:
     metrics = (*PRESETS.get(options.preset, ()), *(options.metrics or ()))
     for metric in metrics:
         metric_info(metric)
-    title = options.name or options.outputs.resolve().stem
+    source = options.outputs.resolve()
+    title = options.name or (source.stem if source.is_file() else source.name)
     name = datasets.safe_name(title)
     if name in {specs.GT_CARD.name, *specs.method_files(options.root)}:
         raise UserError(f"'{name}' is the name of a method here", "choose another with --name")
@@ -117,9 +119,8 @@ def execute(options: argparse.Namespace) -> int:
     elif options.lq:
         targets = datasets.open_input(options.lq, options.gt, options.scale)
     found = outputs.open_outputs(options.outputs, targets, fit)
-    cards = [
-        MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames", scale=0),
-    ]
+    outputs_card = MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames")
+    cards = [replace(outputs_card, scale=0, source=str(source))]
     if found.clips and all(clip.lq for clip in found.clips):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     choice = Choice(
@@ -130,9 +131,10 @@ def execute(options: argparse.Namespace) -> int:
         quiet=options.quiet,
         with_cost=False,
         verbose=options.verbose,
+        preset=options.preset or "",
     )
     run = Run(choice, store)
     run.go(cards, [found])
-    print_tables(options, run, cards, [found], options.format)
+    print_tables(options, run, [found], options.format)
     say_counts(run)
     return run.exit_code

@@ -1,6 +1,6 @@
 """Identity of results: canonical JSON and sha256. Standard library only.
 
-A key holds everything that can change a number (weights hash, settings, clip digest, metric
+A key holds everything that can change a number (weights, code, settings, clip digest, metric
 version) and nothing that cannot (paths, worker counts, host names).
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from vsrbench.core.types import Clip, MethodCard, MetricInfo, Size
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Bumped when the composition of keys changes; a golden key in the tests notices."""
 
 
@@ -29,18 +29,22 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _method(card: MethodCard, weights_sha256: str) -> list[Any]:
-    settings = dict(card.settings)
-    if card.kind == "command":
-        settings.pop("timeout_s", None)  # ends a program, and changes nothing that it makes
+def settings_of(card: MethodCard) -> dict[str, Any]:
+    """The settings of a card that can change what it makes."""
+    idle = ("timeout_s", "leave_out") if card.kind == "command" else ()
+    return {name: value for name, value in card.settings.items() if name not in idle}
+
+
+def _method(card: MethodCard, weights_sha256: str, code: str) -> list[Any]:
     geometry = [card.window, card.multiple_of, card.pad]
-    return [card.name, card.version, weights_sha256, card.precision, settings, geometry]
+    made_by = [weights_sha256, code, card.precision, settings_of(card), geometry]
+    return [card.name, card.version, *made_by]
 
 
-def output_key(card: MethodCard, weights_sha256: str, clip: Clip) -> str:
-    """Identity of the frames that a method makes of a clip."""
+def output_key(card: MethodCard, weights_sha256: str, code: str, clip: Clip) -> str:
+    """Identity of the frames that a method makes of a clip; `code` is that of its adapter."""
     about = [clip.dataset, clip.dataset_version, clip.name, clip.digest, clip.scale]
-    return digest([KEY_VERSION, "output", _method(card, weights_sha256), about])
+    return digest([KEY_VERSION, "output", _method(card, weights_sha256, code), about])
 
 
 def quality_key(output: str, metric: MetricInfo, border_px: int, flow: str) -> str:
@@ -49,8 +53,13 @@ def quality_key(output: str, metric: MetricInfo, border_px: int, flow: str) -> s
 
 
 def cost_key(
-    card: MethodCard, weights_sha256: str, size: Size, frames: int, machine: dict[str, Any]
+    card: MethodCard,
+    weights_sha256: str,
+    code: str,
+    size: Size,
+    frames: int,
+    machine: dict[str, Any],
 ) -> str:
     """Identity of one cost measurement on one kind of machine."""
-    parts = [_method(card, weights_sha256), card.scale, list(size), frames, machine]
+    parts = [_method(card, weights_sha256, code), card.scale, list(size), frames, machine]
     return digest([KEY_VERSION, "cost", *parts])

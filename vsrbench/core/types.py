@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 Origin = Literal["official", "trained_here", "user", "random", "none"]
 Status = Literal["ok", "failed", "skipped"]
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 
 
 def size_text(size: Size) -> str:
@@ -156,6 +156,8 @@ class DatasetSpec:
     """Environment variable that names the local folder; empty for VSRBENCH_<NAME>."""
     root: str = ""
     """The local folder itself, for sets of one's own; paths are no part of any identity."""
+    path: str = ""
+    """Path of a set that no file declares and that is named after it: tells equal names apart."""
     folder: str = ""
     """Name of its folder in $VSRBENCH_DATA; empty for `name`."""
     base: str = ""
@@ -315,6 +317,8 @@ class MethodCard:
     """Of kind command: how to make the environment that it runs in."""
     folder: str = ""
     """Folder of the card."""
+    source: str = ""
+    """Path of a checkpoint or of outputs that no card names: tells equal names apart."""
 
 
 class Method(Protocol):
@@ -520,7 +524,29 @@ class Record:
     seconds: float = 0.0
     """Wall time of the job that made it."""
     schema: int = RECORD_SCHEMA
-    """Version of this layout."""
+    """Version of this layout; what follows came with 2, and is empty in older records."""
+    source: str = ""
+    """Path of a checkpoint or of outputs without a card."""
+    dataset_source: str = ""
+    """Path of a set without a spec."""
+    code: str = ""
+    """Digest of the adapter and of the modules of its own package that it imports."""
+    output: str = ""
+    """Identity of the frames that were scored."""
+    place: str = ""
+    """Where they are kept if they are, below the folder of frames."""
+    reference: str = ""
+    """What metrics with a reference compare with: gt, bicubic (LQ), or outputs (themselves)."""
+    border_px: int | None = None
+    """Pixels cut from each side before per-frame metrics."""
+    flow: str = ""
+    """Identity of the flow estimator, or of whatever else the metric depends on."""
+    rule: str = ""
+    """Which frames were scored: all, first-mid-last, stride:N, or of an alignment."""
+    preset: str = ""
+    """Preset of metrics that was asked for."""
+    read: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of `lq`, `gt` and `outputs`: `codec`, `pixels` (pixel format), `lossy` of the files."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for json.dumps."""
@@ -538,3 +564,34 @@ class Record:
             m["size"], m["samples_ms"] = tuple(m["size"]), tuple(m["samples_ms"])
             kept["measurement"] = Measurement(**m)
         return cls(**kept)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run asked for of one method: its scores on a clip, or its cost at a size."""
+
+    method: str
+    """Name of the card."""
+    keys: Mapping[str, str]
+    """Metric (`cost` for cost) -> key of its record, new or reused."""
+    source: str = ""
+    """Path of a checkpoint or of outputs without a card."""
+    dataset: str = ""
+    """Data set; empty for cost."""
+    dataset_source: str = ""
+    """Path of a set without a spec."""
+    clip: str = ""
+    """Clip."""
+    size: Size = (0, 0)
+    """Cost: LQ (height, width) in px."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for json.dumps, without what is empty."""
+        return {name: value for name, value in asdict(self).items() if value and any(value)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Asked:
+        """Rebuild from a parsed line. Raises LookupError, TypeError or AttributeError."""
+        kept = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        keys = {str(metric): str(key) for metric, key in data["keys"].items()}
+        return cls(**kept | {"keys": keys, "size": tuple(data.get("size", (0, 0)))})

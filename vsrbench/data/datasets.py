@@ -207,8 +207,8 @@ def open_input(path: Path, gt: Path | None, scale: int, note: Note = say) -> Dat
 
 def adhoc(path: Path, kind: Literal["real", "synthetic"], scale: int) -> DatasetSpec:
     """The spec of a set that is named after its path."""
-    name = own_name(path)
-    return DatasetSpec(name=safe_name(name), version=1, title=name, kind=kind, scale=scale)
+    name, at = own_name(path), str(path.resolve())
+    return DatasetSpec(safe_name(name), version=1, title=name, kind=kind, scale=scale, path=at)
 
 
 def own_name(path: Path) -> str:

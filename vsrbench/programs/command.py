@@ -15,6 +15,7 @@ What else a table holds goes to the arguments that name it.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import subprocess
 import tempfile
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from vsrbench.cards import weights
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
-from vsrbench.core.files import read_toml
-from vsrbench.core.keys import digest, sha256_file
+from vsrbench.core.files import below, content, read_toml
+from vsrbench.core.keys import digest
 from vsrbench.core.variables import COMMANDS, commands_file
 from vsrbench.data import frames
 from vsrbench.data.images import is_image
@@ -87,53 +88,116 @@ def places(name: str) -> dict[str, str]:
 def identify(card: MethodCard) -> str:
     """What a method's outputs come from: hash of its weights, or state of its program.
 
-    Raises as `weights.identify` or `places`.
+    Raises as `weights.identify`, or as `commit`.
     """
-    return commit(card.name) if card.kind == "command" else weights.identify(card)
+    if card.kind != "command":
+        return weights.identify(card)
+    given = values_of(card)
+    argv = [text for part in card.settings.get("argv", ()) for text in _named(part, given)]
+    state = commit(card.name, tuple(argv), tuple(card.settings.get("leave_out", ())))
+    return f"{state}-{weights.identify(card)[:16]}" if card.weights.file else state
 
 
-def commit(name: str) -> str:
+def commit(name: str, argv: Sequence[str] = (), leave_out: Sequence[str] = ()) -> str:
     """What a program is: commit of its checkout, and a digest of what else can change its output.
 
-    That is uncommitted edits, and what the user's table adds: a file by its content, a folder as
-    `_folder` tells. A checkout outside git is taken as such a folder. Looked at once a process.
-    Raises as `places`.
+    That is, by content: uncommitted edits; whatever else lies in the checkout, ignored by git or
+    not, but for hidden files, byte code, Python environments and what fits a pattern of
+    `leave_out` (names relative to the checkout, such as "results/*"); and files and folders
+    elsewhere that the user's table or an argument of `argv` names. Looked at once until
+    `look_again`. Raises as `places`, and DataError for what cannot be read.
     """
-    return _commit(tuple(sorted(places(name).items())))
+    return _commit(tuple(sorted(places(name).items())), tuple(argv), tuple(leave_out))
+
+
+def look_again() -> None:
+    """Forget the state of all programs, as a run does before it begins."""
+    _commit.cache_clear()
 
 
 @functools.cache
-def _commit(table: tuple[tuple[str, str], ...]) -> str:
-    repo = dict(table)["repo"]
-    head = _git(repo, "rev-parse", "HEAD").decode().strip() or _folder(Path(repo))
-    edits = _git(repo, "diff", "--no-ext-diff", "--no-color", "--binary", "HEAD").hex()
-    more = {k: v for k, v in table if k not in ("python", "repo", "timeout_s")}
-    for key, value in more.items():
-        path = Path(repo, value)  # as the program, which runs there, sees it
-        with contextlib.suppress(OSError):  # a text that is too long for a name
-            if value and path.exists():
-                more[key] = _folder(path) if path.is_dir() else sha256_file(path)
-    return f"{head}-{digest([edits, more])}" if edits or more else head
+def _commit(
+    table: tuple[tuple[str, str], ...], argv: tuple[str, ...], leave_out: tuple[str, ...]
+) -> str:
+    values = dict(table)
+    repo = Path(values["repo"])
+    told = {k: v for k, v in table if k not in ("python", "repo", "timeout_s")}
+    try:
+        head, edits, others = _checkout(repo, leave_out)
+        named = {text: content(path) for text in told.values() if (path := _there(repo, text))}
+        for text in argv:
+            path = _there(repo, text)
+            if text not in named and path and not path.is_relative_to(repo.resolve()):
+                named[text] = content(path)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}",
+            f"a result is identified by all that {repo} holds; name what does not matter in "
+            "leave_out of the card",
+        ) from error
+    # By content, wherever it lies: a folder that has moved is the same one.
+    more = {key: named.get(text, text) for key, text in told.items()}
+    read = sorted(set(named.values()) - set(more.values()))
+    about = [part for part in (edits, others, more, read) if part]
+    return f"{head}-{digest(about)}" if about else head
 
 
-def _git(repo: str, *argv: str) -> bytes:
+def _named(part: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an argument of a card may name: all of it, and what follows an equals sign."""
+    try:
+        text = part.format_map(_Blanks(values))
+    except (ValueError, LookupError, AttributeError):  # `fill` refuses it
+        return ()
+    return () if text == values["python"] else (text, text.partition("=")[2])
+
+
+class _Blanks(dict[str, Any]):
+    """What is known of the names in arguments; the rest stays open and names no file."""
+
+    def __missing__(self, key: str) -> str:
+        return f"{{{key}}}"
+
+
+def _checkout(repo: Path, leave_out: Sequence[str]) -> tuple[str, str, list[tuple[str, str]]]:
+    """(commit, digest of its uncommitted edits, [name, content] of what git does not track).
+
+    A folder in a repository of something larger has the tree of that folder for a commit; outside
+    of any, its content.
+    """
+
+    def left_out(name: str) -> bool:
+        return any(fnmatch.fnmatch(name, p) or name == p.rstrip("/") for p in leave_out)
+
+    prefix = _git(repo, "rev-parse", "--show-prefix").decode().strip()
+    head = _git(repo, "rev-parse", f"HEAD:{prefix.rstrip('/')}" if prefix else "HEAD")
+    tracked = set[str]()
+    for entry in _git(repo, "ls-files", "-s", "-z").decode(errors="surrogateescape").split("\0"):
+        mode, _, name = entry.partition("\t")
+        if mode[:6] in ("100644", "100755"):  # no links and no repositories inside
+            tracked.add(name)
+    others = [(name, content(file)) for name, file in below(repo, left_out) if name not in tracked]
+    if not head:
+        return digest(others), "", []
+    edits = _git(repo, "diff", "--no-ext-diff", "--no-color", "--binary", "HEAD", "--", ".")
+    return head.decode().strip(), edits.hex() and digest(edits.hex()), others
+
+
+def _there(repo: Path, text: str) -> Path | None:
+    """The file or folder that a text names, unless the checkout lies in it, or None."""
+    with contextlib.suppress(OSError, ValueError):  # a text that is too long for a name
+        path = Path(repo, text).resolve()  # as the program, which runs there, sees it
+        if text and path.exists() and not repo.resolve().is_relative_to(path):
+            return path
+    return None
+
+
+def _git(repo: Path, *argv: str) -> bytes:
     """What git says about a checkout; nothing outside one."""
     try:
-        done = subprocess.run(["git", "-C", repo, *argv], capture_output=True, timeout=60)
+        done = subprocess.run(["git", "-C", str(repo), *argv], capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return b""
     return done.stdout if done.returncode == 0 else b""
-
-
-def _folder(path: Path) -> str:
-    """A digest of names, and of sizes or, below 64 KiB, contents; without hidden files, caches."""
-    found = []
-    for file in path.rglob("*"):
-        name = file.relative_to(path)
-        if file.is_file() and not any(p.startswith((".", "__pycache__")) for p in name.parts):
-            bytes_ = file.stat().st_size
-            found.append((str(name), bytes_ if bytes_ >= 1 << 16 else sha256_file(file)))
-    return digest(sorted(found))
 
 
 def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
@@ -227,7 +291,8 @@ class CommandMethod:
     `frames_offset`: the program gives back only counts n with (n - offset) divisible by multiple,
     so the last frame is repeated up to the next such count and the surplus dropped; `frames_lead`:
     it gives nothing back for that many frames at the start, so the first is repeated as often in
-    front of itself; `frames_min`; `timeout_s`.
+    front of itself; `frames_min`; `timeout_s`; `leave_out`, what in the checkout is no part of the
+    identity (`commit`), such as what the program writes there.
     What it crops, `multiple_of` of the card keeps whole: the harness pads before and crops after.
 
     Names: {input}, the clip, {input_dir}, the folder that it alone lies in, {output_dir}; {width},

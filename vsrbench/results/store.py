@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.core.types import RECORD_SCHEMA, Record
+from vsrbench.core.types import RECORD_SCHEMA, Asked, Record
+from vsrbench.results.view import Named, conflicts, latest, shown
 
 T = TypeVar("T")
 # Of a line about a run: what tables and reports read of it.
@@ -41,6 +42,9 @@ class Store:
         if path.is_file():
             store = cls(path.parent)
             store.records = path
+            if path.name != "records.jsonl":  # copies of both may go by names of their own
+                own = path.name.replace("records", "runs")
+                store.runs = path.with_name(own if own != path.name else f"{path.stem}.runs.jsonl")
             return store
         if not path.is_dir():
             raise MissingError(f"no results in {path}", "name a results folder or a records file")
@@ -76,9 +80,12 @@ class Store:
                 found[f"vsrbench {data['version']}{commit or ''}"] = None
         return "; ".join(found)
 
-    def read_runs(self) -> Iterator[dict[str, Any]]:
-        """The lines about runs, in order of writing; what is no such line leaves a notice."""
-        return self._lines(self.runs, _run)
+    def read_runs(self, strict: bool = False) -> Iterator[dict[str, Any]]:
+        """The lines about runs, in order of writing; what is no such line leaves a notice.
+
+        strict: as for `read`.
+        """
+        return self._lines(self.runs, _run, strict)
 
     def _append_line(self, path: Path, value: dict[str, Any]) -> None:
         # NaN has no JSON spelling that other readers accept: refuse it here.
@@ -120,17 +127,40 @@ class Store:
         return latest(self.read())
 
     def require(self, strict: bool = False) -> list[Record]:
-        """The newest records, for tables and figures. Raises MissingError when there are none.
+        """The results that were asked for last (`shown`), for all that shows or compares.
 
-        strict: as for `read`.
+        Records of one key with different values leave a notice. Raises MissingError when there are
+        no records. strict: a DataError for damaged lines, as in `read`, and for such records.
         """
-        records = list(latest(self.read(strict)).values())
-        if not records:
+        records = self.read(strict)
+        found = shown(records, self.read_runs(strict))
+        if not found:
             raise MissingError(
                 f"no records in {self.folder}",
                 "run something first: vsrbench --methods bicubic",
             )
-        return records
+        keys = {record.key for record in found}
+        for text in conflicts(r for r in records if r.key in keys):
+            if strict:
+                raise DataError(
+                    f"{self.records}: {text}",
+                    "remove the line that is wrong; --fresh computes it again",
+                )
+            self.notices.append(f"{text}; the newest is shown")
+        return found
+
+    def of_run(self, run_id: str) -> list[Record]:
+        """What one run asked for, new or reused, as `require` gives it."""
+        runs = (run for run in self.read_runs() if run["run_id"] == run_id)
+        return shown(self.read(), runs, alone=True)
+
+    def named(self) -> tuple[list[Named], list[Named]]:
+        """(methods, sets) with their paths, in the order in which they came up."""
+        methods, sets = dict[Named, None](), dict[Named, None]()
+        for record in self.read():
+            methods[record.method, record.source] = None
+            sets[record.dataset, record.dataset_source] = None
+        return list(methods), list(sets)
 
     def _lines(
         self, path: Path, made_of: Callable[[dict[str, Any]], T], strict: bool = False
@@ -160,14 +190,6 @@ def _run(data: dict[str, Any]) -> dict[str, Any]:
     env = data["env"]
     if lost := (RUN_FIELDS - data.keys()) | (ENV_FIELDS - env.keys()):
         raise KeyError(*lost)
+    for entry in data.get("asked", ()):
+        Asked.from_json(entry)
     return data
-
-
-def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """The newest record of each key; a success is never hidden by a later failure."""
-    newest: dict[str, Record] = {}
-    for record in records:
-        old = newest.get(record.key)
-        if old is None or record.status == "ok" or old.status != "ok":
-            newest[record.key] = record
-    return newest

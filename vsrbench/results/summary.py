@@ -351,8 +351,8 @@ def current_state(quality: Iterable[Record]) -> dict[Any, tuple[Any, ...]]:
 
 def made_by(r: Record) -> tuple[Any, ...]:
     """What the scores of one method must share to be averaged."""
-    settings = {k: v for k, v in r.settings.items() if k != "timeout_s"}  # no part of a key either
-    return (r.method_version, r.weights_sha256, r.precision, settings)
+    settings = {k: v for k, v in r.settings.items() if k not in ("timeout_s", "leave_out")}
+    return (r.method_version, r.weights_sha256, r.code, r.precision, settings)
 
 
 def scoring(r: Record) -> tuple[Any, ...]:

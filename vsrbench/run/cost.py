@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vsrbench.cards.code import code
 from vsrbench.core import processes
 from vsrbench.core.env import device_name
 from vsrbench.core.errors import ContractError, UserError
@@ -103,11 +104,11 @@ def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dic
     seconds: to import and build it with its weights, torch being there. peak_mib: peak resident
     memory of the process by then, libraries included. params_m: parameters, 1e6. macs_g:
     multiply-adds a frame at LQ `size`, 1e9. A result is kept in the folder `cache` under the
-    identity of card, weights and machine. Raises UserError.
+    identity of card, weights, code and machine. Raises UserError.
     """
     side = max(PROBE, card.min_size)
     size = (side, side)
-    file = cache / f"{cost_key(card, sha256, size, 0, machine(device))}.json"
+    file = cache / f"{cost_key(card, sha256, code(card), size, 0, machine(device))}.json"
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text())
         return found

@@ -38,6 +38,8 @@ class Context:
     """Called after every frame."""
     note: Callable[[str], None]
     """Takes what a user should know; the same line may come again and again."""
+    preset: str = ""
+    """Preset of metrics that was asked for."""
 
 
 def timestamp() -> str:
@@ -251,7 +253,7 @@ def _record(
         method_version=card.version,
         title=card.title,
         weights_origin=card.weights.origin,
-        weights_sha256=job.weights_sha256,
+        weights_sha256=job.made_by.weights_sha256,
         precision=card.precision,
         settings=dict(card.settings),
         dataset=clip.dataset,
@@ -267,4 +269,14 @@ def _record(
         extra=about_pyiqa(metric),
         error=error,
         seconds=round(seconds, 3),
+        source=card.source,
+        dataset_source=job.dataset_source,
+        code=job.made_by.code,
+        output=job.output_key,
+        place=job.place,
+        reference="gt" if clip.gt is not None else "bicubic" if clip.lq else "outputs",
+        border_px=clip.border_px,
+        flow=job.flow_of(metric),
+        rule=str(clip.protocol.get("frames", "all")),
+        preset=context.preset,
     )

@@ -52,6 +52,8 @@ class Shared:
     """Some metric asks for motion that is not known."""
     cache: Path
     """Folder of cached flow fields."""
+    preset: str = ""
+    """Preset of metrics that was asked for."""
 
 
 Done = tuple[Job, Iterable[Record]]
@@ -116,7 +118,7 @@ def _context(
     tick: Callable[[], None],
     note: Callable[[str], None],
 ) -> Context:
-    return Context(shared.run_id, device, estimator, shared.cache, tick, note)
+    return Context(shared.run_id, device, estimator, shared.cache, tick, note, shared.preset)
 
 
 def _in_processes(

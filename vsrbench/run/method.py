@@ -7,11 +7,11 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vsrbench.cards import code
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import ContractError, MissingError, UserError, missing_package
 from vsrbench.core.keys import digest
@@ -103,22 +103,40 @@ def entry(card: MethodCard) -> Callable[..., Method]:
 
 
 def _module(card: MethodCard, name: str) -> types.ModuleType:
-    """The module `methods.folder.module` of a card, by the location of the card.
+    """The module that a card names, by the location of the card, and of the code that lies there.
 
     The methods that ship are `vsrbench.methods`. Those of another root are a package of their own,
-    whatever else is called `methods` on this machine; what that root lacks, the former has.
+    whatever else is called `methods` on this machine; what that root lacks, the former has. What
+    was imported before its source was edited is imported again: scores are of the code as it is.
     """
-    root = Path(card.folder).resolve().parents[1]
-    first, _, rest = name.partition(".")
-    if first != "methods":
-        return importlib.import_module(name)
-    if root == ROOT or not (root / "methods" / rest.partition(".")[0]).exists():
-        return importlib.import_module(f"vsrbench.{name}")
-    package = f"vsrbench_root_{digest(str(root))}"
-    if package not in sys.modules:
-        sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = [str(root)]
-    return importlib.import_module(f"{package}.{name}")
+    root, found = code.root_of(card, name), code.code(card)
+    if not name.startswith("methods."):
+        full = name
+    elif root == ROOT:
+        full = f"vsrbench.{name}"
+    else:
+        package = f"vsrbench_root_{digest([str(root), found])}"
+        full = f"{package}.{name}"
+        if package not in sys.modules:
+            sys.modules[package] = types.ModuleType(package)
+            sys.modules[package].__path__ = [str(root)]
+    if _imported.setdefault(full, found) != found:
+        _imported[full] = found
+        stale = {str(file) for file in code.files(card)}
+        for module, there in list(sys.modules.items()):
+            if getattr(there, "__file__", None) in stale:
+                del sys.modules[module]
+    importlib.invalidate_caches()
+    # Byte code is known by size and second of its source: two edits within one would be one.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return importlib.import_module(full)
+    finally:
+        sys.dont_write_bytecode = writes
+
+
+_imported: dict[str, str] = {}
+"""Module of an entry -> digest of the code that it was imported with."""
 
 
 def _not_imported(card: MethodCard, error: ImportError) -> MissingError:

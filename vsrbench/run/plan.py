@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from vsrbench.cards.code import code
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys
 from vsrbench.core.errors import UserError
-from vsrbench.core.types import Clip, MethodCard, MetricInfo, Record
+from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo, Record
 from vsrbench.data.datasets import Dataset
 from vsrbench.metrics import depends_on, metric_info
 from vsrbench.programs import command
+from vsrbench.results.view import Places
 from vsrbench.run.method import at_scale, check_size
 
 EXACT_FLOW = "exact"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the frames of a method come from, beside its card."""
+
+    weights_sha256: str = ""
+    """Hash of the weights, or state of a program; empty without."""
+    code: str = ""
+    """Digest of the adapter's code; empty where none runs here."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,10 @@ class Job:
 
     card: MethodCard
     clip: Clip
-    weights_sha256: str
+    made_by: Made
+    """What the card's frames come from."""
+    dataset_source: str
+    """Path of a set without a spec."""
     todo: tuple[MetricInfo, ...]
     """Metrics to compute."""
     refused: Mapping[str, UserError]
@@ -33,6 +49,8 @@ class Job:
     """Identity of the reference's flow estimator; `exact` where motion is known."""
     frames: Path
     """Where its SR frames are or would be kept."""
+    place: str
+    """The same below the folder of frames."""
     keep: bool
     """Frames are to be kept and are not yet."""
     reuse: bool
@@ -40,15 +58,20 @@ class Job:
     error: UserError | None = None
     """Why the method cannot run on the clip at all."""
 
-    @property
+    @cached_property
     def output_key(self) -> str:
         """Identity of the SR frames."""
-        made_by = self.clip.outputs_digest if scores_outputs(self.card) else self.weights_sha256
-        return keys.output_key(self.card, made_by, self.clip)
+        outputs = scores_outputs(self.card)
+        weights_sha256 = self.clip.outputs_digest if outputs else self.made_by.weights_sha256
+        return keys.output_key(self.card, weights_sha256, self.made_by.code, self.clip)
+
+    def flow_of(self, metric: MetricInfo) -> str:
+        """Identity of the flow that a metric uses, or of whatever else it depends on."""
+        return self.flow if "flow" in metric.needs else depends_on(metric.name)
 
     def quality_key(self, metric: MetricInfo) -> str:
         """Identity of one score."""
-        flow = self.flow if "flow" in metric.needs else depends_on(metric.name)
+        flow = self.flow_of(metric)
         return keys.quality_key(self.output_key, metric, self.clip.border_px, flow)
 
 
@@ -75,27 +98,31 @@ def plan(
     missing: Mapping[str, UserError],
     done: Mapping[str, Record],
     frames: Path,
+    places: tuple[Places, Places],
     keep_frames: bool,
     fresh: bool,
     flow: str,
-) -> tuple[list[Job], set[str]]:
-    """(jobs, keys of all results asked for): GT and every card on every clip; jobs leave out
-    what is done.
+) -> tuple[list[Job], list[Asked]]:
+    """(jobs, all results asked for): GT and every card on every clip; jobs leave out what is done.
 
-    missing: metrics whose weights are not here. done: newest record of each key. flow: identity of
-    the estimator for clips whose motion is not known. fresh: kept frames of earlier runs do not
-    serve.
+    missing: metrics whose weights are not here. done: newest record of each key. frames, places:
+    where frames are kept, by method and by set. flow: identity of the estimator for clips whose
+    motion is not known. fresh: kept frames of earlier runs do not serve.
     """
     jobs: list[Job] = []
-    asked: set[str] = set()
+    asked: list[Asked] = []
+    spec = dataset.spec
     clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in dataset.broken)]
     for card in [GT_CARD, *cards]:
-        identity = _identity(card)
+        identity = made(card)
+        folder = f"{places[0].of(card.name, card.source)}/{places[1].of(spec.name, spec.path)}"
         for clip in clips:
             error = dataset.broken.get(clip.name)
             if card is GT_CARD and clip.gt is None:
                 continue
-            job = _job(card, clip, metrics, missing, error or identity, frames, flow)
+            place = f"{folder}/{clip.name}"
+            about = (spec.path, frames / place, place)
+            job = _job(card, clip, metrics, missing, error or identity, about, flow)
             todo = tuple(m for m in job.todo if _status(done, job.quality_key(m)) != "ok")
             refused = {
                 name: why
@@ -104,7 +131,8 @@ def plan(
             }
             reuse = not fresh and kept(job.frames, job.output_key)
             keep = keep_frames and job.error is None and not reuse
-            asked.update(job.quality_key(metric_info(name)) for name in metrics)
+            found = {name: job.quality_key(metric_info(name)) for name in metrics}
+            asked.append(Asked(card.name, found, card.source, spec.name, spec.path, clip.name))
             if todo or refused or keep:
                 jobs.append(replace(job, todo=todo, refused=refused, keep=keep, reuse=reuse))
     return jobs, asked
@@ -116,9 +144,10 @@ def _broken_clip(dataset: Dataset, name: str) -> Clip:
     return Clip(spec.name, name, 0, (0, 0), spec.scale, 0.0, "", (), dataset_version=spec.version)
 
 
-def _identity(card: MethodCard) -> str | UserError:
+def made(card: MethodCard) -> Made | UserError:
+    """What the frames of a card come from, or why that cannot be told."""
     try:
-        return command.identify(card)
+        return Made(command.identify(card), code(card))
     except UserError as error:
         return error
 
@@ -128,8 +157,8 @@ def _job(
     clip: Clip,
     metrics: Sequence[str],
     missing: Mapping[str, UserError],
-    identity: str | UserError,
-    frames: Path,
+    identity: Made | UserError,
+    about: tuple[str, Path, str],
     flow: str,
 ) -> Job:
     error = identity if isinstance(identity, UserError) else None
@@ -149,11 +178,13 @@ def _job(
     return Job(
         card=card,
         clip=clip,
-        weights_sha256="" if isinstance(identity, UserError) else identity,
+        made_by=Made() if isinstance(identity, UserError) else identity,
+        dataset_source=about[0],
         todo=tuple(metric_info(m) for m in metrics if m not in refused),
         refused=refused,
         flow=EXACT_FLOW if clip.flow is not None else flow,
-        frames=frames / card.name / clip.dataset / clip.name,
+        frames=about[1],
+        place=about[2],
         keep=False,
         reuse=False,
         error=error,

@@ -17,7 +17,7 @@ from vsrbench import __version__
 from vsrbench.core import env, keys
 from vsrbench.core.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
 from vsrbench.core.progress import Progress, note, say_error
-from vsrbench.core.types import MethodCard, Record, Size
+from vsrbench.core.types import Asked, MethodCard, Record, Size
 from vsrbench.core.variables import cache_folder
 from vsrbench.data.datasets import Dataset
 from vsrbench.flow.estimators import Estimator, best_estimator
@@ -25,10 +25,11 @@ from vsrbench.metrics import known_metrics, metric_info, unavailable
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.results.summary import usual_size
+from vsrbench.results.view import Places
 from vsrbench.run import cost, executors
 from vsrbench.run.evaluate import error_json, timestamp
 from vsrbench.run.method import at_scale, no_tf32
-from vsrbench.run.plan import Job, plan, unfit
+from vsrbench.run.plan import Job, Made, made, plan, unfit
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Choice:
     """Measure cost at the most frequent size of each data set."""
     verbose: bool = False
     """Show the tracebacks of what failed."""
+    preset: str = ""
+    """Preset of metrics that was asked for."""
 
     @property
     def device(self) -> str:
@@ -67,8 +70,9 @@ class Run:
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
         self.missing = False
         """Something that was asked for by name is not here."""
-        self.keys: set[str] = set()
-        """Identities of all scores and costs asked for, new or reused."""
+        self.asked: list[Asked] = []
+        """All scores and costs asked for, new or reused."""
+        command.look_again()
 
     @property
     def exit_code(self) -> int:
@@ -109,8 +113,9 @@ class Run:
             code = INTERRUPTED
             raise
         finally:
+            asked = [entry.to_json() for entry in self.asked]
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
-            self.store.append_run(about | end)
+            self.store.append_run(about | end | {"asked": asked})
 
     def wanted(self, dataset: Dataset) -> tuple[str, ...]:
         """The metrics of a data set: asked for, its own defaults, or all that the data allows.
@@ -146,6 +151,9 @@ class Run:
         for line in self.store.notices:
             note(f"note: {line}")
         jobs: list[Job] = []
+        asked_for: list[Asked] = []
+        methods, names = self.store.named()
+        places = Places(methods), Places(names)
         for dataset in sets:
             for name, error in dataset.broken.items():
                 say_error(error)
@@ -157,20 +165,24 @@ class Run:
                 reasons,
                 done,
                 self.store.frames,
+                places,
                 self.choice.keep_frames,
                 self.choice.fresh,
                 estimator.identity if estimator else "",
             )
             jobs += more
-            self.keys |= asked_here
-        self.counts["reused"] += len(self.keys) - sum(len(j.todo) + len(j.refused) for j in jobs)
+            asked_for += asked_here
+        self.asked += asked_for
+        keys = {key for entry in asked_for for key in entry.keys.values()}
+        self.counts["reused"] += len(keys) - sum(len(j.todo) + len(j.refused) for j in jobs)
         note(
             f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
             f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "
             f"in {len(jobs)} jobs on {', '.join(self.choice.devices)}"
         )
         frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
-        shared = executors.Shared(self.id, estimator is not None, cache_folder() / "flow")
+        cache = cache_folder() / "flow"
+        shared = executors.Shared(self.id, estimator is not None, cache, self.choice.preset)
         with Progress(frames, len(jobs), self.choice.quiet) as progress:
             for job, records in executors.run(
                 jobs, self.choice.devices, shared, estimator, progress
@@ -216,14 +228,17 @@ class Run:
         done = {} if self.choice.fresh else self.store.latest()
         machine = cost.machine(self.choice.device)
         for card in cards:
-            sha, error, measurement = "", None, None
+            made_by, error, measurement = Made(), None, None
             try:
                 card = at_scale(card, scale)
-                sha = command.identify(card)
             except UserError as failure:
                 error = failure
-            key = keys.cost_key(card, sha, size, frames, machine)
-            self.keys.add(key)
+            else:
+                found = made(card)
+                made_by, error = (Made(), found) if isinstance(found, UserError) else (found, None)
+            sha, code = made_by.weights_sha256, made_by.code
+            key = keys.cost_key(card, sha, code, size, frames, machine)
+            self.asked.append(Asked(card.name, {"cost": key}, card.source, size=size))
             if error is None:
                 if key in done and done[key].status == "ok":
                     self.counts["reused"] += 1
@@ -259,5 +274,7 @@ class Run:
                     scale=scale,
                     measurement=measurement,
                     error=told,
+                    source=card.source,
+                    code=code,
                 )
             )

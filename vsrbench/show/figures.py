@@ -13,14 +13,13 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from vsrbench.core import keys
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
 from vsrbench.core.types import Origin, Record, size_text
 from vsrbench.data.frames import FrameSource, open_frames
@@ -33,7 +32,6 @@ from vsrbench.results.summary import (
     Block,
     Row,
     Summary,
-    made_by,
     metric_column,
     metric_infos,
     newest,
@@ -54,7 +52,6 @@ Box = tuple[int, int, int, int]
 """x, y, width, height in px of the output frame."""
 
 DPI = 150
-MAX_BORDER_PX = 64
 INK, GREY, PALE, SIGNAL = "#1a1a1a", "#6b6b6b", "#d9d9d9", "#ffb000"
 # Okabe and Ito's palette without black and yellow: told apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -109,7 +106,7 @@ def profile(
     not kept or are older than the scores, UserError for a row outside the frame.
     """
     records = list(records)
-    sources = kept_frames(frames_root, dataset, clip, methods)
+    sources = kept_frames(frames_root, dataset, clip, methods, records)
     scored = kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
@@ -202,7 +199,7 @@ def crops(
     a frame outside the clip.
     """
     records = list(records)
-    sources = kept_frames(frames_root, dataset, clip, methods)
+    sources = kept_frames(frames_root, dataset, clip, methods, records)
     scored = kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
@@ -555,11 +552,23 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
 # Shared
 
 
+def places(
+    frames_root: Path, records: Iterable[Record], dataset: str, clip: str, methods: Iterable[str]
+) -> dict[str, Path]:
+    """Method -> folder of its frames of a clip, whether they were kept or not."""
+    own = {r.method: r.place for r in records if (r.dataset, r.clip) == (dataset, clip)}
+    return {m: frames_root / (own.get(m) or Path(m, dataset, clip)) for m in methods}
+
+
 def kept_frames(
-    frames_root: Path, dataset: str, clip: str, methods: Sequence[str]
+    frames_root: Path,
+    dataset: str,
+    clip: str,
+    methods: Sequence[str],
+    records: Iterable[Record] = (),
 ) -> dict[str, FrameSource]:
     """Kept frames: bicubic, the methods in their order, GT. Raises MissingError, DataError."""
-    folders = {m: frames_root / m / dataset / clip for m in (BASELINE, *methods, GT)}
+    folders = places(frames_root, records, dataset, clip, (BASELINE, *methods, GT))
     names = list(methods)
     if BASELINE not in names and folders[BASELINE].is_dir():
         names.insert(0, BASELINE)
@@ -585,48 +594,29 @@ def kept_frames(
 def kept_scores(
     frames_root: Path, dataset: str, clip: str, methods: Iterable[str], records: Iterable[Record]
 ) -> list[Record]:
-    """The newest records of a clip that score the very frames kept of it; none without a mark.
+    """The records of a clip that score the very frames kept of it; none without a mark.
 
-    Raises MissingError for frames of other weights or settings than the newest scores.
+    Raises MissingError for frames other than those of the newest scores. Records of schema 1 do not
+    say which frames they score.
     """
+    records = list(records)
     latest, found = newest(records), []
-    for method in methods:
+    for method, folder in places(frames_root, records, dataset, clip, methods).items():
         own = [
             r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
         ]
-        own = [r for r in own if r.status == "ok" and recorded(r)]
-        file = mark(frames_root / method / dataset / clip)
+        own = [r for r in own if r.status == "ok" and recorded(r) and r.output]
+        file = mark(folder)
         if not own or not file.is_file():
             continue
         output = file.read_text(encoding="utf-8").strip()
-        states = [_state(r) for r in own if _scores_output(r, output)]
-        current = _state(max(own, key=lambda r: r.at))
-        # Only of metrics of single frames is it sure that their key can be made again.
-        sure = (r for r in own if (info := recorded(r)) and info.span == "frame")
-        if current not in states and any(_state(r) == current for r in sure):
+        if max(own, key=lambda r: r.at).output != output:
             raise MissingError(
                 f"kept frames of {method} are of other weights or settings than its scores",
                 "run again with --keep-frames",
             )
-        found += [r for r in own if _state(r) in states]
+        found += [r for r in own if r.output == output]
     return found
-
-
-def _state(r: Record) -> tuple[Any, ...]:
-    """What scores of the same frames share."""
-    return (made_by(r), r.dataset_version, r.clip_digest, r.scale)
-
-
-def _scores_output(r: Record, output: str) -> bool:
-    """Whether a record can be shown to score the output with this key."""
-    info = recorded(r)
-    if info is None:
-        return False
-    metric = replace(info, version=r.metric_version)
-    flows = {"", str(r.extra.get("flow", "")), r.extra.get("pyiqa", {}).get("version", "")}
-    # Records do not say the border of their data set.
-    tries = itertools.product(range(MAX_BORDER_PX + 1), flows)
-    return any(keys.quality_key(output, metric, border, flow) == r.key for border, flow in tries)
 
 
 def titles_of(records: Iterable[Record], methods: Iterable[str]) -> dict[str, str]:

@@ -218,7 +218,8 @@ def _comparisons(
         methods = [row.method for row in block.rows]
         for clip in block.clips if block.dataset else ():
             place = f"{block.dataset}/{clip}"
-            kept = [m for m in methods if (store.frames / m / block.dataset / clip).is_dir()]
+            places = figures.places(store.frames, records, block.dataset, clip, methods)
+            kept = [m for m, place in places.items() if place.is_dir()]
             if not kept:
                 left_out.append(f"{place}: no frames were kept; run with --keep-frames")
                 continue
@@ -244,7 +245,7 @@ def _comparison(
     frames: Path, dataset: str, clip: str, methods: Sequence[str], records: Sequence[Record]
 ) -> Comparison:
     """The middle frame by every method, and their temporal profiles. Raises UserError."""
-    sources = figures.kept_frames(frames, dataset, clip, methods)
+    sources = figures.kept_frames(frames, dataset, clip, methods, records)
     scored = figures.kept_scores(frames, dataset, clip, sources, records)
     titles = figures.titles_of(records, sources)
     count = len(next(iter(sources.values())))
