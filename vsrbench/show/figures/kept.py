@@ -1,0 +1,103 @@
+"""Which frames were kept of a clip, which scores are theirs, and what both are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vsrbench.core.errors import DataError, MissingError
+from vsrbench.core.types import Record, size_text
+from vsrbench.data.frames import FrameSource, open_frames
+from vsrbench.metrics import recorded
+from vsrbench.results.summary import BASELINE, GT, metric_column, newest
+from vsrbench.run.plan import mark
+
+
+def places(
+    frames_root: Path, records: Iterable[Record], dataset: str, clip: str, methods: Iterable[str]
+) -> dict[str, Path]:
+    """Method -> folder of its frames of a clip, whether they were kept or not."""
+    own = {r.method: r.place for r in records if (r.dataset, r.clip) == (dataset, clip)}
+    return {m: frames_root / (own.get(m) or Path(m, dataset, clip)) for m in methods}
+
+
+def kept_frames(
+    frames_root: Path,
+    dataset: str,
+    clip: str,
+    methods: Sequence[str],
+    records: Iterable[Record] = (),
+) -> dict[str, FrameSource]:
+    """Kept frames: bicubic, the methods in their order, GT. Raises MissingError, DataError."""
+    folders = places(frames_root, records, dataset, clip, (BASELINE, *methods, GT))
+    names = list(methods)
+    if BASELINE not in names and folders[BASELINE].is_dir():
+        names.insert(0, BASELINE)
+    if GT in names or folders[GT].is_dir():
+        names = [*(m for m in names if m != GT), GT]
+    lost = [m for m in names if not folders[m].is_dir()]
+    if lost or not {GT, BASELINE} & set(names):
+        raise MissingError(
+            f"clip '{clip}' of {dataset} has no kept frames of {', '.join(lost or [BASELINE])}",
+            "run again with --keep-frames",
+        )
+    sources = {m: open_frames(folders[m]) for m in names}
+    shapes = {m: (len(s), s.size) for m, s in sources.items()}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{m} {n} of {size_text(size)}" for m, (n, size) in shapes.items())
+        raise DataError(
+            f"kept frames of clip '{clip}' differ in number or size: {found}",
+            "remove them and run again with --keep-frames",
+        )
+    return sources
+
+
+def kept_scores(
+    frames_root: Path, dataset: str, clip: str, methods: Iterable[str], records: Iterable[Record]
+) -> list[Record]:
+    """The records of a clip that score the very frames kept of it; none without a mark.
+
+    Raises MissingError for frames other than those of the newest scores. Records of schema 1 do not
+    say which frames they score.
+    """
+    records = list(records)
+    latest, found = newest(records), []
+    for method, folder in places(frames_root, records, dataset, clip, methods).items():
+        own = [
+            r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
+        ]
+        own = [r for r in own if r.status == "ok" and recorded(r) and r.output]
+        file = mark(folder)
+        if not own or not file.is_file():
+            continue
+        output = file.read_text(encoding="utf-8").strip()
+        if max(own, key=lambda r: r.at).output != output:
+            raise MissingError(
+                f"kept frames of {method} are of other weights or settings than its scores",
+                "run again with --keep-frames",
+            )
+        found += [r for r in own if r.output == output]
+    return found
+
+
+def titles_of(records: Iterable[Record], methods: Iterable[str]) -> dict[str, str]:
+    """Method -> its name in tables; without a record it is the name itself."""
+    recorded = {r.method: r.title for r in sorted(records, key=lambda r: r.at)}
+    return {m: recorded.get(m, m) for m in methods}
+
+
+def scores(
+    records: Iterable[Record], dataset: str, clip: str, method: str, metrics: Iterable[str]
+) -> list[str]:
+    """What is known of a method on a clip, as printed; nothing of GT compared with itself."""
+    latest = newest(records)
+    known = []
+    for metric in metrics:
+        record = latest.get((dataset, method, clip, metric))
+        info = recorded(record) if record is not None else None
+        if record is None or record.value is None or info is None:
+            continue
+        if not (method == GT and "gt" in info.needs):
+            column = metric_column(info)
+            known.append(f"{column.title} {column.text(record.value)} {column.unit}".strip())
+    return known
