@@ -1,7 +1,7 @@
 """The ablation of InstaVSR: rows trained for equal steps, scored by the harness, claims judged.
 
-`python -m vsrbench.methods.instavsr.ablation train --pool POOL --flow-init SPYNET` trains every row,
-`... score --gt FOLDER` records what they do on the test clips, and `... write` makes
+`python -m vsrbench.methods.instavsr.ablation train --pool POOL --flow-init SPYNET` trains every
+row, `... score --gt FOLDER` records what they do on the test clips, and `... write` makes
 docs/ablation.md out of the records alone.
 """
 
@@ -507,8 +507,8 @@ def document(store: Store) -> str:
         clips += f" (versions {' and '.join(map(str, versions))}, which differ in roundings)"
     parts = [
         "# Ablation of InstaVSR",
-        "Made by `python -m vsrbench.methods.instavsr.ablation write` from `results/ablation`, which "
-        "`... score --gt CLIPS` filled with "
+        "Made by `python -m vsrbench.methods.instavsr.ablation write` from `results/ablation`, "
+        "which `... score --gt CLIPS` filled with "
         f"{store.code({r.run_id for r in records})}; the rows were trained by "
         "`... train --pool POOL --flow-init SPYNET`.",
         f"All rows have the same steps ({budget}; batches and losses in "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,7 +65,7 @@ class Source(Protocol):
     def about(self) -> str:
         """What it holds, in words."""
 
-    def batches(self, draw: Draw, first: int, pin: bool) -> Iterator[Batch]:
+    def batches(self, draw: Draw, first: int, pin: bool) -> Generator[Batch, None, None]:
         """The batches of a stage from number `first` on, without end. Raises UserError."""
 
     def held_out(self, index: int, frames: int) -> Batch:

@@ -11,6 +11,8 @@ from typing import Any, get_type_hints
 
 from vsrbench.core.errors import MissingError, UserError, unknown
 
+from .batch import Draw
+
 TERMS = (
     "flow",
     "pixel",
@@ -104,6 +106,10 @@ class Stage:
     def stream(self) -> int:
         """Part of the seed of every batch."""
         return zlib.crc32(self.name.encode())
+
+    def draw(self, seed: int, rank: int = 0) -> Draw:
+        """What the stage's batches are like, in a training of this seed, in this process of it."""
+        return Draw((seed, self.stream, rank), self.batch, self.frames, self.patch, self.pan)
 
     @property
     def runs_network(self) -> bool:

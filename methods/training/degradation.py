@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from vsrbench.data import degrade
 
 from .batch import SCALE
 
+Codec = Literal["libx264", "libx265", "mpeg4"]
 KINDS = {"heavy": 0.7, "mild": 0.2, "clean": 0.1}
 """Shares of the windows."""
 RADIUS = 6
 """Of the blur's kernel, px."""
-CODECS = {"libx264": 0.7, "mpeg4": 0.2, "libx265": 0.1}
+CODECS: dict[Codec, float] = {"libx264": 0.7, "mpeg4": 0.2, "libx265": 0.1}
 """Shares among the heavy; the mild all have H.264."""
 LUMINANCE = (
     *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
@@ -65,12 +66,14 @@ class Pass:
 class Coding:
     """A codec and its setting."""
 
-    codec: str
+    codec: Codec
     crf: float
-    """Of H.264 and HEVC; for MPEG-4 the bits per pixel follow from it."""
+    """Of H.264 and HEVC; the quantiser of MPEG-4 follows from it."""
 
 
-def draw_kernels(rng: Generator, sigma: Sequence[float], narrow: Sequence[float], b: int) -> Tensor:
+def draw_kernels(
+    rng: Generator, sigma: tuple[float, float], narrow: tuple[float, float], b: int
+) -> Tensor:
     """(b, k, k) Gaussians and generalised Gaussians. sigma: of the long axis, px, from and to;
     narrow: of the short one over it, likewise.
     """
@@ -88,8 +91,8 @@ def draw_kernels(rng: Generator, sigma: Sequence[float], narrow: Sequence[float]
     return torch.from_numpy(np.stack(kernels)).float()
 
 
-def _each(rng: Generator, low: float, high: float, b: int) -> Tensor:
-    return torch.from_numpy(rng.uniform(low, high, b)).float()
+def _each(rng: Generator, span: tuple[float, float], b: int) -> Tensor:
+    return torch.from_numpy(rng.uniform(*span, b)).float()
 
 
 def draw_passes(rng: Generator, kind: str, b: int) -> tuple[list[Pass], float]:
@@ -103,13 +106,13 @@ def draw_passes(rng: Generator, kind: str, b: int) -> tuple[list[Pass], float]:
         shot: tuple[float, float],
         quality: tuple[float, float] | None,
     ) -> Pass:
-        asked = _each(rng, *(quality or (0, 0)), b).round()
+        asked = _each(rng, quality or (0, 0), b).round()
         skipped = torch.from_numpy(rng.random(b) < 0.15)
         return Pass(
             draw_kernels(rng, sigma, narrow, b),
             modes[rng.integers(3)],
-            _each(rng, *read, b),
-            _each(rng, *shot, b),
+            _each(rng, read, b),
+            _each(rng, shot, b),
             torch.from_numpy(rng.random(b) < 0.3),
             torch.where(skipped, 0, asked),
         )
@@ -129,7 +132,8 @@ def draw_coding(rng: Generator, kind: str) -> Coding | None:
         return None
     if kind == "mild":
         return Coding("libx264", rng.uniform(14, 22))
-    return Coding(str(rng.choice(list(CODECS), p=list(CODECS.values()))), rng.uniform(18, 30))
+    codec = list(CODECS)[rng.choice(len(CODECS), p=list(CODECS.values()))]
+    return Coding(codec, rng.uniform(18, 30))
 
 
 def degraded(
@@ -230,11 +234,17 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 def coded(lq: np.ndarray[Any, Any], coding: Coding) -> np.ndarray[Any, Any]:
     """A window (n, h, w, 3) uint8 through a codec and back."""
     options = {"crf": f"{coding.crf:.2f}", "preset": "medium"}
-    bits = 0.0
     if coding.codec == "libx264":
         options["x264-params"] = "asm=0"  # with it, not always the same bits: see degrade.py
     elif coding.codec == "libx265":
-        options["x265-params"] = "log-level=0:pools=none:frame-threads=1"
-    else:  # about as many bits as H.264 needs, and half as many again
-        options, bits = {}, 1.5 * lq[0].size / 3 * 2 ** (-(coding.crf - 18) / 6)
-    return np.stack(list(degrade.coded(lq, coding.codec, options, bits)))
+        # The size of blocks belongs to the process: it must not follow from who comes first.
+        options["x265-params"] = "log-level=0:pools=none:frame-threads=1:ctu=16:min-cu-size=8"
+    else:
+        # Its rate control takes longer than a window to find its way.
+        step = round(2 ** ((coding.crf - 10) / 6))
+        options = {"qmin": f"{step}", "qmax": f"{step}"}
+    # Below 32 px HEVC does not always give the same picture twice.
+    (h, w), least = lq.shape[1:3], 32
+    missing = ((0, 0), (0, max(0, least - h)), (0, max(0, least - w)), (0, 0))
+    whole = np.pad(lq, missing, mode="edge")
+    return np.stack(list(degrade.coded(whole, coding.codec, options)))[:, :h, :w]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ from vsrbench.core.errors import DataError, MissingError
 from vsrbench.data import synthetic
 
 from .batch import SCALE, Batch, Draw
-from .degradation import KINDS, coded, degraded, draw_coding, draw_passes
+from .degradation import KINDS, Coding, coded, degraded, draw_coding, draw_passes
 from .scenes import LAYERS, TEXTURE, Rendered, draw_scenes, render
 
 AHEAD = 3
@@ -90,7 +90,7 @@ class Photos:
             f"(LQ {kinds})"
         )
 
-    def batches(self, draw: Draw, first: int, pin: bool) -> Iterator[Batch]:
+    def batches(self, draw: Draw, first: int, pin: bool) -> Generator[Batch, None, None]:
         """The batches of a stage from number `first` on; those of a device need no pinning."""
         pools = [processes.one() for _ in range(self.workers)]
         try:
@@ -126,20 +126,20 @@ class Photos:
         with torch.no_grad():
             rendered = render(scenes.to(self.device), textures, side)
             lq, codings = self._degraded(rng, rendered.gt)
-        small = lq.mul(255).byte().permute(0, 1, 3, 4, 2).cpu().numpy()
+        small = lq.mul(255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
         jobs: dict[int, Future[Array] | Array] = {
             i: processes.submit(pool, coded, small[i], coding) if pool else coded(small[i], coding)
             for i, coding in codings.items()
         }
         return _Made(rendered, lq, jobs)
 
-    def _degraded(self, rng: np.random.Generator, gt: Tensor) -> tuple[Tensor, dict[int, Any]]:
+    def _degraded(self, rng: np.random.Generator, gt: Tensor) -> tuple[Tensor, dict[int, Coding]]:
         """(LQ before its codecs, the codec of each window that has one)."""
         b, n, c, h, w = gt.shape
         generator = torch.Generator(gt.device).manual_seed(int(rng.integers(2**62)))
         lq = gt.new_empty(b, n, c, h // SCALE, w // SCALE)
         kinds = rng.choice(list(KINDS), b, p=list(KINDS.values()))
-        codings = {}
+        codings: dict[int, Coding] = {}
         for kind in KINDS:
             of = np.flatnonzero(kinds == kind)
             if not len(of):

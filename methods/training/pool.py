@@ -1,7 +1,7 @@
 """Training clips: a pool of rendered, degraded clips on disk, and random batches from it.
 
-`python -m vsrbench.methods.training.pool POOL --clips 300 --seed 1` renders the pool; `--own PATH` adds the
-user's own clips to it, `--teacher METHOD` the frames of a teacher. Scenes come from the
+`python -m vsrbench.methods.training.pool POOL --clips 300 --seed 1` renders the pool; `--own PATH`
+adds the user's own clips to it, `--teacher METHOD` the frames of a teacher. Scenes come from the
 procedural stream of vsrbench.data.synthetic, under seeds that the embedded test set never draws.
 """
 
@@ -12,7 +12,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from itertools import count, pairwise
@@ -284,7 +284,7 @@ class Pool:
             f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix})"
         )
 
-    def batches(self, draw: Draw, first: int, pin: bool) -> Iterator[Batch]:
+    def batches(self, draw: Draw, first: int, pin: bool) -> Generator[Batch, None, None]:
         """The batches of a stage from number `first` on. Raises as `batch`."""
         loader = DataLoader(
             Windows(self, draw),

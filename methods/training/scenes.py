@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from numpy.random import Generator
 from torch import Tensor
 
 from .batch import SCALE
+
+Array = np.ndarray[Any, Any]
 
 LAYERS = 3
 TEXTURE = 512
@@ -30,8 +33,9 @@ OBJECTS = (0.35, 0.35, 0.3)
 """Shares of windows with no, one, two objects."""
 WAVES = 4
 """Harmonics of an outline, from the second on."""
-MARGIN = 4.0
-"""GT px from an outline within which motion counts as mixed: an LQ pixel's diagonal, and more."""
+MARGIN = 6.0
+"""GT px from an outline within which motion counts as mixed: flow is interpolated between LQ px,
+whose centres are up to 5.7 px apart."""
 SAMPLES = 2
 """Samples per GT px along each axis."""
 
@@ -75,7 +79,7 @@ def draw_scenes(rng: Generator, windows: int, frames: int, side: int) -> Scenes:
     return Scenes(*(t if t.dtype == torch.int64 else t.float() for t in stacked))
 
 
-def _draw(rng: Generator, n: int, side: int) -> tuple[np.ndarray, ...]:
+def _draw(rng: Generator, n: int, side: int) -> tuple[Array, ...]:
     """The fields of `Scenes` for one window, without their first axis."""
     still = rng.random() < STILL
     t = np.zeros(n) if still else np.arange(n) - rng.uniform(0, n - 1)
@@ -114,10 +118,10 @@ def _draw(rng: Generator, n: int, side: int) -> tuple[np.ndarray, ...]:
         if rng.random() < 0.5:  # a sudden change
             gain[rng.integers(1, n) if n > 1 else 0 :] *= math.exp(rng.normal(0, 0.25))
     cut = int(rng.integers(1, n)) if n > 1 and rng.random() < CUT else n
-    return np.stack(motion, 1), np.stack(looks), np.stack(outlines), gain, np.int64(cut)
+    return np.stack(motion, 1), np.stack(looks), np.stack(outlines), gain, np.array(cut)
 
 
-def _path(rng: Generator, t: np.ndarray, fastest: float, side: int) -> np.ndarray:
+def _path(rng: Generator, t: Array, fastest: float, side: int) -> Array:
     """A smooth motion at times `t`, (n, 6): shift x and y, log zoom, angle, two of perspective."""
     speed, heading = fastest * rng.beta(1.0, 2.5), rng.uniform(0, 2 * math.pi)
     velocity = speed * np.array((math.cos(heading), math.sin(heading)))
@@ -132,7 +136,7 @@ def _path(rng: Generator, t: np.ndarray, fastest: float, side: int) -> np.ndarra
     )
 
 
-def _homographies(path: np.ndarray) -> np.ndarray:
+def _homographies(path: Array) -> Array:
     """(n, 3, 3) layer to frame, from (n, 6) as `_path` makes them."""
     out = np.zeros((len(path), 3, 3))
     x, y, zoom, angle, out[:, 2, 0], out[:, 2, 1] = path.T
@@ -164,17 +168,21 @@ def project(matrix: Tensor, points: Tensor) -> Tensor:
 def inner_distance(outline: Tensor, points: Tensor) -> Tensor:
     """How far points (..., h, w, 2) of a layer lie inside its outline (..., 3 + 2 WAVES), px.
 
-    Along the ray from the centre, so the distance itself is at most this.
+    To first order, and at most the distance itself: along the ray from the centre, times the cosine
+    between the ray and the outline's normal.
     """
     radius, aspect, _, *waves = outline[..., None, None].unbind(-3)
     x, y = points[..., 0], points[..., 1] / aspect
     angle = torch.atan2(y, x)
-    edge = torch.ones_like(angle)
+    edge, slope = torch.ones_like(angle), torch.zeros_like(angle)
     for k, (size, phase) in enumerate(zip(waves[:WAVES], waves[WAVES:], strict=True), 2):
         edge = edge + size * torch.cos(k * angle + phase)
-    # Without an outline the radius is infinite, and 0 times that would not be a number.
-    edge = torch.where(radius.isinf(), radius, radius * edge.clamp(min=0.2))
-    return edge - torch.where(radius > 0, torch.hypot(x, y), math.inf)
+        slope = slope + k * size * torch.sin(k * angle + phase)
+    edge = edge.clamp(min=0.2)
+    cosine = aspect * edge / torch.hypot(edge, slope)
+    there = (radius > 0) & ~radius.isinf()
+    depth = cosine * (torch.where(there, radius, 0) * edge - torch.hypot(x, y))
+    return torch.where(there, depth, torch.where(radius > 0, math.inf, -math.inf))
 
 
 def render(scenes: Scenes, photos: Tensor, side: int) -> Rendered:

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,23 +143,20 @@ class Trainer:
                 self.optimisers = self._optimisers()
             self.save()
 
-    def _batches(self) -> Iterator[Batch]:
-        """The batches of the current stage from the current step on. Raises as `Source.batches`."""
-        stage = self.stage
-        draw = Draw(
-            (self.config.seed, stage.stream, self.rank),
-            stage.batch,
-            stage.frames,
-            stage.patch,
-            stage.pan,
-        )
-        return self.source.batches(draw, self.progress.step, self.on_gpu)
+    @property
+    def draw(self) -> Draw:
+        """What the batches of the current stage are like."""
+        return self.stage.draw(self.config.seed, self.rank)
 
     def _run_stage(self) -> None:
-        stage, progress = self.stage, self.progress
+        progress = self.progress
         self.sums, self.counts = {}, {}
         self.waited, self.logged = 0.0, (time.monotonic(), progress.step)
-        batches = self._batches()
+        with closing(self.source.batches(self.draw, progress.step, self.on_gpu)) as batches:
+            self._steps(batches)
+
+    def _steps(self, batches: Iterator[Batch]) -> None:
+        stage, progress = self.stage, self.progress
         validated, clock = progress.minutes, time.monotonic()
         while progress.share(stage) < 1:
             if self._told_to_stop():
@@ -378,9 +376,7 @@ class Trainer:
         reached = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         start = f"; from {Path(self.config.init).name}" if self.config.init else ""
         each = " with a batch each" if self.world > 1 else ""
-        where = (
-            machine.cpu() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
-        )
+        where = torch.cuda.get_device_name(self.device) if self.on_gpu else machine.cpu()
         where += ", bf16" if self.bf16 else ""
         return (
             f"{self.source.about()}; "
