@@ -21,8 +21,9 @@ from tabulate import tabulate
 from vsrbench.cards.specs import ROOT, dataset_spec, method_card
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Weights
+from vsrbench.core.variables import cache_folder
 from vsrbench.data import synthetic
-from vsrbench.data.datasets import Dataset, cache_folder
+from vsrbench.data.datasets import Dataset
 from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.data.frames import open_frames
 from vsrbench.metrics import METRICS as METRIC_INFOS
@@ -162,6 +163,13 @@ class Scores:
             raise DataError(f"{method} has no {metric} of {dataset or 'any set'}", "score first")
         return statistics.fmean(found.values())
 
+    def only(self, method: str, metric: str, dataset: str, clip: str = "") -> Record:
+        """The record of one clip, or of a set's only one. Raises DataError without it."""
+        for (s, m, c, name), record in self.values.items():
+            if (s, m, name) == (dataset, method, metric) and clip in ("", c):
+                return record
+        raise DataError(f"{method} has no {metric} of {dataset}", "score first")
+
     def beside(self, a: str, b: str, metric: str, dataset: str = "") -> list[tuple[float, float]]:
         """Both scores of every clip that both have."""
         left, right = self.of(a, metric, dataset), self.of(b, metric, dataset)
@@ -215,11 +223,13 @@ def demands(found: Scores, own: str) -> list[Claim]:
     if "stlpips" in METRICS:
         for other in (BICUBIC, GAN):
             lines.append(Claim(sharp, f"clips with ST-LPIPS below {other}'s", (wins(other),), 75))
-    (psnr,) = (r.per_frame for (s, m, *_), r in found.values.items() if (s, m) == ("drift", own))
+    psnr = found.only(own, "psnr", "drift").per_frame
     once = len(psnr) // PASSES
     lost = statistics.fmean(psnr[once : 2 * once]) - statistics.fmean(psnr[-once:])
-    noise = [found.values["still", m, NOISE, "temporal_std"].value or 0.0 for m in (own, BICUBIC)]
-    still, flicker = noise[0] / noise[1], ratio("flicker", "captured")
+    noise, its = (
+        found.only(m, "temporal_std", "still", NOISE).value or 0.0 for m in (own, BICUBIC)
+    )
+    still, flicker = noise / its, ratio("flicker", "captured")
     lines += [
         Claim(steady, "E_warp over bicubic's", (ratio("ewarp"),), high=1, unit="x"),
         Claim(steady, "flicker over bicubic's, captured", (flicker,), high=1, unit="x"),

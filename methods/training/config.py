@@ -155,6 +155,8 @@ class Config:
     bf16: bool = False
     """Run the video network in bfloat16 where autocast does so; weights and losses stay float32.
     On a CPU without instructions for it, where it takes ten times as long, this does nothing."""
+    compile: bool = False
+    """Compile the backbone on a GPU; takes a minute, then pays. Elsewhere this does nothing."""
     checkpointing: bool = False
     """Compute the backbone's activations again in the backward pass instead of keeping them."""
     encoder_depth: int = 2
@@ -243,7 +245,7 @@ def read_config(path: Path) -> Config:
 
 FREE = {
     *("steps", "minutes", "validate_minutes", "validate_steps", "validation_frames"),
-    *("threads", "workers", "checkpointing", "init", "flow_init"),
+    *("threads", "workers", "compile", "checkpointing", "init", "flow_init"),
 }
 """Settings that a resumed training may change: they say how long, or have done what they do."""
 

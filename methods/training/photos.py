@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -98,8 +98,7 @@ class Photos:
             for number in count(first):
                 rng = np.random.default_rng([*draw.seed, number])
                 side = SCALE * int(rng.choice(draw.patch))
-                pool = pools[number % len(pools)] if pools else None
-                waiting.append(self._make(rng, draw.batch, draw.frames, side, self.paths, pool))
+                waiting.append(self._make(rng, draw.batch, draw.frames, side, self.paths, pools))
                 if len(waiting) > (AHEAD if pools else 0):
                     yield _finished(waiting.popleft())
         finally:
@@ -109,7 +108,7 @@ class Photos:
         """Clip `index` of the photographs for validation, as a batch of one."""
         side, word = VALIDATION
         rng = np.random.default_rng([word, index])
-        return _finished(self._make(rng, 1, frames, side, self.validation, None))
+        return _finished(self._make(rng, 1, frames, side, self.validation, ()))
 
     def _make(
         self,
@@ -118,7 +117,7 @@ class Photos:
         n: int,
         side: int,
         paths: list[Path],
-        pool: ProcessPoolExecutor | None,
+        pools: Sequence[ProcessPoolExecutor],
     ) -> _Made:
         scenes = draw_scenes(rng, b, n, side)
         looks = [self._look(rng, paths) for _ in range(b * LAYERS)]
@@ -127,10 +126,13 @@ class Photos:
             rendered = render(scenes.to(self.device), textures, side)
             lq, codings = self._degraded(rng, rendered.gt)
         small = lq.mul(255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
-        jobs: dict[int, Future[Array] | Array] = {
-            i: processes.submit(pool, coded, small[i], coding) if pool else coded(small[i], coding)
-            for i, coding in codings.items()
-        }
+
+        def job(i: int, coding: Coding) -> Future[Array] | Array:
+            if not pools:
+                return coded(small[i], coding)
+            return processes.submit(pools[i % len(pools)], coded, small[i], coding)
+
+        jobs = {i: job(i, coding) for i, coding in codings.items()}
         return _Made(rendered, lq, jobs)
 
     def _degraded(self, rng: np.random.Generator, gt: Tensor) -> tuple[Tensor, dict[int, Coding]]:

@@ -112,11 +112,14 @@ class Trainer:
         if config.bf16 and not self.bf16 and not rank:
             print("this processor has no bfloat16: in float32", file=sys.stderr)
         self.objective = Objective(config, self.net, self.device, self.bf16)
-        if config.checkpointing:
-            backbone = getattr(self.net, "backbone", None)
+        if config.checkpointing or config.compile:
+            backbone: Any = getattr(self.net, "backbone", None)
             if backbone is None:
                 raise UserError(f"{config.network} has no backbone", "leave checkpointing out")
-            backbone.drawn = functools.partial(checkpoint, backbone.drawn, use_reentrant=False)
+            if config.compile and self.on_gpu:
+                backbone.drawn = torch.compile(backbone.drawn)
+            if config.checkpointing:
+                backbone.drawn = functools.partial(checkpoint, backbone.drawn, use_reentrant=False)
         self.progress = Progress()
         self.optimisers = self._optimisers()
         self.stop = False
