@@ -189,6 +189,41 @@ def test_kept_frames_serve_new_metrics_without_the_method(
     assert sum(r["metric"] == "lr_psnr" and r["status"] == "ok" for r in records(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("change", ["altered", "lost", "more", "digests"])
+def test_kept_frames_that_were_changed_do_not_serve(
+    run: Run, bench: Path, tmp_path: Path, change: str
+) -> None:
+    lq = write_clip(tmp_path / "lq")
+    args = ("--methods", "good", "--input", lq, "--no-cost", "--keep-frames")
+    assert run(*args, "--metrics", "flicker_vbench,lr_psnr")[0] == 0
+    right = {r["metric"]: r["value"] for r in records(tmp_path) if r["method"] == "good"}
+    (folder,) = (tmp_path / "results" / "frames").glob("good*/*/*/")
+    first, second = sorted(folder.iterdir())[:2]
+    why = {
+        "altered": "lq/00000000.png was changed",
+        "lost": "lq/00000000.png is gone",
+        "more": "lq/copy.png is new",
+        "digests": "their digests are not there",
+    }[change]
+    if change == "altered":
+        first.write_bytes(second.read_bytes())
+    elif change == "lost":
+        first.unlink()
+    elif change == "more":
+        (folder / "copy.png").write_bytes(first.read_bytes())
+    else:
+        folder.with_name(folder.name + ".sha256").unlink()
+    (tmp_path / "results" / "records.jsonl").unlink()
+    code, _, err = run(*args, "--metrics", "flicker_vbench,lr_psnr")
+    assert code == 0
+    assert f"do not serve, {why}" in err
+    now = {r["metric"]: r["value"] for r in records(tmp_path) if r["method"] == "good"}
+    assert now == right
+    (tmp_path / "results" / "records.jsonl").unlink()
+    code, _, err = run(*args, "--metrics", "flicker_vbench,lr_psnr")
+    assert (code, "do not serve" in err) == (0, False)  # they were made again
+
+
 def test_frames_of_older_settings_are_not_shown_with_newer_scores(
     run: Run, bench: Path, tmp_path: Path
 ) -> None:
@@ -464,7 +499,7 @@ def test_interrupted_work_is_kept(bench: Path, root: Path, tmp_path: Path) -> No
     assert {r["clip"] for r in done} == {"a"}
     assert all(r["status"] == "ok" for r in done if r["metric"] == "flicker")
     left = {p.name for p in (tmp_path / "results" / "frames" / "slow" / "set").iterdir()}
-    assert left == {"a", "a.key"}  # no half-written clip
+    assert left == {"a", "a.key", "a.sha256"}  # no half-written clip
     done_again = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
     assert done_again.returncode == 0, done_again.stderr
     assert {r["clip"] for r in records(tmp_path) if r["method"] == "slow"} == {"a", "b"}

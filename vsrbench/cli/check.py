@@ -1,23 +1,32 @@
-"""`check`: files, hashes and imports, before anything runs."""
+"""`check`: files, hashes and imports, before anything runs; a method tried on a tiny clip."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from vsrbench.cli.arguments import Parser, names, new_parser
+from vsrbench.cli.arguments import Parser, add_device, names, new_parser
+from vsrbench.cli.running import pick_device, read_cards
 from vsrbench.core.errors import OK, UserError
 from vsrbench.core.progress import note
 
 
 def make_parser() -> Parser:
     """The arguments."""
-    parser = new_parser("check", "Preflight: files, hashes, imports; runs nothing.", "")
-    parser.usage = "vsrbench check [--methods A,B] [--datasets A,B] [--metrics A,B]"
+    parser = new_parser(
+        "check",
+        "Preflight: files, hashes, imports; runs nothing. With --run, methods run on a tiny clip:\n"
+        "number, type, size and range of their frames, and whether the same clip gives the same\n"
+        "frames again.",
+        "",
+    )
+    parser.usage = "vsrbench check [--methods A,B] [--datasets A,B] [--metrics A,B] [--run A,B]"
     for kind in ("methods", "datasets", "metrics"):
         parser.add_argument(
             f"--{kind}", type=names, default=[], help="names, separated by commas (default: all)"
         )
+    parser.add_argument("--run", type=names, default=[], metavar="A,B", help="try these methods")
+    add_device(parser, "; for --run")
     return parser
 
 
@@ -26,13 +35,13 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench import metrics
     from vsrbench.cards import specs
 
+    codes = _try(options) if options.run else []
     kinds = {
         "methods": [m for m in specs.method_files(options.root) if m != "spandrel"],
         "datasets": list(specs.dataset_files(options.root)),
         "metrics": list(metrics.known_metrics()),
     }
-    everything = not any(getattr(options, kind) for kind in kinds)
-    codes = []
+    everything = not options.run and not any(getattr(options, kind) for kind in kinds)
     for kind, known in kinds.items():
         for name in known if everything else getattr(options, kind):
             why = _problem(options.root, kind, name)
@@ -41,6 +50,20 @@ def execute(options: argparse.Namespace) -> int:
             print(f"{kind[:-1]} {name}: {why or 'ready'}")
             codes += [why.exit_code] if why else []
     return min(codes, default=OK)  # what is damaged or wrong before what is missing
+
+
+def _try(options: argparse.Namespace) -> list[int]:
+    """Run each method of --run on a tiny clip; exit codes of what is wrong."""
+    from vsrbench.run.trial import trial
+
+    device = pick_device(options.device)
+    codes = []
+    asked = argparse.Namespace(root=options.root, methods=options.run)
+    for card in read_cards(asked, device):
+        for what, why in trial(card, device):
+            print(f"method {card.name}: {what}: {why or 'ok'}")
+            codes += [why.exit_code] if why else []
+    return codes
 
 
 def _problem(root: Path, kind: str, name: str) -> UserError | None:

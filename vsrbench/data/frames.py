@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.keys import sha256_file
 from vsrbench.data import numbering, video
 from vsrbench.data.images import (
     FETCH_AGAIN,
@@ -196,7 +197,8 @@ class FrameWriter:
     def __init__(self, folder: Path, replace: bool = False) -> None:
         self.folder = folder
         self.replace = replace
-        self.count = 0
+        self.digests: list[str] = []
+        """sha256 of each file so far, in hex."""
         self._partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
 
     def __enter__(self) -> Self:
@@ -216,11 +218,13 @@ class FrameWriter:
             raise ValueError(f"expected uint8 H x W x 3, got {frame.dtype} {frame.shape}")
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+        data = png.tobytes()
         try:
-            (self._partial / f"{self.count:08d}.png").write_bytes(png.tobytes())
+            name = f"{len(self.digests):08d}.png"
+            (self._partial / name).write_bytes(data)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
-        self.count += 1
+        self.digests.append(hashlib.sha256(data).hexdigest())
 
     def __exit__(
         self,
@@ -237,6 +241,33 @@ class FrameWriter:
             raise _unwritable(self.folder, error) from error
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def sums(folder: Path) -> Path:
+    """The file beside kept frames that holds their digests, as `sha256sum` writes and checks it."""
+    return folder.with_name(folder.name + ".sha256")
+
+
+def write_sums(folder: Path, digests: Sequence[str]) -> None:
+    """Keep the digests of frames that a `FrameWriter` wrote to `folder`."""
+    lines = (f"{d}  {folder.name}/{index:08d}.png\n" for index, d in enumerate(digests))
+    sums(folder).write_text("".join(lines), encoding="utf-8")
+
+
+def altered(folder: Path) -> str:
+    """How frames in `folder` differ from those that were written there; empty when they do not."""
+    try:
+        lines = sums(folder).read_text(encoding="utf-8").splitlines()
+        wanted = dict(line.split("  ", 1)[::-1] for line in lines)
+        there = {f"{folder.name}/{path.name}" for path in folder.iterdir() if is_image(path)}
+        for name in sorted(there ^ set(wanted)):
+            return f"{name} is {'gone' if name in wanted else 'new'}"
+        for name, digest in wanted.items():
+            if sha256_file(folder.parent / name) != digest:
+                return f"{name} was changed"
+    except (OSError, ValueError):
+        return "their digests are not there or cannot be read"
+    return ""
 
 
 class Resized(Sequence["Frame"]):

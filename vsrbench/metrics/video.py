@@ -76,7 +76,7 @@ class VideoMetric:
     def result(self) -> Score:
         """The score. Raises DataError without frames, ContractError if the program fails."""
         name = self.info.name
-        if not self._writer.count:
+        if not self._writer.digests:
             raise DataError("needs at least one frame")
         self._writer.__exit__(None, None, None)
         video = write_video(self._folder / "clip.mp4", open_frames(self._folder / "frames"))

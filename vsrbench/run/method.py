@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import ContractError, MissingError, UserError, missing_package
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, Method, MethodCard, Size
+from vsrbench.run import contract
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +174,7 @@ def padding(card: MethodCard, size: Size) -> tuple[int, int, int, int]:
 def upscale(method: Method, card: MethodCard, clip: Clip, device: str) -> Iterator[Frame]:
     """SR frames of a clip as uint8 RGB, one per LQ frame, checked; constant memory.
 
-    Raises ContractError for a wrong count, a wrong size, values that are not finite, or an
+    Raises ContractError for a wrong count, size, type or range, values that are not finite, or an
     exception in the method; DataError for LQ frames that cannot be read.
     """
     import torch
@@ -194,17 +196,20 @@ def _window(
     left, right, top, bottom = pad
     height, width = clip.size
     expected = (3, (height + top + bottom) * scale, (width + left + right) * scale)
+    given: deque[torch.Tensor] = deque()  # thumbnails of frames that were not answered yet
 
     def prepared() -> Iterator[torch.Tensor]:
         for i in indices:
             frame = torch.from_numpy(np.array(clip.lq[i])).to(device)
             x = frame.permute(2, 0, 1).to(torch.float32) / 255
+            given.append(contract.thumbnail(x))
             yield F.pad(x[None], pad, mode="reflect")[0].to(dtype)
 
     produced = 0
-    outputs = method.upscale(prepared())
+    outputs: Iterator[torch.Tensor] | None = None
     while True:
         try:
+            outputs = iter(method.upscale(prepared())) if outputs is None else outputs
             y = next(outputs, None)
         except UserError:
             raise
@@ -218,17 +223,12 @@ def _window(
             raise ContractError(
                 f"{where}: more frames came out than the {len(indices)} that went in"
             )
-        if tuple(y.shape) != expected:
-            raise ContractError(
-                f"{where}: output is {tuple(y.shape)}, expected {expected}",
-                "one 3 x sH x sW tensor per input frame",
-            )
-        y = y[:, top * scale :, left * scale :][:, : height * scale, : width * scale]
-        if not bool(torch.isfinite(y).all()):
-            raise ContractError(
-                f"{where}: output holds NaN or infinity", "try precision fp32 in its card"
-            )
-        pixels = (y.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        contract.check_kind(y, expected, where)
+        y = y.detach()[:, top * scale :, left * scale :][:, : height * scale, : width * scale]
+        y = y.float()
+        if given:
+            contract.check_range(y, given.popleft(), where)
+        pixels = (y.clamp(0, 1) * 255).round().to(torch.uint8)
         yield pixels.permute(1, 2, 0).contiguous().cpu().numpy()
         produced += 1
     if produced != len(indices):

@@ -13,6 +13,7 @@ from vsrbench.core import keys
 from vsrbench.core.errors import UserError
 from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo, Record
 from vsrbench.data.datasets import Dataset
+from vsrbench.data.frames import altered
 from vsrbench.metrics import depends_on, metric_info
 from vsrbench.programs import command
 from vsrbench.results.view import Places
@@ -86,7 +87,12 @@ def mark(folder: Path) -> Path:
 
 
 def kept(folder: Path, output_key: str) -> bool:
-    """True if `folder` holds the whole output with this identity."""
+    """True if `folder` holds the whole output with this identity, every frame as it was written."""
+    return marked(folder, output_key) and not altered(folder)
+
+
+def marked(folder: Path, output_key: str) -> bool:
+    """True if the output with this identity was kept in `folder`, whatever became of it."""
     file = mark(folder)
     return file.is_file() and folder.is_dir() and file.read_text().strip() == output_key
 
@@ -129,7 +135,8 @@ def plan(
                 for name, why in job.refused.items()
                 if not _same_refusal(done.get(job.quality_key(metric_info(name))), why)
             }
-            reuse = not fresh and kept(job.frames, job.output_key)
+            serves = bool(todo) or keep_frames
+            reuse = serves and not fresh and kept(job.frames, job.output_key)
             keep = keep_frames and job.error is None and not reuse
             found = {name: job.quality_key(metric_info(name)) for name in metrics}
             asked.append(Asked(card.name, found, card.source, spec.name, spec.path, clip.name))

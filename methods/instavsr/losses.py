@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..spynet import warp
-from .batch import SCALE, Batch
+from .data import SCALE, Batch
 
 CHARBONNIER_EPS = 1e-3
 
@@ -78,13 +78,8 @@ def warped_pairs(frames: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def warping_loss(frames: Tensor, batch: Batch) -> Tensor:
-    """Mean |e_i - warp(e_{i+1}, F_{i->i+1})| of the errors e = SR - GT, where frame i's content is
-    visible in frame i+1.
-
-    Errors have to move with the scene. Of the frames themselves the same would ask for softness,
-    since interpolation changes what is sharp, and forbid a change of light: GT would not be free.
-    """
-    frame, later, valid = warped_pairs(frames - batch.gt, batch)
+    """Mean |SR_i - warp(SR_{i+1}, F_{i->i+1})| where frame i's content is visible in frame i+1."""
+    frame, later, valid = warped_pairs(frames, batch)
     return masked_mean((frame - later).abs(), valid)
 
 

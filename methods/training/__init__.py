@@ -1,1 +1,0 @@
-"""The trainer of the video networks here: its data, its losses, its loop."""

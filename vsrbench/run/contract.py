@@ -1,0 +1,67 @@
+"""What a method must return, judged before anything is clamped or rounded.
+
+Values of another range would be clamped into a picture that looks wrong but scores like any other:
+a frame in -1..1 loses its dark half, one in 0..255 turns white. Overshoot of a network is fine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vsrbench.core.errors import ContractError
+
+if TYPE_CHECKING:
+    import torch
+
+SIDE = 16  # px of the thumbnails that are compared
+WILD = 0.001  # share of values far outside 0..1 that a network may have
+RETURN = "return one float tensor of 3 x sH x sW, RGB in 0..1, for each input frame"
+
+
+def thumbnail(frame: torch.Tensor) -> torch.Tensor:
+    """The means of SIDE x SIDE parts of a 3 x H x W frame, in float32 on the CPU."""
+    import torch.nn.functional as F
+
+    return F.adaptive_avg_pool2d(frame.detach().float()[None], SIDE)[0].cpu()
+
+
+def check_kind(output: Any, expected: tuple[int, int, int], where: str) -> None:
+    """Raise ContractError unless an output is a real float tensor of the expected shape, finite."""
+    import torch
+
+    if not isinstance(output, torch.Tensor):
+        kind = f"{type(output).__module__}.{type(output).__name__}".removeprefix("builtins.")
+        raise ContractError(f"{where}: output is a {kind}, no torch tensor", RETURN)
+    if not output.dtype.is_floating_point or output.dtype.itemsize < 2:
+        raise ContractError(f"{where}: output is of {output.dtype}", RETURN)
+    if tuple(output.shape) != expected:
+        raise ContractError(
+            f"{where}: output is {tuple(output.shape)}, expected {expected}",
+            "one 3 x sH x sW tensor per input frame",
+        )
+    if not bool(torch.isfinite(output).all()):
+        raise ContractError(
+            f"{where}: output holds NaN or infinity", "try precision fp32 in its card"
+        )
+
+
+def check_range(output: torch.Tensor, given: torch.Tensor, where: str) -> None:
+    """Raise ContractError unless the values of a 3 x H x W float output are of the range 0..1.
+
+    given: `thumbnail` of its LQ frame in 0..1. Of the same picture the means of parts agree, so
+    that what a range makes of them (2x - 1, 255x) is told from what a method makes of a frame.
+    """
+    made = thumbnail(output)
+    low, high = (float(v) for v in output.aminmax())
+    as_is = float((made - given).square().mean())
+    signed = float((made - (2 * given - 1)).square().mean())
+    # Where nothing is below 0, the fit must be close, and there must be something to fit.
+    dark = low < -0.05 and float((output < -0.05).float().mean()) > WILD
+    close = signed < 0.03**2 and float(given.std()) > 0.02
+    spans = f"{where}: output has values from {low:.3g} to {high:.3g}"
+    if as_is > 0.03**2 and signed < min(as_is / 9, 0.15**2) and (dark or close):
+        raise ContractError(f"{spans}: of range -1..1", f"{RETURN}: y / 2 + 0.5")
+    far = low < -4 or high > 5
+    if far and float(((output < -4) | (output > 5)).float().mean()) > WILD:
+        cure = ": y / 255" if low > -32 and 5 < high < 288 else ""
+        raise ContractError(f"{spans}: not of range 0..1", RETURN + cure)
