@@ -30,7 +30,7 @@ from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.types import MethodCard, Weights
 
 if TYPE_CHECKING:
-    from vsrbench.methods.instavsr.train import Config
+    from vsrbench.methods.training.config import Config
 
 SCALE = 4
 
@@ -360,8 +360,8 @@ def _events(recorded: Any) -> list[Any]:
 
 def training(bench: Bench) -> None:
     """Steps a second and the share of waiting for data: the shipped size, and `instavsr-full`."""
-    from vsrbench.methods.instavsr.data import render_pool
-    from vsrbench.methods.instavsr.train import read_config
+    from vsrbench.methods.training.config import read_config
+    from vsrbench.methods.training.pool import render_pool
 
     cores = os.cpu_count() or 1
     many = min(8, max(1, cores - 2))
@@ -391,7 +391,7 @@ def training(bench: Bench) -> None:
 def _trained(config: Config, pool: Path, steps: tuple[int, int], device: str) -> Figures:
     """What the second of two stages takes, which differ in their number of steps alone."""
     import torch
-    from vsrbench.methods.instavsr.train import Trainer
+    from vsrbench.methods.training.trainer import Trainer
 
     (stage,) = config.stages
     stages = tuple(replace(stage, name=f"{n} steps", steps=n, minutes=0.0) for n in steps)
