@@ -32,7 +32,14 @@ def job(*metrics: str, **changes: Any) -> Job:
     gt = [np.ascontiguousarray(scene[:, t : t + SIDE]) for t in range(3)]
     clip = Clip("set", "clip", 3, (SIDE // 4, SIDE // 4), 4, 24.0, "d", (), gt)
     given = {"keep": False, "todo": tuple(METRICS[m] for m in metrics)} | changes
-    about = {"refused": {}, "flow": "dis", "frames": Path("kept"), "place": "", "reuse": False}
+    about = {
+        "refused": {},
+        "flow": "dis",
+        "depends": dict.fromkeys(metrics, ""),
+        "frames": Path("kept"),
+        "place": "",
+        "reuse": False,
+    }
     return Job(GT_CARD, clip, Made(), "", **about | given)
 
 

@@ -129,7 +129,7 @@ def key_of(root: Path, clip: Path, gt: Path | None = None) -> str:
     card = specs.method_card(root, "mine")
     found = open_input(clip, gt, 4)
     places = Places([]), Places([])
-    _, asked = plan([card], found, ["psnr"], {}, {}, root, places, False, False, "")
+    _, asked = plan([card], found, ["psnr"], {}, {}, root, places, False, False, "", {"psnr": ""})
     return next(a.keys["psnr"] for a in asked if a.method == "mine")
 
 

@@ -22,7 +22,9 @@ from vsrbench.data.images import read_image
 from vsrbench.data.outputs import open_outputs
 from vsrbench.flow.estimators import Estimator, Farneback, best_estimator
 from vsrbench.flow.raft import _torchvision_names
+from vsrbench.metrics import depends_on
 from vsrbench.metrics.temporal import warping_errors
+from vsrbench.results.view import Places
 from vsrbench.run.evaluate import Context, evaluate
 from vsrbench.run.plan import plan, scores_outputs
 
@@ -50,8 +52,11 @@ def write_clips(folder: Path) -> tuple[Path, Path]:
 def one_pass(sr: Path, gt: Path, cache: Path, estimator: Estimator) -> dict[str, float]:
     """What `score` does for the outputs."""
     card = MethodCard("sr", 1, "sr", Weights("user"), kind="frames", scale=0)
-    found = open_outputs(sr, gt)
-    jobs, _ = plan([card], found, METRICS, {}, {}, cache, False, True, estimator.identity)
+    found, places = open_outputs(sr, gt), (Places([]), Places([]))
+    jobs, _ = plan(
+        *([card], found, METRICS, {}, {}, cache, places, False, True, estimator.identity),
+        {name: depends_on(name) for name in METRICS},
+    )
     (job,) = (job for job in jobs if scores_outputs(job.card))
     context = Context("run", "cpu", estimator, cache, lambda: None, print)
     records = list(evaluate(job, lambda: pytest.fail("no method is to run"), context))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from vsrbench.cards.weights import search
-from vsrbench.core.keys import sha256_file
+from vsrbench.core.files import content
 
 RAFT_FILES = {
     "raft_large_C_T_SKHT_V2-ff5fadd5.pth": "raft_large",
@@ -26,15 +25,7 @@ def find_raft() -> Path | None:
 
 def raft_identity(name: str, path: Path) -> str:
     """Identity of an estimator of RAFT_FILES: network, settings, hash of its file."""
-    about = path.stat()
-    sha256 = _sha256(path, about.st_mtime_ns, about.st_size)
-    return f"{name}-v2-{RAFT_UPDATES}-{sha256[:16]}"
-
-
-@functools.cache
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:
-    """Hash of a file, read once while it stays as it is."""
-    return sha256_file(path)
+    return f"{name}-v2-{RAFT_UPDATES}-{content(path)[:16]}"
 
 
 def dis_identity() -> str:

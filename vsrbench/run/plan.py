@@ -14,7 +14,7 @@ from vsrbench.core.errors import UserError
 from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo, Record
 from vsrbench.data.datasets import Dataset
 from vsrbench.data.frames import altered
-from vsrbench.metrics import depends_on, metric_info
+from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.view import Places
 from vsrbench.run.method import at_scale, check_size
@@ -48,6 +48,8 @@ class Job:
     """Metrics that cannot be had for this clip, with the reason."""
     flow: str
     """Identity of the reference's flow estimator; `exact` where motion is known."""
+    depends: Mapping[str, str]
+    """Metric -> what it depends on besides (`metrics.depends_on`)."""
     frames: Path
     """Where its SR frames are or would be kept."""
     place: str
@@ -68,7 +70,7 @@ class Job:
 
     def flow_of(self, metric: MetricInfo) -> str:
         """Identity of the flow that a metric uses, or of whatever else it depends on."""
-        return self.flow if "flow" in metric.needs else depends_on(metric.name)
+        return self.flow if "flow" in metric.needs else self.depends[metric.name]
 
     def quality_key(self, metric: MetricInfo) -> str:
         """Identity of one score."""
@@ -108,12 +110,14 @@ def plan(
     keep_frames: bool,
     fresh: bool,
     flow: str,
+    depends: Mapping[str, str],
 ) -> tuple[list[Job], list[Asked]]:
     """(jobs, all results asked for): GT and every card on every clip; jobs leave out what is done.
 
     missing: metrics whose weights are not here. done: newest record of each key. frames, places:
     where frames are kept, by method and by set. flow: identity of the estimator for clips whose
-    motion is not known. fresh: kept frames of earlier runs do not serve.
+    motion is not known. depends: what each metric depends on besides. fresh: kept frames of earlier
+    runs do not serve.
     """
     jobs: list[Job] = []
     asked: list[Asked] = []
@@ -128,7 +132,7 @@ def plan(
                 continue
             place = f"{folder}/{clip.name}"
             about = (spec.path, frames / place, place)
-            job = _job(card, clip, metrics, missing, error or identity, about, flow)
+            job = _job(card, clip, metrics, missing, error or identity, about, flow, depends)
             todo = tuple(m for m in job.todo if _status(done, job.quality_key(m)) != "ok")
             refused = {
                 name: why
@@ -167,6 +171,7 @@ def _job(
     identity: Made | UserError,
     about: tuple[str, Path, str],
     flow: str,
+    depends: Mapping[str, str],
 ) -> Job:
     error = identity if isinstance(identity, UserError) else None
     if error is None:
@@ -190,6 +195,7 @@ def _job(
         todo=tuple(metric_info(m) for m in metrics if m not in refused),
         refused=refused,
         flow=EXACT_FLOW if clip.flow is not None else flow,
+        depends=depends,
         frames=about[1],
         place=about[2],
         keep=False,

@@ -21,7 +21,7 @@ from vsrbench.core.types import Asked, MethodCard, Record, Size
 from vsrbench.core.variables import cache_folder
 from vsrbench.data.datasets import Dataset
 from vsrbench.flow.estimators import Estimator, best_estimator
-from vsrbench.metrics import known_metrics, metric_info, unavailable
+from vsrbench.metrics import depends_on, known_metrics, metric_info, unavailable
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.results.summary import usual_size
@@ -147,6 +147,7 @@ class Run:
                 note(f"not computed: {whys[0]}")
                 self.missing = True
         estimator = self._estimator(asked, sets)
+        depends = {name: depends_on(name) for name in asked}
         done = {} if self.choice.fresh else self.store.latest()
         for line in self.store.notices:
             note(f"note: {line}")
@@ -169,6 +170,7 @@ class Run:
                 self.choice.keep_frames,
                 self.choice.fresh,
                 estimator.identity if estimator else "",
+                depends,
             )
             jobs += more
             asked_for += asked_here
