@@ -1,12 +1,12 @@
 # make bench: run the main job. make test: run the tests. make lint: format, lint and types.
-# make wheel: build the package, install it into empty environments, try it there.
+# make fuzz: 3,000 broken inputs. make wheel: build the package, install it into empty environments, try it there.
 # Each makes its own virtual environment in .venv on first use.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: bench test lint wheel clean
+.PHONY: bench test lint fuzz wheel clean
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit("vsrbench needs Python 3.11 or newer; try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+fuzz: $(VENV)/.dev
+	VSRBENCH_FUZZ=600 $(RUN) -m pytest tests/test_fuzz.py
 
 wheel: $(VENV)/.dev
 	scripts/try_wheel.sh $(VENV)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from vsrbench.methods.instavsr import ablation
 from vsrbench.methods.instavsr.ablation import ROWS, Numbers, claims, document, halves, runs
-from vsrbench.methods.instavsr.data import Pool, render_pool
-from vsrbench.methods.instavsr.train import Windows, build_network, read_config
 from vsrbench.methods.spynet import SpyNet
+from vsrbench.methods.training.config import read_config
+from vsrbench.methods.training.networks import build_network
+from vsrbench.methods.training.pool import Pool, Windows, render_pool
 
 from vsrbench.cards.weights import save_checkpoint
 from vsrbench.core.errors import DataError, MissingError, UserError
@@ -21,7 +22,7 @@ from vsrbench.data.frames import FrameWriter
 from vsrbench.results.store import Store
 
 TINY = """
-network = "methods.instavsr.network:InstaVSR"
+network = "vsrbench.methods.instavsr.network:InstaVSR"
 holdout = 1
 validation_frames = 2
 critic_widths = [4, 4]
@@ -108,10 +109,12 @@ def test_rows_see_the_same_batches(tmp_path: Path) -> None:
     for name in ("full", "plain"):
         _, _, rest = halves(base, ROWS[name], 1, tmp_path)
         stage = next(stage for stage in rest.stages if stage.name == "adversarial")
-        batches.append(Windows(Pool(tmp_path), rest, stage, 0)[3].lq)
+        batches.append(Windows(Pool(tmp_path), stage.draw(rest.seed))[3].lq)
     assert torch.equal(*batches)
     first = halves(base, ROWS["full"], 1, tmp_path)[0]
-    assert not torch.equal(batches[0], Windows(Pool(tmp_path), first, first.stages[0], 0)[3].lq)
+    assert not torch.equal(
+        batches[0], Windows(Pool(tmp_path), first.stages[0].draw(first.seed))[3].lq
+    )
 
 
 def test_a_row_without_neighbours_sees_each_frame_alone(tmp_path: Path) -> None:

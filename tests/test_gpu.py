@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from vsrbench.methods.instavsr.data import render_pool
-from vsrbench.methods.instavsr.train import Config, Stage, Trainer
+from vsrbench.methods.training.config import Config, Stage
+from vsrbench.methods.training.pool import render_pool
+from vsrbench.methods.training.trainer import Trainer
 
 from tests.test_cli import Run, bench, run  # noqa: F401
 from tests.test_contract import drifting, ready
@@ -118,7 +119,11 @@ def test_bfloat16_with_critics_and_checkpointing_stays_sane(tmp_path: Path) -> N
         **{"steps": 60, "validate_steps": 60},
     )
     settings = Config(
-        "methods.instavsr.network:InstaVSR", network, (stage,), bf16=True, checkpointing=True
+        "vsrbench.methods.instavsr.network:InstaVSR",
+        network,
+        (stage,),
+        bf16=True,
+        checkpointing=True,
     )
     settings = replace(settings, holdout=2, validation_frames=3, critic_widths=(8, 8))
     trainer = Trainer(settings, pool, tmp_path / "net.safetensors", DEVICE)

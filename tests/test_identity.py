@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -542,9 +543,8 @@ def test_ends_of_paths() -> None:
     assert ends(["/d/a/LQ", "/d/b/LQ"]) == {"/d/a/LQ": "a/LQ", "/d/b/LQ": "b/LQ"}
     assert ends(["/a/x/LQ", "/b/x/LQ"]) == {"/a/x/LQ": "a/x/LQ", "/b/x/LQ": "b/x/LQ"}
     assert ends(["/LQ", "/a/LQ"]) == {"/LQ": "/LQ", "/a/LQ": "a/LQ"}
-    assert Asked.from_json(json.loads(json.dumps(Asked("m", {"psnr": "k"}).to_json()))) == Asked(
-        "m", {"psnr": "k"}
-    )
+    asked = Asked("m", {"psnr": "k"})
+    assert msgspec.json.decode(json.dumps(asked.to_json()), type=Asked) == asked
 
 
 @pytest.mark.parametrize("name", ["reference", "ablation"])

@@ -20,7 +20,7 @@ import pytest
 import torch
 import torchvision
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from vsrbench.methods.instavsr.losses import gradient_energy
+from vsrbench.methods.training.losses import gradient_energy
 
 from vsrbench import metrics
 from vsrbench.core import download

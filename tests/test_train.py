@@ -20,11 +20,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from vsrbench.methods.instavsr import data, train
-from vsrbench.methods.instavsr.data import Batch, Pool, lq_flow, render_pool, turn, turn_flow
-from vsrbench.methods.instavsr.losses import Latents, pairs
-from vsrbench.methods.instavsr.train import Config, Stage, Trainer, build_network, read_config
 from vsrbench.methods.spynet import warp
+from vsrbench.methods.training import machine, train
+from vsrbench.methods.training import pool as data
+from vsrbench.methods.training.batch import Batch, Draw
+from vsrbench.methods.training.config import TERMS, Config, Stage, read_config
+from vsrbench.methods.training.losses import Latents, pairs
+from vsrbench.methods.training.networks import build_network
+from vsrbench.methods.training.objective import flow_error
+from vsrbench.methods.training.pool import (
+    Pool,
+    Windows,
+    lq_flow,
+    render_pool,
+    turn,
+    turn_flow,
+)
+from vsrbench.methods.training.trainer import Progress, Trainer
 
 from vsrbench.cards.weights import load_strictly, read_checkpoint
 from vsrbench.core.errors import INTERRUPTED, DataError, UserError
@@ -33,7 +45,7 @@ from vsrbench.flow.estimators import Dis
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "realviformer": (
-        "methods.realviformer.network:RealViformer",
+        "vsrbench.methods.realviformer.network:RealViformer",
         {
             "num_feat": 8,
             "num_blocks": [1, 1, 1, 1],
@@ -43,7 +55,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "instavsr": (
-        "methods.instavsr.network:InstaVSR",
+        "vsrbench.methods.instavsr.network:InstaVSR",
         {
             "feedback": "lq",
             "flow_widths": [8, 4, 4, 4],
@@ -232,7 +244,7 @@ def test_a_cpu_without_bfloat16_trains_in_float32(
     has: bool, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = "fpu avx2 avx512f" + " avx512_bf16" * has
-    monkeypatch.setattr(train, "_cpuinfo", lambda field: {"flags": flags}.get(field, ""))
+    monkeypatch.setattr(machine, "cpuinfo", lambda field: {"flags": flags}.get(field, ""))
     out = tmp_path / "net.safetensors"
     trainer = Trainer(config("instavsr", video(1), bf16=True), pool, out)
     seen = []
@@ -248,7 +260,7 @@ def test_a_cpu_without_bfloat16_trains_in_float32(
 def test_a_checkpoint_rebuilds_the_network(
     method: str, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(machine, "cpu_has_bf16", lambda: True)
     out = tmp_path / "net.safetensors"
     flow = Stage("flow", 2, (16, 20), 1e-3, steps=2, flow=1.0)
     trainer = Trainer(config(method, flow, video(3), bf16=True), pool, out)
@@ -299,7 +311,7 @@ def test_a_resumed_step_counter_stays_on_the_cpu(pool: Path, tmp_path: Path) -> 
     out = tmp_path / "x.safetensors"
     trainer = Trainer(config("instavsr", video(1)), pool, out)
     trainer.run()
-    trainer.progress = train.Progress(step=1)
+    trainer.progress = Progress(step=1)
     trainer.save()
     elsewhere = Trainer(config("instavsr", video(1)), pool, out, device="meta")
     elsewhere.resume()
@@ -357,12 +369,16 @@ def test_shipped_configs_are_valid(root: Path) -> None:
         ("holdout = 1", "holdout = 1\nseed = -1", "seed must be at least 0, got -1"),
         ("holdout = 1", "holdout = 1\nbf16 = 1", "bf16 must be true or false, got 1"),
         ("holdout = 1", "holdout = 1\ninit = 1", "init must be a string, got 1"),
-        ("spynet:SpyNet", "spinet:SpyNet", "network is 'methods.spinet:SpyNet': No module named"),
+        (
+            "spynet:SpyNet",
+            "spinet:SpyNet",
+            "methods.spinet:SpyNet': No module named",
+        ),
         ("spynet:SpyNet", "spynet:Spynet", "has no attribute 'Spynet'"),
         ("vsrbench.methods.spynet:SpyNet", "SpyNet", "write module:Class"),
         (
             "vsrbench.methods.spynet:SpyNet",
-            "methods.instavsr.network:SCALE",
+            "vsrbench.methods.instavsr.network:SCALE",
             "SCALE cannot be built",
         ),
         ("vsrbench.methods.spynet:SpyNet", "torch.nn:Identity", "torch.nn:Identity has no SpyNet"),
@@ -384,7 +400,7 @@ def test_a_wrong_config_is_one_clear_line(
     assert FLOW.count(old) == 1
     path.write_text(FLOW.replace(old, new))
     with pytest.raises(SystemExit) as caught:
-        train.main([str(path), "--pool", str(pool), "--out", str(tmp_path / "x.safetensors")])
+        train.main([str(path), "--data", str(pool), "--out", str(tmp_path / "x.safetensors")])
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert expected in line
@@ -418,17 +434,17 @@ def test_the_command_line_reports_and_interrupts(
         ("[[stages", "TOML"),
     ):
         path.write_text(f'network = "vsrbench.methods.spynet:SpyNet"\n{text}')
-        assert run(path) == 2
+        assert run(path, "--data", pool) == 2
         assert named in capsys.readouterr().err
-    assert run(tmp_path / "none.toml") == 3
+    assert run(tmp_path / "none.toml", "--data", pool) == 3
     good = tmp_path / "good.toml"
     good.write_text(FLOW)
     out = tmp_path / "x.safetensors"
-    assert run(good, "--pool", pool, "--out", out, "--resume") == 3
-    train.main([str(a) for a in (good, "--pool", pool, "--out", out)])
+    assert run(good, "--data", pool, "--out", out, "--resume") == 3
+    train.main([str(a) for a in (good, "--data", pool, "--out", out)])
     assert out.exists()
     monkeypatch.setattr(Trainer, "run", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run(good, "--pool", pool, "--out", out, "--fresh") == INTERRUPTED
+    assert run(good, "--data", pool, "--out", out, "--fresh") == INTERRUPTED
 
 
 def test_earlier_work_is_not_replaced_by_accident(
@@ -438,7 +454,7 @@ def test_earlier_work_is_not_replaced_by_accident(
     path.write_text(FLOW)
 
     def run(*more: str, steps: int = 1) -> tuple[object, str]:
-        args = [str(path), "--pool", str(pool), "--out", str(out), "--device", "cpu", *more]
+        args = [str(path), "--data", str(pool), "--out", str(out), "--device", "cpu", *more]
         try:
             code: object = train.main([*args, "--steps", str(steps)])
         except SystemExit as error:
@@ -474,13 +490,13 @@ def test_earlier_work_is_not_replaced_by_accident(
     with out.with_suffix(".csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["3"]
     with pytest.raises(SystemExit, match="2"):
-        train.main([str(path), "--fresh", "--resume"])
+        train.main([str(path), "--data", str(pool), "--fresh", "--resume"])
 
 
 def test_a_state_of_other_settings_is_one_clear_line(pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     stopped = Trainer(config("instavsr", video(4), seed=3), pool, out)
-    stopped._step(next(stopped._batches()))
+    stopped._step(next(stopped.source.batches(stopped.draw, 0, False)))
     stopped.progress.step = 1
     stopped.save()
 
@@ -576,7 +592,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(pool: Path, tmp_path: Path) 
         f"workers = 1\ncritic_widths = [8, 8]\n[config]\n{network}\n[[stages]]\n{stage}\n"
     )
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    base = ["--pool", str(pool), "--device", "cpu"]
+    base = ["--data", str(pool), "--device", "cpu"]
     train.main([str(config), *base, "--out", str(whole)])
 
     step = Trainer._step
@@ -607,12 +623,12 @@ def test_every_term_is_logged_and_every_part_learns(pool: Path, tmp_path: Path) 
     trainer = Trainer(adversarial(), pool, out)
     before = {
         **{f"net.{k}": v.clone() for k, v in trainer.net.state_dict().items()},
-        **{f"helpers.{k}": v.clone() for k, v in trainer.helpers.state_dict().items()},
+        **{f"helpers.{k}": v.clone() for k, v in trainer.objective.helpers.state_dict().items()},
     }
     trainer.run()
     after = {
         **{f"net.{k}": v for k, v in trainer.net.state_dict().items()},
-        **{f"helpers.{k}": v for k, v in trainer.helpers.state_dict().items()},
+        **{f"helpers.{k}": v for k, v in trainer.objective.helpers.state_dict().items()},
     }
     still = [k for k, v in before.items() if k.endswith("weight") and torch.equal(v, after[k])]
     # The finest level of the flow network rests on patches as small as these.
@@ -620,7 +636,7 @@ def test_every_term_is_logged_and_every_part_learns(pool: Path, tmp_path: Path) 
     with out.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["stage"] for row in rows] == ["decoder", "adversarial"]
-    terms = [t for t in train.TERMS if t != "distill"]
+    terms = [t for t in TERMS if t != "distill"]
     for name in (*terms, "latent_critic", "pixel_critic", "latent_r1", "pixel_r1"):
         assert math.isfinite(float(rows[1][name])), name
     # At first a critic cannot tell: log 2 for each side.
@@ -640,13 +656,13 @@ def test_the_encoder_learns_to_undo_the_decoder_and_leaves_it_alone(
     stage = replace(ADVERSARIAL, pixel_gan=0, latent_gan=0, latent=0)
     config = replace(adversarial(), stages=(stage,))
     trainer = Trainer(config, pool, tmp_path / "x.safetensors")
-    batch = train.Windows(trainer.pool, config, stage, 0)[0]
-    terms, judged = trainer._terms(batch, np.random.default_rng(0))
+    batch = next(trainer.source.batches(trainer.draw, 0, False))
+    terms, judged = trainer.objective.terms(stage, 0, batch, np.random.default_rng(0))
     assert judged == {}
     (terms["invert"] + terms["autoencode"]).backward()
     touched = {name for name, p in trainer.net.named_parameters() if p.grad is not None}
     assert touched == set()
-    assert all(p.grad is not None for p in trainer.helpers["encoder"].parameters())
+    assert all(p.grad is not None for p in trainer.objective.helpers["encoder"].parameters())
     assert all(p.requires_grad for p in trainer.net.get_submodule("backbone").parameters())
 
 
@@ -655,7 +671,7 @@ def test_an_encoder_that_undoes_the_decoder_has_nothing_to_learn(
 ) -> None:
     config = replace(adversarial(), stages=(replace(ADVERSARIAL, lr=1e-9),))
     trainer = Trainer(config, pool, tmp_path / "x.safetensors")
-    batch = train.Windows(trainer.pool, config, trainer.stage, 0)[0]
+    batch = next(trainer.source.batches(trainer.draw, 0, False))
     known: list[torch.Tensor] = []
     unet = trainer.net.get_submodule("backbone.unet")
     hook = unet.register_forward_hook(lambda _, __, out: known.append(out.detach()))
@@ -663,11 +679,11 @@ def test_an_encoder_that_undoes_the_decoder_has_nothing_to_learn(
         trainer.net(batch.lq)
     hook.remove()
     perfect = torch.stack(known, 1).flatten(0, 1)  # what the decoder was given, frame by frame
-    monkeypatch.setattr(trainer.helpers["encoder"], "forward", lambda gt, lq: perfect)
+    monkeypatch.setattr(trainer.objective.helpers["encoder"], "forward", lambda gt, lq: perfect)
     lq = batch.lq.flatten(0, 1)
-    assert float(trainer._inverted(latents, lq)) < 1e-5
-    monkeypatch.setattr(trainer.helpers["encoder"], "forward", lambda gt, lq: perfect + 1)
-    assert float(trainer._inverted(latents, lq)) > 0.01
+    assert float(trainer.objective.inverted(trainer.stage, latents, lq)) < 1e-5
+    monkeypatch.setattr(trainer.objective.helpers["encoder"], "forward", lambda gt, lq: perfect + 1)
+    assert float(trainer.objective.inverted(trainer.stage, latents, lq)) > 0.01
 
 
 def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:
@@ -704,7 +720,7 @@ def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
     config.write_text(FLOW.replace("steps = 1", "steps = 2"))
     out = tmp_path / "two.safetensors"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "vsrbench.methods.instavsr.train", config, "--pool", pool, "--out", out]
+    command += ["-m", "vsrbench.methods.training.train", config, "--data", pool, "--out", out]
     ran = subprocess.run(
         [*map(str, command), "--device", "cpu"],
         cwd=root,
@@ -724,10 +740,12 @@ def test_processes_share_a_step(pool: Path, tmp_path: Path, root: Path) -> None:
         for trainer in both:
             trainer.net.load_state_dict(alone.net.state_dict())
             trainer.progress.step = step
-            batch = train.Windows(trainer.pool, settings, settings.stages[0], trainer.rank)[step]
-            rng = np.random.default_rng([settings.seed, 0, step, trainer.rank, 1])
+            batch = next(trainer.source.batches(trainer.draw, step, False))
+            rng = np.random.default_rng(
+                [settings.seed, trainer.stage.stream, step, trainer.rank, 1]
+            )
             trainer.net.zero_grad()
-            train.flow_error(trainer.net, batch, rng).backward()
+            flow_error(trainer.net, batch, rng).backward()
             gradients.append([p.grad for p in trainer.net.parameters()])
         rate = min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / 2))
         alone.optimisers[0].param_groups[0]["lr"] = 1e-3 * rate
@@ -744,7 +762,7 @@ def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Pa
     # Only one of them is told, during its second step: alone it would leave the other waiting.
     (tmp_path / "interrupted.py").write_text(
         "import os, signal, sys\n"
-        "from vsrbench.methods.instavsr import train\n"
+        "from vsrbench.methods.training import train\n"
         "step = train.Trainer._step\n"
         "def told(self, batch):\n"
         "    step(self, batch)\n"
@@ -764,7 +782,7 @@ def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Pa
                 *command,
                 rank,
                 str(config),
-                "--pool",
+                "--data",
                 str(pool),
                 "--device",
                 "cpu",
@@ -786,8 +804,7 @@ def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Pa
 def test_the_stream_of_clips_never_ends(pool: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pool"
     shutil.copytree(pool, folder)
-    settings = config("instavsr", video(4), clips=2, renew=1)
-    windows = train.Windows(Pool(folder, 1, 2), settings, settings.stages[0], 0)
+    windows = Windows(Pool(folder, 1, 2, renew=1), Draw((1, 0), 1, 3, (16,)))
     for step in range(12):
         windows[step]
     numbers = {int(path.stem) for path in folder.glob("*.npz")}

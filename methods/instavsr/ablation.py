@@ -1,7 +1,7 @@
 """The ablation of InstaVSR: rows trained for equal steps, scored by the harness, claims judged.
 
-`python -m vsrbench.methods.instavsr.ablation train --pool POOL --flow-init SPYNET` trains every row,
-`... score --gt FOLDER` records what they do on the test clips, and `... write` makes
+`python -m vsrbench.methods.instavsr.ablation train --pool POOL --flow-init SPYNET` trains every
+row, `... score --gt FOLDER` records what they do on the test clips, and `... write` makes
 docs/ablation.md out of the records alone.
 """
 
@@ -39,8 +39,10 @@ from vsrbench.results.summary import metric_column, newest
 from vsrbench.run.cost import FRAMES
 from vsrbench.run.runner import Choice, Run
 
-from .data import SCALE, Pool
-from .train import Config, Trainer, read_config
+from ..training.batch import SCALE
+from ..training.config import Config, read_config
+from ..training.pool import Pool
+from ..training.trainer import Trainer
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -140,7 +142,7 @@ def train(pool: Path, folder: Path, flow_init: Path, jobs: int) -> None:
             f"no checkpoint {flow_init}", "train it: methods/instavsr/configs/flow.toml"
         )
     base = replace(read_config(CONFIG), flow_init=str(flow_init))
-    clips = Pool(pool).about
+    clips = Pool(pool).manifest
     about = digest([asdict(base) | {"flow_init": sha256_file(flow_init)}, clips])
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "settings"
@@ -210,7 +212,7 @@ def captured(paths: Sequence[Path]) -> Iterator[Clip]:
         frames = list(open_source(path))
         h, w = (side - side % 8 for side in frames[0].shape[:2])
         gt = [np.ascontiguousarray(frame[:h, :w]) for frame in frames]
-        yield _clip("captured", path.name, gt, degrade(gt, SCALE, RECIPES["real"], seed))
+        yield named("captured", path.name, gt, degrade(gt, SCALE, RECIPES["real"], seed))
 
 
 def stills(picture: Frame, count: int = 32) -> Iterator[Clip]:
@@ -220,11 +222,12 @@ def stills(picture: Frame, count: int = 32) -> Iterator[Clip]:
     rng = np.random.default_rng(7)
     noisy = [(small + rng.normal(0, 8, small.shape)).round().clip(0, 255) for _ in range(count)]
     gt = [picture] * count
-    yield _clip("still", NOISE, gt, [frame.astype(np.uint8) for frame in noisy])
-    yield _clip("still", CAMERA, gt, degrade(gt, SCALE, RECIPES["real"], 5))
+    yield named("still", NOISE, gt, [frame.astype(np.uint8) for frame in noisy])
+    yield named("still", CAMERA, gt, degrade(gt, SCALE, RECIPES["real"], 5))
 
 
-def _clip(dataset: str, name: str, gt: Sequence[Frame], lq: Sequence[Frame]) -> Clip:
+def named(dataset: str, name: str, gt: Sequence[Frame], lq: Sequence[Frame]) -> Clip:
+    """A clip of frames in memory; its identity is their hash."""
     identity = hashlib.sha256(b"".join(frame.tobytes() for frame in (*lq, *gt))).hexdigest()
     return Clip(dataset, name, len(lq), lq[0].shape[:2], SCALE, 0.0, identity, lq=lq, gt=gt)
 
@@ -504,8 +507,8 @@ def document(store: Store) -> str:
         clips += f" (versions {' and '.join(map(str, versions))}, which differ in roundings)"
     parts = [
         "# Ablation of InstaVSR",
-        "Made by `python -m vsrbench.methods.instavsr.ablation write` from `results/ablation`, which "
-        "`... score --gt CLIPS` filled with "
+        "Made by `python -m vsrbench.methods.instavsr.ablation write` from `results/ablation`, "
+        "which `... score --gt CLIPS` filled with "
         f"{store.code({r.run_id for r in records})}; the rows were trained by "
         "`... train --pool POOL --flow-init SPYNET`.",
         f"All rows have the same steps ({budget}; batches and losses in "

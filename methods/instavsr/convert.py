@@ -3,7 +3,7 @@
     python -m vsrbench.methods.instavsr.convert adcsr net_params_200.pkl halfDecoder.ckpt --out OUT
     python -m vsrbench.methods.instavsr.convert sd stable-diffusion-2-1-base --out OUT
     python -m vsrbench.methods.instavsr.convert own checkpoint.safetensors --out OUT
-    python -m vsrbench.methods.instavsr.convert blend recurrent.safetensors adversarial.safetensors --out OUT
+    python -m vsrbench.methods.instavsr.convert blend calm.safetensors sharp.safetensors --out OUT
 
 The last is for any two checkpoints of one network. The result is one safetensors file that carries
 the arguments of its network and where its numbers come from. As `instavsr-full.safetensors` in

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from vsrbench.cards.plugins import plugins
 from vsrbench.cards.weights import SUFFIXES, as_found
+from vsrbench.core.config import build, checked_name, checked_place
 from vsrbench.core.errors import UserError, unknown
 from vsrbench.core.files import read_toml
 from vsrbench.core.types import (
@@ -38,29 +38,6 @@ GT_CARD = MethodCard(
 """Reference row: the ground truth scored as if it were an output."""
 
 
-def build(cls: type, table: Mapping[str, Any], path: Path, **given: Any) -> Any:
-    """An instance of `cls` from a TOML table; every wrong field is one clear line."""
-    known = {f.name: f for f in fields(cls)}
-    hints = get_type_hints(cls, localns={"np": None, "torch": None})
-    values = dict(given)
-    for name, value in table.items():
-        if name not in known:
-            raise UserError(f"{path}: {unknown('field', name, known)}")
-        choices = [c for c in get_args(hints[name]) if isinstance(c, str)]
-        if choices and value not in choices:
-            raise UserError(f"{path}: {name} is '{value}'", f"one of: {', '.join(choices)}")
-        expected = {int: (int,), str: (str,), float: (int, float), bool: (bool,)}.get(
-            hints[name], ()
-        )
-        if expected and type(value) not in expected:
-            raise UserError(f"{path}: {name} must be {hints[name].__name__}, got {value!r}")
-        values[name] = tuple(value) if isinstance(value, list) else value
-    for name, f in known.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{path}: field '{name}' is missing", "it has no default")
-    return cls(**values)
-
-
 def method_files(root: Path) -> dict[str, Path]:
     """Method name -> its card, from methods/<folder>/<name>.toml.
 
@@ -84,12 +61,13 @@ def read_card(path: Path) -> MethodCard:
     """The card in a TOML file. Raises UserError."""
     table = read_toml(path)
     weights = table.pop("weights", None)
-    if weights is None:
+    if not isinstance(weights, dict):
         raise UserError(
             f"{path}: table [weights] is missing",
             f"say where the weights come from: origin = one of {', '.join(get_args(Origin))}",
         )
     sources = _sources(Source, _tables(weights, "sources", path), path)
+    checked_name(table.get("name", path.stem), "method", path)
     environment = table.pop("environment", None)
     if environment is not None:
         edits = tuple(build(Edit, edit, path) for edit in _tables(environment, "edits", path))
@@ -102,6 +80,12 @@ def read_card(path: Path) -> MethodCard:
         weights=build(Weights, weights, path, sources=sources),
         folder=str(path.parent),
     )
+    if card.scale < 0 or card.window < 0 or card.multiple_of < 1 or card.min_size < 1:
+        raise UserError(
+            f"{path}: scale {card.scale}, window {card.window}, multiple_of {card.multiple_of} and "
+            f"min_size {card.min_size} do not fit",
+            "scale and window are 0 or more, the others 1 or more",
+        )
     return as_found(card)
 
 
@@ -154,13 +138,22 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
     path = files[name]
     table = read_toml(path)
     base = table.get("base", "")
+    checked_name(table.get("name", name), "data set", path)
     if base:
-        if base not in files or base == name:
+        if not isinstance(base, str) or base not in files or base == name:
             raise UserError(f"{path}: {unknown('base', str(base), set(files) - {name})}")
         table = {"folder": base, **read_toml(files[base]), **table}
     layouts = [build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
     if "lq" in table or "gt" in table:
-        layouts.insert(0, Layout("own", table.get("lq", ""), table.get("gt", "")))
+        own = {key: table[key] for key in ("lq", "gt") if key in table}
+        layouts.insert(0, build(Layout, {"name": "own", **own}, path))
+    for layout in layouts:
+        for key in ("lq", "gt"):
+            pattern = checked_place(getattr(layout, key), key, path)
+            if pattern and pattern.strip("./") == "":
+                raise UserError(
+                    f"{path}: {key} = '{pattern}' names no clips", "such as 'LQ/{clip}'"
+                )
     downloads = _sources(Download, _tables(table, "downloads", path), path)
     expect = build(Expected, table.pop("expect", {}), path)
     spec: DatasetSpec = build(
@@ -189,6 +182,10 @@ def _sources(kind: type, entries: list[dict[str, Any]], path: Path) -> tuple[Any
     """What a file says of its downloads, each with one place to get it from. Raises UserError."""
     sources = tuple(build(kind, entry, path) for entry in entries)
     for source in sources:
+        if source.file:
+            checked_place(source.file, "file", path)
+        if isinstance(source, Download):
+            checked_place(source.to, "to", path)
         if sum(bool(getattr(source, place)) for place in PLACES) != 1:
             known = f"{', '.join(PLACES[:-1])} and {PLACES[-1]}"
             raise UserError(f"{path}: a download has not exactly one of {known}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import stat
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ _SETTLED_NS = 2 * 10**9
 """A file that was written less than this before it was hashed is not remembered: it could be
 written once more without a trace in its times."""
 _MANY = 20_000
+_LARGEST_TOML = 16 * 2**20
 _remembered: dict[Path, dict[str, Any]] = {}
 
 
@@ -42,9 +44,14 @@ def replacing(path: Path) -> Iterator[Path]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in a TOML file. Raises UserError if it is not there or holds no TOML."""
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST_TOML:
+            raise UserError(f"{path} is no TOML file: a pipe, a folder, or too large")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid TOML here: nested too deeply") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -7,7 +7,7 @@ Frames are uint8 RGB arrays H x W x 3; a flow is float32 H x W x 2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -552,19 +552,6 @@ class Record:
         """A plain dict for json.dumps."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Record:
-        """Rebuild from a parsed line; fields of later schemas are ignored."""
-        kept = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        kept["size"] = tuple(kept.get("size", (0, 0)))
-        kept["per_frame"] = tuple(kept.get("per_frame", ()))
-        if kept.get("measurement"):
-            given = kept["measurement"]
-            m = {f.name: given[f.name] for f in fields(Measurement) if f.name in given}
-            m["size"], m["samples_ms"] = tuple(m["size"]), tuple(m["samples_ms"])
-            kept["measurement"] = Measurement(**m)
-        return cls(**kept)
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -588,10 +575,3 @@ class Asked:
     def to_json(self) -> dict[str, Any]:
         """A plain dict for json.dumps, without what is empty."""
         return {name: value for name, value in asdict(self).items() if value and any(value)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Asked:
-        """Rebuild from a parsed line. Raises LookupError, TypeError or AttributeError."""
-        kept = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        keys = {str(metric): str(key) for metric, key in data["keys"].items()}
-        return cls(**kept | {"keys": keys, "size": tuple(data.get("size", (0, 0)))})

@@ -225,9 +225,13 @@ def _h264(frames: Iterable[Frame], crf: float) -> Iterator[Frame]:
     return coded(frames, "libx264", options)
 
 
+DECODERS = {"libx264": "h264", "libx265": "hevc", "mpeg4": "mpeg4"}
+"""Of what each encoder writes."""
+
+
 def coded(
     frames: Iterable[Frame],
-    codec: Literal["libx264", "mpeg4"],
+    codec: Literal["libx264", "libx265", "mpeg4"],
     options: dict[str, str],
     bits_per_frame: float = 0,
 ) -> Iterator[Frame]:
@@ -236,7 +240,7 @@ def coded(
     yuv420p needs even sides: an odd one gets its last row or column doubled, then cut off again.
     """
     encoder: av.VideoCodecContext | None = None
-    decoder = av.CodecContext.create("mpeg4" if codec == "mpeg4" else "h264", "r")
+    decoder = av.CodecContext.create(DECODERS[codec], "r")
     decoder.thread_count = 1
     h = w = 0
 

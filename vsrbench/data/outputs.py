@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vsrbench.core.config import convert
 from vsrbench.core.errors import DataError, UserError, unknown
 from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest
@@ -127,6 +128,8 @@ def read_alignment(name: str) -> Alignment:
         return Alignment(CONVENTIONS[rule])
     clips = table.pop("clips", {})
     default = _placement(table, path)
+    if not isinstance(clips, dict):
+        raise UserError(f"{path}: clips is no table", "write [clips.NAME]")
     return Alignment(None, default, {c: _placement(t, path, default) for c, t in clips.items()})
 
 
@@ -136,7 +139,9 @@ def _placement(table: Any, path: Path, default: Placement | None = None) -> Plac
         raise UserError(f"{path}: {table!r} is no table", "write crop and frames")
     if stray := set(table) - {"crop", "frames"}:
         raise UserError(f"{path}: {unknown('field', stray.pop(), ['crop', 'frames', 'clips'])}")
-    crop, which = table.get("crop", default.crop), table.get("frames", default.frames)
+    where = f"{path}: "
+    crop = convert(table.get("crop", default.crop), tuple[int, ...] | None, f"{where}crop")
+    which = convert(table.get("frames", default.frames), str | tuple[int, ...], f"{where}frames")
     numbers = [*(crop or ()), *(() if isinstance(which, str) else which)]
     if not all(type(n) is int and n >= 0 for n in numbers) or (crop and len(crop) != 4):
         raise UserError(

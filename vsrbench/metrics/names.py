@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vsrbench.cards.plugins import plugins
-from vsrbench.cards.specs import build
+from vsrbench.core.config import build
 from vsrbench.core.errors import MissingError, UserError, install_hint, unknown
 from vsrbench.core.files import read_toml
 from vsrbench.core.types import MetricInfo, Record
@@ -43,7 +43,6 @@ def known_metrics() -> dict[str, MetricInfo]:
 def read_metric(path: Path, package: str) -> MetricInfo:
     """The metric that a TOML file of an installed package declares. Raises UserError."""
     table = read_toml(path)
-    table["needs"] = frozenset(table.get("needs", ()))
     info: MetricInfo = build(
         MetricInfo, {"name": path.stem, "default": False, **table}, path, package=package
     )

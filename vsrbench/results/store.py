@@ -6,20 +6,56 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+import msgspec
 
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import RECORD_SCHEMA, Asked, Record
 from vsrbench.results.view import Named, conflicts, latest, shown
 
 T = TypeVar("T")
-# Of a line about a run: what tables and reports read of it.
-RUN_FIELDS = frozenset(
-    {"run_id", "started", "argv", "version", "device", "env", "finished", "counts", "exit_code"}
-)
-ENV_FIELDS = frozenset(
-    {"python", "system", "cpu", "cores", "ram_mib", "cuda", "gpus", "packages", "git"}
-)
+
+
+class _Git(TypedDict):
+    commit: str | None
+    dirty: bool | None
+
+
+class _Gpu(TypedDict):
+    name: str
+    memory_mib: int
+
+
+class _Env(TypedDict):
+    python: str
+    system: str
+    cpu: str
+    cores: int | None
+    ram_mib: int
+    cuda: str | None
+    gpus: list[_Gpu]
+    packages: dict[str, str]
+    git: _Git
+
+
+class _Run(TypedDict):
+    """Of a line about a run: what tables and reports read of it."""
+
+    run_id: str
+    started: str
+    argv: list[str]
+    version: str
+    device: str
+    env: _Env
+    finished: str
+    counts: dict[str, int]
+    exit_code: int
+    asked: NotRequired[list[Asked]]
+
+
+_RECORDS = msgspec.json.Decoder(Record)
+_SCHEMA = msgspec.json.Decoder(dict[str, Any])
 
 
 class Store:
@@ -113,14 +149,19 @@ class Store:
         """
         return list(self._lines(self.records, self._record, strict))
 
-    def _record(self, data: dict[str, Any]) -> Record:
-        if data.get("schema", 0) > RECORD_SCHEMA:
+    def _record(self, line: bytes) -> Record:
+        try:
+            record, schema = _RECORDS.decode(line), 0
+        except msgspec.ValidationError:
+            record, schema = None, _SCHEMA.decode(line).get("schema", 0)
+        newest = record.schema if record else schema
+        if isinstance(newest, int) and newest > RECORD_SCHEMA:
             raise UserError(
-                f"{self.records} was written by a newer version (schema {data['schema']}, this "
-                f"one reads up to {RECORD_SCHEMA})",
+                f"{self.records} was written by a newer version (schema {newest}, this one reads "
+                f"up to {RECORD_SCHEMA})",
                 "update vsrbench or choose another folder with --results DIR",
             )
-        return Record.from_json(data)
+        return record or _RECORDS.decode(line)
 
     def latest(self) -> dict[str, Record]:
         """The newest record of each key; a success is never hidden by a later failure."""
@@ -163,33 +204,30 @@ class Store:
         return list(methods), list(sets)
 
     def _lines(
-        self, path: Path, made_of: Callable[[dict[str, Any]], T], strict: bool = False
+        self, path: Path, made_of: Callable[[bytes], T], strict: bool = False
     ) -> Iterator[T]:
         """What the lines of a file make; a line of which nothing can be made leaves a notice."""
         if not path.is_file():
             return
-        lines = path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield made_of(json.loads(line))
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
-                cut = number == len(lines) and isinstance(error, json.JSONDecodeError)
-                if strict and not cut:
-                    raise DataError(
-                        f"{path}:{number} is damaged", "restore the file, or remove that line"
-                    ) from error
-                notice = f"{path}:{number}: {'cut' if cut else 'damaged'} line passed over"
-                if notice not in self.notices:
-                    self.notices.append(notice)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield made_of(line)
+                except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                    cut = not line.endswith(b"\n")
+                    if strict and not cut:
+                        raise DataError(
+                            f"{path}:{number} is damaged", "restore the file, or remove that line"
+                        ) from error
+                    notice = f"{path}:{number}: {'cut' if cut else 'damaged'} line passed over"
+                    if notice not in self.notices:
+                        self.notices.append(notice)
 
 
-def _run(data: dict[str, Any]) -> dict[str, Any]:
-    """A line about a run, if it is one. Raises KeyError, TypeError, AttributeError."""
-    env = data["env"]
-    if lost := (RUN_FIELDS - data.keys()) | (ENV_FIELDS - env.keys()):
-        raise KeyError(*lost)
-    for entry in data.get("asked", ()):
-        Asked.from_json(entry)
+def _run(line: bytes) -> dict[str, Any]:
+    """A line about a run, if it is one. Raises DecodeError."""
+    data: dict[str, Any] = _SCHEMA.decode(line)
+    data |= msgspec.convert(data, _Run)
     return data

@@ -18,7 +18,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vsrbench.core.keys import digest
-from vsrbench.core.types import Asked, Record, Size
+from vsrbench.core.types import Record, Size
 from vsrbench.metrics import recorded
 
 Named = tuple[str, str]
@@ -114,7 +114,7 @@ def _events(
             continue
         now = max(now, str(run.get("finished", "")))  # clocks are set back, lines stay in order
         keys = {}
-        for entry in map(Asked.from_json, run["asked"]):
+        for entry in run["asked"]:
             method, dataset = (entry.method, entry.source), (entry.dataset, entry.dataset_source)
             for metric, key in entry.keys.items():
                 what = metric if entry.dataset else _cost_name(entry.size)

@@ -1,7 +1,7 @@
 """Training clips: a pool of rendered, degraded clips on disk, and random batches from it.
 
-`python -m vsrbench.methods.instavsr.data POOL --clips 300 --seed 1` renders the pool; `--own PATH` adds the
-user's own clips to it, `--teacher METHOD` the frames of a teacher. Scenes come from the
+`python -m vsrbench.methods.training.pool POOL --clips 300 --seed 1` renders the pool; `--own PATH`
+adds the user's own clips to it, `--teacher METHOD` the frames of a teacher. Scenes come from the
 procedural stream of vsrbench.data.synthetic, under seeds that the embedded test set never draws.
 """
 
@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from vsrbench.cards.specs import ROOT, method_card
 from vsrbench.core.errors import DataError, MissingError, UserError
@@ -35,10 +36,11 @@ from vsrbench.flow.estimators import best_estimator
 from vsrbench.flow.masks import occlusion_mask
 from vsrbench.run.method import at_scale, load_method, upscale
 
+from .batch import SCALE, Batch, Draw
+
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
 
-SCALE = 4
 MIX = {"real": 0.6, "realbasicvsr": 0.1, "mild": 0.2, "clean": 0.1}
 """Shares of the degradations; realbasicvsr has MPEG-4 beside H.264."""
 STILL = 0.2
@@ -184,7 +186,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MissingError(
             f"no training clips in {folder}",
-            f"render some: python -m vsrbench.methods.instavsr.data {folder} --clips 300 --seed 1",
+            f"render some: python -m vsrbench.methods.training.pool {folder} --clips 300 --seed 1",
         ) from error
     if (about["mix"], about.get("still")) != (MIX, STILL):
         raise UserError(f"{folder} holds a pool of other settings", "render a new one")
@@ -223,38 +225,6 @@ def render_pool(
                 print(f"{done}/{clips} clips", file=sys.stderr, flush=True)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Frames and exact motion, float32. Flow pair i lies between frames i and i+1, in LQ px."""
-
-    lq: torch.Tensor
-    """(b, n, 3, h, w) in 0..1."""
-    gt: torch.Tensor
-    """(b, n, 3, 4h, 4w) in 0..1."""
-    forward: torch.Tensor
-    """(b, n-1, 2, h, w), F_{i->i+1}: warping frame i+1 by it gives frame i."""
-    backward: torch.Tensor
-    """(b, n-1, 2, h, w), F_{i+1->i}."""
-    valid_forward: torch.Tensor
-    """(b, n-1, 1, h, w): 1 where the target is visible and inside the patch."""
-    valid_backward: torch.Tensor
-    """(b, n-1, 1, h, w), likewise."""
-    teacher: torch.Tensor | None = None
-    """(b, n, 3, 4h, 4w) in 0..1: what a teacher made of `lq`; None unless all clips have it."""
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device; from pinned memory, without waiting for it."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """The batch in pinned memory, as DataLoader asks for it."""
-        return self._each(torch.Tensor.pin_memory)
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        changed: dict[str, Any] = {k: v if v is None else change(v) for k, v in vars(self).items()}
-        return Batch(**changed)
-
-
 def turn(images: Array, code: int) -> Array:
     """One of the 8 symmetries of the square, by the bits of `code`: flip x, flip y, transpose.
 
@@ -283,21 +253,55 @@ def _inside(flow: Array) -> Array:
 
 
 class Pool:
-    """The clips of a folder written by `render_pool`; files are read when they are drawn.
+    """The clips of a folder written by `render_pool`, read when they are drawn; a `Source`.
 
     start, count: the numbered clips that are drawn from; those that are not there yet are rendered
-    when drawn. count 0: all that are there from `start` on. own: with the user's own clips.
-    Raises MissingError when there is none, DataError when one is unreadable.
+    when drawn. count 0: all that are there from `start` on. Those before are held out. The user's
+    own clips are drawn from, too. renew: batches after which a new clip takes the place of the
+    oldest; 0 = never. workers: processes that prepare batches; 0 = none. Raises MissingError when
+    there is none, DataError when one is unreadable.
     """
 
-    def __init__(self, folder: Path, start: int = 0, count: int = 0, own: bool = True) -> None:
-        self.about = _manifest(folder)
+    def __init__(
+        self, folder: Path, start: int = 0, count: int = 0, renew: int = 0, workers: int = 0
+    ) -> None:
+        self.manifest = _manifest(folder)
         there = sorted(folder.glob("[0-9]*.npz"))
         self.folder, self.start = folder, start
+        self.renew, self.workers = renew, workers
         self.count = count or max(0, len(there) - start)
-        self.own = sorted(folder.glob(f"{OWN}*.npz")) if own else []
-        if not len(self):
+        self.own = sorted(folder.glob(f"{OWN}*.npz"))
+        if not len(self) or len(there) < start:
             raise MissingError(f"{folder} holds too few clips", "render more, or set clips")
+
+    def about(self) -> str:
+        """What it holds, in words."""
+        about, renewed = self.manifest, f", one new every {self.renew} steps" if self.renew else ""
+        h, w = about["size"]
+        mix = ", ".join(f"{share:.0%} {name}" for name, share in about["mix"].items())
+        return (
+            f"{len(self)} clips of {about['frames']} frames, {w}x{h} px{renewed} "
+            f"(stream {about['seed']}, {about['still']:.0%} still; LQ {mix})"
+        )
+
+    def batches(self, draw: Draw, first: int, pin: bool) -> Generator[Batch, None, None]:
+        """The batches of a stage from number `first` on. Raises as `batch`."""
+        loader = DataLoader(
+            Windows(self, draw),
+            batch_size=None,
+            sampler=count(first),
+            num_workers=self.workers,
+            worker_init_fn=_quiet_worker if self.workers else None,
+            pin_memory=pin,
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+    def held_out(self, index: int, frames: int) -> Batch:
+        """The first `frames` frames of clip `index` of those before `start`."""
+        return self.clip(index - self.start, frames)
 
     def __len__(self) -> int:
         return self.count + len(self.own)
@@ -308,7 +312,7 @@ class Pool:
         if index >= self.count:
             path = self.own[index - self.count]
         elif not path.exists():
-            about = self.about
+            about = self.manifest
             render_clip(path, about["seed"], int(path.stem), about["size"], about["frames"])
         try:
             with np.load(path) as file:
@@ -357,6 +361,32 @@ class Pool:
         corners = rng.integers(room + 1) + speed * np.arange(frames)[:, None]
         code, reverse = int(rng.integers(8)), bool(rng.integers(2))
         return _cut(clip, start, corners.clip(0, room), (patch, patch), code, reverse)
+
+
+class Windows(Dataset[Batch | UserError]):
+    """The batch of every step of a stage, by the number of the step.
+
+    An error comes as itself: raised in another process, it would come back as a traceback.
+    """
+
+    def __init__(self, pool: Pool, draw: Draw) -> None:
+        self.pool, self.draw = pool, draw
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        draw, renew = self.draw, self.pool.renew
+        rng = np.random.default_rng([*draw.seed, step])
+        patch = int(rng.choice(draw.patch))
+        offset = step // renew if renew else 0
+        try:
+            return self.pool.batch(rng, draw.batch, draw.frames, patch, draw.pan, offset)
+        except UserError as error:
+            return error
+
+
+def _quiet_worker(_: int) -> None:
+    """Workers leave the processor to the training, and stopping to the main process."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cut(
@@ -415,7 +445,7 @@ def _collate(windows: list[dict[str, Array]]) -> Batch:
 def main(argv: list[str] | None = None) -> None:
     """Render a pool from the command line."""
     parser = argparse.ArgumentParser(
-        "vsrbench.methods.instavsr.data", description="Render training clips."
+        "vsrbench.methods.training.pool", description="Render training clips."
     )
     parser.add_argument("pool", type=Path, help="folder to write to")
     parser.add_argument("--clips", type=int, default=300)

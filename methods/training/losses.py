@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..spynet import warp
-from .data import SCALE, Batch
+from .batch import SCALE, Batch
 
 CHARBONNIER_EPS = 1e-3
 
@@ -78,8 +78,13 @@ def warped_pairs(frames: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def warping_loss(frames: Tensor, batch: Batch) -> Tensor:
-    """Mean |SR_i - warp(SR_{i+1}, F_{i->i+1})| where frame i's content is visible in frame i+1."""
-    frame, later, valid = warped_pairs(frames, batch)
+    """Mean |e_i - warp(e_{i+1}, F_{i->i+1})| of the errors e = SR - GT, where frame i's content is
+    visible in frame i+1.
+
+    Errors have to move with the scene. Of the frames themselves the same would ask for softness,
+    since interpolation changes what is sharp, and forbid a change of light: GT would not be free.
+    """
+    frame, later, valid = warped_pairs(frames - batch.gt, batch)
     return masked_mean((frame - later).abs(), valid)
 
 

@@ -14,7 +14,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .network import SCALE, Backbone, resnet, upscaled
+from ..instavsr.network import SCALE, Backbone, resnet, upscaled
 
 
 class Encoder(nn.Module):
