@@ -36,7 +36,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m mypy
 
 fuzz: $(VENV)/.dev
-	VSRBENCH_FUZZ=600 $(RUN) -m pytest tests/test_fuzz.py
+	FUZZ_ROUNDS=600 $(RUN) -m pytest tests/test_fuzz.py
 
 wheel: $(VENV)/.dev
 	scripts/try_wheel.sh $(VENV)

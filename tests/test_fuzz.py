@@ -1,6 +1,6 @@
 """Broken inputs of every kind: one line and an exit code, never a traceback, nothing outside.
 
-`make fuzz` tries ten times as many; `VSRBENCH_FUZZ=N` says how many of each kind.
+`make fuzz` tries ten times as many; `FUZZ_ROUNDS=N` says how many of each kind.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from tests.test_cli import write_clip
 from vsrbench.cli import main
 
-ROUNDS = int(os.environ.get("VSRBENCH_FUZZ", "25"))
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "25"))
 Change = Callable[[random.Random, bytes], bytes]
 WORDS = [
     *('""', "'x'", "-1", "0", "1e999", "nan", "true", "[]", "{}", "[[]]", "null", '"../../x"'),
