@@ -16,6 +16,7 @@ from PIL import Image
 
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
+from vsrbench.data.frames import FrameWriter, write_sums
 from vsrbench.results.summary import summarise
 from vsrbench.run.plan import mark
 from vsrbench.show import figures
@@ -27,9 +28,10 @@ HEIGHT, WIDTH, COUNT = 40, 60, 8
 def keep(root: Path, method: str, frames: list[Picture]) -> None:
     """Frames as a run keeps them."""
     folder = root / method / "toy" / "pan"
-    folder.mkdir(parents=True)
-    for i, frame in enumerate(frames):
-        Image.fromarray(frame).save(folder / f"{i:08d}.png")
+    with FrameWriter(folder) as writer:
+        for frame in frames:
+            writer.write(frame)
+    write_sums(folder, writer.digests)
 
 
 def clip(seed: int, busy_row: int = 25) -> list[Picture]:
@@ -224,6 +226,14 @@ def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
     assert "--keep-frames" in caught.value.hint
     with pytest.raises(MissingError, match="other weights"):
         shown_of(made("two", "ewarp", 2, flow="x"))
+    first = kept / "ours" / "toy" / "pan" / "00000000.png"
+    whole = first.read_bytes()
+    first.write_bytes(first.with_name("00000001.png").read_bytes())
+    with pytest.raises(
+        MissingError, match=r"not as they were scored: pan/00000000\.png was changed"
+    ):
+        shown_of(made("one", "psnr", 30))
+    first.write_bytes(whole)
     # A record of schema 1 does not say which frames it scores.
     assert shown_of(made("", "psnr", 30)) == []
     mark(kept / "ours" / "toy" / "pan").unlink()

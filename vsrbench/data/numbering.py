@@ -151,7 +151,9 @@ def _keys(names: Sequence[str]) -> list[Key]:
     }
     counts = {
         shape: [
-            _is_counter([(n.whole[i], n.decimals[i]) for n in group]) for i in range(len(shape) - 1)
+            not (signed[shape][i] and any(n.signs[i] for n in group))
+            and _is_counter([(n.whole[i], n.decimals[i]) for n in group])
+            for i in range(len(shape) - 1)
         ]
         for shape, group in alike.items()
     }
@@ -189,7 +191,9 @@ def _is_counter(values: Sequence[tuple[str, str]]) -> bool:
         return False
     equal = len({Fraction(f"{whole}.{part}") for whole, part in pairs}) < len(pairs)
     one = len({whole for whole, _ in pairs}) == 1 and len(pairs) == len(values)
-    return (equal or one) and max(numbers) - min(numbers) < 2 * len(numbers)
+    # No number ends in a zero where others have fewer decimals.
+    tens = any(part[-1] == "0" != part for _, part in pairs)
+    return (equal or one or tens) and max(numbers) - min(numbers) < 2 * len(numbers)
 
 
 def _columns(names: Sequence[str]) -> list[list[Fraction]]:
@@ -240,9 +244,12 @@ def _even(columns: list[list[Fraction]]) -> bool:
 
 
 def _first_gap(columns: list[list[Fraction]], names: Sequence[str]) -> str:
+    """The first number that is missing where the usual step is not kept."""
     column = columns[-1]
     steps = [b - a for a, b in pairwise(column)]
-    usual = max(set(steps), key=lambda step: (steps.count(step), -step))
+    usual = max(set(steps), key=lambda step: (steps.count(step), -abs(step)))
+    if len(set(steps)) == 1:  # two frames, which show no step
+        usual = Fraction(1)
     at = next(i for i, step in enumerate(steps) if step != usual)
     return _like(names, column[at] + usual)
 

@@ -69,20 +69,27 @@ def scan(path: Path) -> Track:
 
     shown: list[tuple[int | None, bool]] = []  # timestamp, key frame?
     total, last, end, payload, corrupt, steady = 0, None, 0, 0, False, True
+    join = 0  # packets within which another stream begins, where one ends
     try:
         with _opened(path) as container:
             stream, note = _track(path, container)
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
+                if join == 1 and not packet.is_keyframe:
+                    raise DataError(f"{path} lacks a part at frame {total:08d}", FETCH_AGAIN)
+                join = 0 if packet.is_keyframe else max(0, join - 1)
+                if packet.is_corrupt and container.format.name == "mpegts":
+                    join = 2
                 total, payload = total + 1, packet.size
                 steady &= last is None or packet.dts is None or packet.dts > last
                 last = packet.dts if packet.dts is not None else last
-                if packet.is_corrupt:
+                if packet.is_corrupt and not join:
                     corrupt = True
                 elif not packet.is_discard:
                     shown.append((packet.pts, packet.is_keyframe))
                 end = max(end, (packet.pts or 0) + (packet.duration or 0))
+            corrupt |= join > 0
             declared = stream.frames
             name = container.format.name
             fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -93,8 +100,6 @@ def scan(path: Path) -> Track:
             lost = round((length_s - end_s) * fps) if len(container.streams) == 1 else 0
     except av.FFmpegError as error:
         raise undecodable(path, error, len(shown)) from error
-    if name == "mpegts":
-        corrupt = False  # so it calls what lies at a join; whether pictures are damaged will show
     missing = cut_off(path, name, total < declared, lost > 1, payload)
     if len(shown) != declared or corrupt or missing or not steady:
         pictures = _checked(path, _pictures(path), 0)

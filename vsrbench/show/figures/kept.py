@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vsrbench.core.errors import DataError, MissingError
 from vsrbench.core.types import Record, size_text
-from vsrbench.data.frames import FrameSource, open_frames
+from vsrbench.data.frames import FrameSource, altered, open_frames
 from vsrbench.metrics import recorded
 from vsrbench.results.summary import BASELINE, GT, metric_column, newest
 from vsrbench.run.plan import mark
@@ -57,7 +57,8 @@ def kept_scores(
 ) -> list[Record]:
     """The records of a clip that score the very frames kept of it; none without a mark.
 
-    Raises MissingError for frames other than those of the newest scores. Records of schema 1 do not
+    Raises MissingError for frames other than those of the newest scores, and for frames that were
+    changed since. Records of schema 1 do not
     say which frames they score.
     """
     records = list(records)
@@ -74,6 +75,11 @@ def kept_scores(
         if max(own, key=lambda r: r.at).output != output:
             raise MissingError(
                 f"kept frames of {method} are of other weights or settings than its scores",
+                "run again with --keep-frames",
+            )
+        if why := altered(folder):
+            raise MissingError(
+                f"kept frames of {method} are not as they were scored: {why}",
                 "run again with --keep-frames",
             )
         found += [r for r in own if r.output == output]

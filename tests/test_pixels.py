@@ -1,0 +1,557 @@
+"""One rule for the pixels of every picture and video: chroma, depth, range, alpha, orientation."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from tests.test_frames import encode, scene
+from vsrbench.core.errors import DataError, UserError
+from vsrbench.data.frames import open_frames
+from vsrbench.data.images import image_size, read_image
+from vsrbench.data.video import has_video, to_rgb
+
+Planes = list[np.ndarray]
+
+
+def filled(fmt: str, planes: Planes) -> av.VideoFrame:
+    """A video frame with these samples in its planes."""
+    out = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], fmt)
+    for plane, data in zip(out.planes, planes, strict=False):
+        rows = np.zeros((plane.height, plane.line_size // data.itemsize), data.dtype)
+        rows[:, : data.shape[1]] = data
+        plane.update(rows.tobytes())
+    return out
+
+
+def samples(size: tuple[int, int], across: int, down: int, seed: int = 0) -> Planes:
+    """Random Y, U and V of 8 bits in this subsampling."""
+    rng = np.random.default_rng(seed)
+    small = (-(-size[0] // down), -(-size[1] // across))
+    return [rng.integers(0, 256, s, np.uint8) for s in (size, small, small)]
+
+
+def as_420(planes: Planes, across: int, down: int) -> av.VideoFrame:
+    """The same picture with each pixel as 2 x 2 of 8-bit 4:2:0, which repeats nothing."""
+    h, w = planes[0].shape
+    luma, u, v = planes
+    full = [c.repeat(down, 0)[:h].repeat(across, 1)[:, :w] for c in (u, v)]
+    return filled("yuv420p", [luma.repeat(2, 0).repeat(2, 1), *full])
+
+
+def rgb(frame: av.VideoFrame) -> np.ndarray:
+    return to_rgb(Path("x"), frame)
+
+
+SUBSAMPLED = {
+    "420": (2, 2),
+    "422": (2, 1),
+    "444": (1, 1),
+    "440": (1, 2),
+    "411": (4, 1),
+    "410": (4, 4),
+}
+SIZES = [(48, 64), (47, 64), (48, 63), (45, 61), (2, 2), (1, 1), (5, 3)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", SUBSAMPLED)
+def test_chroma_is_repeated_in_every_subsampling_and_size(kind: str, size: tuple[int, int]) -> None:
+    if kind == "410" and min(size) < 4:
+        return
+    planes = samples(size, *SUBSAMPLED[kind])
+    want = rgb(as_420(planes, *SUBSAMPLED[kind]))[::2, ::2]
+    np.testing.assert_array_equal(rgb(filled(f"yuv{kind}p", planes)), want)
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14, 16])
+@pytest.mark.parametrize(("kind", "order"), [("420", "le"), ("422", "le"), ("444", "be")])
+def test_depth_changes_nothing(kind: str, order: str, bits: int) -> None:
+    for size in ((48, 64), (45, 61)):
+        planes = samples(size, *SUBSAMPLED[kind])
+        deep = [
+            (p.astype(np.uint16) << bits - 8).astype(f"{'<' if order == 'le' else '>'}u2")
+            for p in planes
+        ]
+        np.testing.assert_array_equal(
+            rgb(filled(f"yuv{kind}p{bits}{order}", deep)), rgb(filled(f"yuv{kind}p", planes))
+        )
+
+
+def test_full_range_of_ten_bits_spans_what_eight_bits_do() -> None:
+    planes = samples((48, 64), 2, 2)
+    deep = [np.rint(planes[0] * (1023 / 255)).astype("<u2")]
+    deep += [
+        np.rint((c.astype(float) - 128) * (1023 / 255) + 512).clip(0, 1023).astype("<u2")
+        for c in planes[1:]
+    ]
+    eight, ten = filled("yuvj420p", planes), filled("yuv420p10le", deep)
+    ten.color_range = 2
+    np.testing.assert_array_equal(rgb(ten), rgb(eight))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (46, 62)])
+def test_interleaved_samples_are_the_same_picture(size: tuple[int, int]) -> None:
+    y, u, v = samples(size, 2, 2)
+    both = np.stack([u, v], -1).reshape(u.shape[0], -1)
+    want = rgb(filled("yuv420p", [y, u, v]))
+    np.testing.assert_array_equal(rgb(filled("nv12", [y, both])), want)
+    shifted = [(p.astype(np.uint16) << 8).astype("<u2") for p in (y, both)]
+    np.testing.assert_array_equal(rgb(filled("p010le", shifted)), want)
+    y, u, v = samples(size, 2, 1)
+    packed = np.stack([y[:, ::2], u, y[:, 1::2], v], -1).reshape(size[0], -1)
+    out = av.VideoFrame(size[1], size[0], "yuyv422")
+    rows = np.zeros((size[0], out.planes[0].line_size), np.uint8)
+    rows[:, : packed.shape[1]] = packed
+    out.planes[0].update(rows.tobytes())
+    np.testing.assert_array_equal(rgb(out), rgb(filled("yuv422p", [y, u, v])))
+
+
+def test_grey_and_rgb_of_any_depth() -> None:
+    grey = samples((45, 61), 1, 1)[0]
+    want = np.repeat(grey[..., None], 3, -1)
+    np.testing.assert_array_equal(rgb(filled("gray", [grey])), want)
+    for bits in (10, 12, 16):
+        deep = np.rint(grey * ((2**bits - 1) / 255)).astype("<u2")
+        np.testing.assert_array_equal(rgb(filled(f"gray{bits}le", [deep])), want)
+    planes = samples((45, 61), 1, 1, seed=1)
+    want = np.stack([planes[2], planes[0], planes[1]], -1)  # stored as green, blue, red
+    np.testing.assert_array_equal(rgb(filled("gbrp", planes)), want)
+    for bits in (10, 12, 16):
+        deep = [np.rint(p * ((2**bits - 1) / 255)).astype("<u2") for p in planes]
+        np.testing.assert_array_equal(rgb(filled(f"gbrp{bits}le", deep)), want)
+    wide = av.VideoFrame.from_ndarray(want.astype(np.uint16) * 257, "rgb48le")
+    np.testing.assert_array_equal(rgb(wide), want)
+    alpha = [*samples((48, 64), 2, 2), np.full((48, 64), 7, np.uint8)]
+    np.testing.assert_array_equal(rgb(filled("yuva420p", alpha)), rgb(filled("yuv420p", alpha[:3])))
+
+
+def test_the_arithmetic_is_that_of_the_standard() -> None:
+    """Far from any clipping, RGB by the formulas of BT.601 and BT.709, within three levels."""
+    rng = np.random.default_rng(2)
+    y = rng.integers(60, 190, (45, 61), np.uint8)
+    u, v = rng.integers(108, 148, (2, 23, 31), np.uint8)
+    big = [c.repeat(2, 0).repeat(2, 1)[:45, :61].astype(float) - 128 for c in (u, v)]
+    for matrix, (kr, kb) in {5: (0.299, 0.114), 1: (0.2126, 0.0722)}.items():
+        frame = filled("yuv420p", [y, u, v])
+        frame.colorspace = matrix
+        luma = (y.astype(float) - 16) * 255 / 219
+        red = luma + 255 / 224 * 2 * (1 - kr) * big[1]
+        blue = luma + 255 / 224 * 2 * (1 - kb) * big[0]
+        green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+        assert np.abs(rgb(frame) - np.stack([red, green, blue], -1)).max() <= 3
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_the_interlace_flag_changes_no_pixel(tmp_path: Path, codec: str) -> None:
+    frames = scene(6, (64, 96))
+    options = {"flags": "+ildct+ilme"} if codec == "mpeg2video" else {"x264-params": "tff=1"}
+    path = encode(tmp_path / "i.mkv", frames, codec=codec, **options)
+    with av.open(str(path)) as container:
+        pictures = list(container.decode(video=0))
+    assert any(p.interlaced_frame for p in pictures)
+    for got, picture in zip(open_frames(path), pictures, strict=True):
+        planes = [
+            np.frombuffer(p, np.uint8).reshape(p.height, -1)[:, : p.width] for p in picture.planes
+        ]
+        np.testing.assert_array_equal(got, rgb(filled("yuv420p", planes)))
+
+
+def test_files_read_by_another_rule_than_before_are_other_files(tmp_path: Path) -> None:
+    eight = encode(tmp_path / "a.mkv", scene(2), codec="ffv1", fmt="yuv420p")
+    ten = encode(tmp_path / "b.mkv", scene(2), codec="ffv1", fmt="yuv420p10le")
+    assert [open_frames(p).rule for p in (eight, ten)] == [1, 2]
+    assert [open_frames(p).pixel_format for p in (eight, ten)] == ["yuv420p", "yuv420p10le"]
+    assert open_frames(eight).codec == "ffv1"
+
+
+# ---------------------------------------------------------------- TIFF
+
+RGBA = np.random.default_rng(0).integers(0, 256, (24, 40, 4), np.uint8)
+DEEP = np.random.default_rng(1).integers(0, 65536, (24, 40, 4), np.uint16)
+
+
+def eight(image: np.ndarray) -> np.ndarray:
+    return np.rint(image / 257).astype(np.uint8) if image.dtype == np.uint16 else image
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image", [RGBA, DEEP], ids=["8", "16"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_tiff_is_as_it_is_stored(
+    tmp_path: Path, channels: int, image: np.ndarray, orientation: int
+) -> None:
+    path, stored = tmp_path / "x.tif", image[..., :channels]
+    kind = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    tifffile.imwrite(
+        path,
+        stored[..., 0].copy() if channels == 1 else stored.copy(),
+        photometric="minisblack" if channels == 1 else "rgb",
+        extratags=[(274, "H", 1, orientation, True)],
+        **kind,
+    )
+    want = np.repeat(eight(stored), 3, -1) if channels == 1 else eight(stored)[..., :3]
+    np.testing.assert_array_equal(read_image(path), want)
+    assert image_size(path) == (24, 40)
+    source = open_frames(path)
+    source.check()
+
+
+@pytest.mark.parametrize("image", [RGBA, DEEP], ids=["8", "16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"extrasamples": ["assocalpha"]},
+        {"extrasamples": ["unspecified"]},
+        {"extrasamples": ["unassalpha"], "bigtiff": True},
+        {"extrasamples": ["unassalpha"], "byteorder": ">"},
+        {"extrasamples": ["unassalpha"], "tile": (16, 16)},
+        {"extrasamples": ["unassalpha"], "compression": "zlib", "predictor": True},
+    ],
+    ids=str,
+)
+def test_alpha_of_tiff_is_dropped(
+    tmp_path: Path, options: dict[str, object], image: np.ndarray
+) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif"), eight(image)[..., :3])
+
+
+def test_other_kinds_of_tiff(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    for image in (RGBA, DEEP):
+        tifffile.imwrite(path, image[..., 0], photometric="miniswhite")
+        want = np.repeat(255 - eight(image[..., :1]), 3, -1)
+        assert np.abs(read_image(path).astype(int) - want).max() <= 1
+        tifffile.imwrite(path, image, photometric="separated")
+        with pytest.raises(DataError, match="colours other than grey and RGB"):
+            read_image(path)
+    tifffile.imwrite(
+        path, np.moveaxis(DEEP[..., :3], -1, 0), photometric="rgb", planarconfig="separate"
+    )
+    with pytest.raises(DataError, match="separate planes"):
+        read_image(path)
+
+
+def test_a_thumbnail_beside_the_picture_is_no_second_frame(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    with tifffile.TiffWriter(path) as out:
+        out.write(RGBA[..., :3], photometric="rgb")
+        out.write(RGBA[::4, ::4, :3].copy(), photometric="rgb", subfiletype=1)
+    assert image_size(path) == (24, 40)
+    np.testing.assert_array_equal(read_image(path), RGBA[..., :3])
+
+
+# ---------------------------------------------------------------- PNG
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of(
+    depth: int, colour: int, interlaced: bool = False, extra: bytes = b"", seed: int = 0
+) -> tuple[bytes, np.ndarray]:
+    """(a PNG of random samples in any legal kind, its pixels), as W. van Schaik's suite has."""
+    h, w = 19, 13
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 1 << depth, (h, w, channels))
+    palette = rng.integers(0, 256, (1 << min(depth, 8), 3), np.uint8)
+    passes = [(0, 0, 1, 1)]
+    if interlaced:
+        passes = [
+            (0, 0, 8, 8),
+            (0, 4, 8, 8),
+            (4, 0, 8, 4),
+            (0, 2, 4, 4),
+            (2, 0, 4, 2),
+            (0, 1, 2, 2),
+            (1, 0, 2, 1),
+        ]
+    raw = b""
+    for top, left, down, right in passes:
+        part = pixels[top::down, left::right]
+        for row in part if part.size else ():
+            raw += b"\0"  # no filter
+            if depth == 16:
+                raw += row.astype(">u2").tobytes()
+            elif depth == 8:
+                raw += row.astype(np.uint8).tobytes()
+            else:
+                bits = (row.reshape(-1, 1) >> np.arange(depth)[::-1]) & 1
+                raw += np.packbits(bits.reshape(-1).astype(np.uint8)).tobytes()
+    data = b"\x89PNG\r\n\x1a\n" + chunk(
+        b"IHDR", struct.pack(">IIBBBBB", w, h, depth, colour, 0, 0, interlaced)
+    )
+    data += extra + (chunk(b"PLTE", palette.tobytes()) if colour == 3 else b"")
+    body = zlib.compress(raw)
+    data += chunk(b"IDAT", body[:40]) + chunk(b"IDAT", body[40:]) + chunk(b"IEND", b"")
+    if colour == 3:
+        return data, palette[pixels[..., 0]]
+    shown = np.rint(pixels * (255 / ((1 << depth) - 1))).astype(np.uint8)
+    return data, np.repeat(shown[..., :1], 3, -1) if colour in (0, 4) else shown[..., :3]
+
+
+KINDS = [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (1, 3), (2, 3), (4, 3), (8, 3)]
+KINDS += [(8, 4), (16, 4), (8, 6), (16, 6)]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("depth", "colour"), KINDS)
+def test_every_kind_of_png(tmp_path: Path, depth: int, colour: int, interlaced: bool) -> None:
+    path = tmp_path / "x.png"
+    extra = chunk(b"gAMA", struct.pack(">I", 30000)) + chunk(b"tEXt", b"a\0b")
+    data, want = png_of(depth, colour, interlaced, extra)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_image(path), want)
+    assert image_size(path) == want.shape[:2]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d[:20],
+        lambda d: d[:-30],
+        lambda d: d.replace(b"IHDR", b"IHDX"),
+        lambda d: d[:30] + bytes([d[30] ^ 1]) + d[31:],  # checksum of the header
+        lambda d: d.replace(b"IDAT", b"idAT"),
+        lambda d: d[:70] + bytes([d[70] ^ 255]) + d[71:],
+        lambda d: d[:8] + d[33:],  # no header
+        lambda d: d[:33] + d[8:],  # two headers
+        lambda d: b"\x89PNG\n\x1a\n" + d[8:],
+        lambda d: d[:33] + chunk(b"XXXX", b"") + d[33:],
+    ],
+)
+def test_damaged_png_is_refused(tmp_path: Path, damage: object) -> None:
+    data, _ = png_of(8, 2)
+    (tmp_path / "x.png").write_bytes(damage(data))  # type: ignore[operator]
+    with pytest.raises(DataError, match=r"x\.png"):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (0, 5, 8, 2, 0),
+        (5, 0, 8, 2, 0),
+        (5, 5, 3, 2, 0),
+        (5, 5, 8, 1, 0),
+        (5, 5, 16, 3, 0),
+        (5, 5, 8, 2, 2),
+    ],
+)
+def test_impossible_headers_are_refused(tmp_path: Path, header: tuple[int, ...]) -> None:
+    w, h, depth, colour, interlaced = header
+    data = b"\x89PNG\r\n\x1a\n" + chunk(
+        b"IHDR", struct.pack(">IIBBBBB", w, h, depth, colour, 0, 0, interlaced)
+    )
+    data += chunk(b"IDAT", zlib.compress(b"\0" * 500)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(DataError, match="is damaged"):
+        read_image(tmp_path / "x.png")
+
+
+def test_a_png_of_absurd_size_takes_no_memory(tmp_path: Path) -> None:
+    data = b"\x89PNG\r\n\x1a\n" + chunk(
+        b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 16, 6, 0, 0, 0)
+    )
+    (tmp_path / "x.png").write_bytes(
+        data + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(DataError, match="is truncated"):
+        read_image(tmp_path / "x.png")
+
+
+FUZZ = """
+import random, struct, sys, zlib
+from pathlib import Path
+from vsrbench.core.errors import DataError
+from vsrbench.data.images import image_size, read_image
+
+rng = random.Random(5)
+files = [p.read_bytes() for p in sorted(Path(sys.argv[1]).iterdir())]
+path = Path(sys.argv[2])
+
+def chunks(data):
+    at, found = 8, []
+    while at + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        found.append([data[at + 4 : at + 8], bytearray(data[at + 8 : at + 8 + length])])
+        at += 12 + length
+    return found
+
+for turn in range(1500):
+    data = bytearray(rng.choice(files))
+    if data.startswith(b"\\x89PNG") and rng.random() < 0.6:  # with checksums that are right
+        parts = chunks(data)
+        for _ in range(rng.randint(1, 3)):
+            part = rng.choice(parts)
+            if part[1] and rng.random() < 0.6:
+                part[1][rng.randrange(len(part[1]))] = rng.randrange(256)
+            elif rng.random() < 0.5:
+                parts.insert(rng.randrange(len(parts)), part)
+            else:
+                del part[1][rng.randrange(len(part[1]) + 1) :]
+        data = data[:8] + b"".join(
+            struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b))
+            for k, b in parts
+        )
+    else:
+        for _ in range(rng.randint(1, 6)):
+            data[rng.randrange(len(data))] = rng.choice([0, 1, 127, 255, rng.randrange(256)])
+        del data[rng.randrange(len(data)) if rng.random() < 0.3 else len(data) :]
+    path.write_bytes(data)
+    for read in (read_image, image_size):
+        try:
+            read(path)
+        except DataError:
+            pass
+print("alive")
+"""
+
+
+def test_damaged_pictures_never_end_the_process(tmp_path: Path, root: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    case = Path(__file__).parent / "data" / "cases"
+    frames = [Image.fromarray(f) for f in scene(2, (20, 30))]
+    for i, (depth, colour) in enumerate(KINDS):
+        (given / f"{i}.png").write_bytes(png_of(depth, colour, bool(i % 2))[0])
+    for name in ("a.jpg", "b.bmp", "c.webp", "d.tif"):
+        frames[0].save(given / name)
+    frames[0].save(given / "e.tif", compression="jpeg")
+    frames[0].save(given / "f.tif", compression="tiff_lzw")
+    frames[0].save(given / "g.png", save_all=True, append_images=frames[1:])
+    (given / "h.png").write_bytes((case / "20-png-that-kills-the-decoder" / "a.png").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FUZZ, given, tmp_path / "x"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]
+
+
+# ---------------------------------------------------------------- several pictures, tracks, damage
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "x.tif", "x.jpg"])
+def test_several_pictures_in_one_file_are_refused(tmp_path: Path, name: str) -> None:
+    first, second = (Image.fromarray(f) for f in scene(2))
+    kind = {"format": "MPO"} if name == "x.jpg" else {}
+    first.save(tmp_path / name, save_all=True, append_images=[second], **kind)
+    with pytest.raises(DataError, match="holds several pictures"):
+        open_frames(tmp_path / name)
+
+
+def test_gif_is_a_video(tmp_path: Path) -> None:
+    frames = [Image.fromarray(f).quantize(64) for f in scene(4)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:], duration=40)
+    got = list(open_frames(tmp_path / "x.gif"))
+    assert len(got) == 4
+    for one, want in zip(got, frames, strict=True):
+        assert np.abs(one.astype(int) - np.asarray(want.convert("RGB"))).max() <= 8
+    path = tmp_path / "cut.gif"
+    path.write_bytes((tmp_path / "x.gif").read_bytes()[:-200])
+    with pytest.raises(DataError, match="breaks off"):
+        open_frames(path)
+
+
+WHOLE: dict[str, dict[str, object]] = {
+    "x.avi": {"codec": "mpeg4", "gop": 7, "bf": "2"},
+    "x.ts": {"gop": 6},
+    "x.flv": {"gop": 6},
+    "x.y4m": {"codec": "wrapped_avframe"},
+    "x.webm": {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8"},
+    "live.mkv": {"gop": 6, "container": {"live": "1"}},
+    "x.h264": {"gop": 7},
+    "x.mxf": {"codec": "mpeg2video", "gop": 7},
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_cut_anywhere_a_video_is_refused_or_loses_no_frame_unnoticed(
+    tmp_path: Path, name: str
+) -> None:
+    whole = encode(tmp_path / name, scene(20), **WHOLE[name])  # type: ignore[arg-type]
+    frames = list(open_frames(whole))
+    assert len(frames) == 20
+    data, path = whole.read_bytes(), tmp_path / f"cut-{name}"
+    refused = 0
+    for place in random.Random(3).sample(range(len(data) // 4, len(data) * 9 // 10), 8):
+        path.write_bytes(data[:place])
+        try:
+            found = list(open_frames(path))
+        except UserError:
+            refused += 1
+            continue
+        for got, want in zip(found, frames, strict=False):  # what is read is as it was
+            np.testing.assert_array_equal(got, want)
+    assert refused >= 6
+
+
+def test_streams_that_were_joined_are_read_to_the_end(tmp_path: Path) -> None:
+    parts = [encode(tmp_path / f"{k}.ts", scene(8 + k), gop=4) for k in (0, 1)]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(p.read_bytes() for p in parts))
+    source = open_frames(path)
+    want = [frame for part in parts for frame in open_frames(part)]
+    np.testing.assert_array_equal(list(source), want)
+    for k in (16, 0, 9, 7, 8):
+        np.testing.assert_array_equal(source[k], want[k])
+    # A hole in the middle is damage, and is named.
+    data = parts[0].read_bytes()
+    packets = len(data) // 188
+    path.write_bytes(data[: 188 * (packets // 2)] + data[188 * (packets // 2 + 5) :])
+    with pytest.raises(DataError, match=r"joined\.ts: frame \d{8} is damaged|lacks a part"):
+        list(open_frames(path))
+
+
+def test_lists_of_files_and_stills_are_no_videos(tmp_path: Path) -> None:
+    video = encode(tmp_path / "x.ts", scene(3))
+    (tmp_path / "x.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.1,\nx.ts\n#EXT-X-ENDLIST\n"
+    )
+    (tmp_path / "x.ffconcat").write_text("ffconcat version 1.0\nfile x.ts\n")
+    Image.fromarray(scene(1)[0]).save(tmp_path / "x.ppm")
+    (tmp_path / "x.txt").write_text("hello\n" * 50)
+    named = {p.name: has_video(p) for p in tmp_path.iterdir()}
+    assert named == {p: p == video.name for p in named}
+
+
+def test_pictures_of_other_kinds_beside_frames_are_said(tmp_path: Path) -> None:
+    for i, suffix in enumerate(("png", "png", "ppm")):
+        Image.fromarray(scene(1)[0]).save(tmp_path / f"{i}.{suffix}")
+    assert open_frames(tmp_path).note == f"not read in {tmp_path}: 2.ppm"
+
+
+def test_of_several_tracks_the_default_one_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.mkv"
+    with av.open(str(path), "w") as out:
+        streams = []
+        for size in ((64, 96), (32, 48)):
+            stream = out.add_stream("libx264", rate=24)
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            streams.append((stream, scene(3, size)))
+        streams[1][0].disposition = av.stream.Disposition.default
+        streams[0][0].disposition = av.stream.Disposition(0)
+        for stream, frames in streams:
+            for frame in frames:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+            out.mux(stream.encode(None))
+    source = open_frames(path)
+    assert (source.size, len(source)) == ((32, 48), 3)
+    assert (
+        source.note == f"{path} holds 2 video tracks: number 2 is read, the default one, 48x32 px"
+    )
