@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace]
     "datasets degrade": (datasets.degrade_parser, datasets.degrade),
     "methods": (methods.make_parser, methods.execute),
     "methods setup": (methods.setup_parser, methods.setup),
+    "methods new": (methods.parser_of_new, methods.new),
     "list": (listing.make_parser, listing.execute),
     "check": (check.make_parser, check.execute),
     "table": (table.make_parser, table.execute),

@@ -16,8 +16,8 @@ def make_parser() -> Parser:
     parser = new_parser(
         "check",
         "Preflight: files, hashes, imports; runs nothing. With --run, methods run on a tiny clip:\n"
-        "number, type, size and range of their frames, and whether the same clip gives the same\n"
-        "frames again.",
+        "number, type, size and range of their frames, whether the same clip gives the same frames\n"
+        "again, later frames than the card says, another picture.",
         "",
     )
     parser.usage = "vsrbench check [--methods A,B] [--datasets A,B] [--metrics A,B] [--run A,B]"
@@ -54,13 +54,13 @@ def execute(options: argparse.Namespace) -> int:
 
 def _try(options: argparse.Namespace) -> list[int]:
     """Run each method of --run on a tiny clip; exit codes of what is wrong."""
-    from vsrbench.run.trial import trial
+    from vsrbench.run.trial import trial_apart
 
     device = pick_device(options.device)
     codes = []
     asked = argparse.Namespace(root=options.root, methods=options.run)
     for card in read_cards(asked, device):
-        for what, why in trial(card, device):
+        for what, why in trial_apart(card, device):
             print(f"method {card.name}: {what}: {why or 'ok'}")
             codes += [why.exit_code] if why else []
     return codes

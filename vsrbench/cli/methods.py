@@ -63,3 +63,32 @@ def setup(options: argparse.Namespace) -> int:
     note(f"next: vsrbench check --methods {card.name}")
     print(table)
     return OK
+
+
+def parser_of_new() -> Parser:
+    """The arguments of `methods new`."""
+    parser = new_parser(
+        "methods new",
+        "Begin a method: a card, an adapter (for a program of others, an example of one) and a\n"
+        "test, which pass as they are. DIR becomes a root for --root.",
+        "vsrbench methods new NAME [--kind python|command] [--to DIR]",
+    )
+    parser.add_argument("name", metavar="NAME", help="of the method, on the command line")
+    parser.add_argument("--kind", choices=["python", "command"], default="python")
+    parser.add_argument(
+        "--to", type=Path, default=Path(), metavar="DIR", help="folder (default: this one)"
+    )
+    return parser
+
+
+def new(options: argparse.Namespace) -> int:
+    """Write the files, and say what comes next."""
+    from vsrbench.core.variables import COMMANDS, commands_file
+    from vsrbench.programs import scaffold
+
+    for path in scaffold.new(options.name, options.kind, options.to):
+        print(path)
+    if options.kind == "command" and not commands_file():
+        note(f"next: export {COMMANDS}={(options.to / 'commands.toml').resolve()}")
+    note(f"next: vsrbench check --root {options.to} --run {options.name}")
+    return OK

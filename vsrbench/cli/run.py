@@ -16,7 +16,13 @@ from vsrbench.cli.arguments import (
     new_parser,
     positive,
 )
-from vsrbench.cli.running import pick_devices, print_tables, read_cards, say_counts
+from vsrbench.cli.running import (
+    pick_devices,
+    print_commands,
+    print_tables,
+    read_cards,
+    say_counts,
+)
 from vsrbench.cli.stored import open_store
 from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.progress import note, say_error
@@ -60,6 +66,9 @@ def make_parser() -> Parser:
     how.add_argument("--no-cost", action="store_true", help="leave out the cost pass")
     how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
     how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
+    how.add_argument(
+        "--dry-run", action="store_true", help="print the command lines of programs, run nothing"
+    )
     how.add_argument("-q", "--quiet", action="store_true", help="no progress")
     add_results(how)
     return parser
@@ -83,7 +92,8 @@ def execute(options: argparse.Namespace) -> int:
     chosen = options.datasets or ([] if options.input else ["synthetic"])
     found = [specs.dataset_spec(options.root, name) for name in chosen]
     store = open_store(options)
-    store.prepare()
+    if not options.dry_run:
+        store.prepare()
     choice = Choice(
         root=options.root,
         devices=devices,
@@ -107,6 +117,9 @@ def execute(options: argparse.Namespace) -> int:
                 run.missing = True
             else:
                 run.counts["failed"] += 1
+    if options.dry_run:
+        print_commands(cards, sets)
+        return run.exit_code
     if sets:
         run.go(cards, sets)
         print_tables(options, run, sets)

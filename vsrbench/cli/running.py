@@ -60,6 +60,22 @@ def pick_device(asked: str | None) -> str:
     return "cpu" if device.type == "cpu" else str(device)
 
 
+def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
+    """What `run --dry-run` says: clips of each set, and the command line of each program."""
+    from vsrbench.programs.command import shown
+    from vsrbench.run.method import at_scale
+
+    for dataset in sets:
+        for card in cards:
+            print(f"# {card.name} on {dataset.spec.name}: {len(dataset.clips)} clips")
+            sizes = dict.fromkeys((clip.size, clip.scale) for clip in dataset.clips)
+            for size, scale in sizes if card.kind == "command" else ():
+                try:
+                    print(shown(at_scale(card, scale), size))
+                except UserError as error:
+                    print(f"# {error}")
+
+
 def print_tables(
     options: argparse.Namespace,
     run: Run,

@@ -17,6 +17,8 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import functools
+import json
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -231,13 +233,18 @@ def values_of(card: MethodCard) -> dict[str, Any]:
 
     Raises as `places`.
     """
-    told = {k: v for k, v in card.settings.items() if k not in RESERVED}
     try:
-        return told | {"lossless": str(LOSSLESS)} | places(card.name)
+        return told_by(card) | places(card.name)
     except MissingError as error:
         if command := setup.hint(card):
             error.hint = f"{command}, or {error.hint}"
         raise
+
+
+def told_by(card: MethodCard) -> dict[str, Any]:
+    """What arguments can name that the card itself gives."""
+    told = {k: v for k, v in card.settings.items() if k not in RESERVED}
+    return told | {"lossless": str(LOSSLESS)}
 
 
 def clip_values(card: MethodCard, size: Size, given: Path, out: Path) -> dict[str, Any]:
@@ -280,6 +287,27 @@ def write_video(path: Path, clip: Sequence[Frame], fps: int = 25) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode())
     return path
+
+
+def shown(card: MethodCard, size: Size) -> str:
+    """The command line of a program for clips of this LQ size, as one would type it.
+
+    INPUT and OUTPUT stand for scratch folders; {python} and {repo} stay where the user's table does
+    not give them. Raises UserError for arguments that cannot be filled in.
+    """
+    open_ = {name: f"{{{name}}}" for name in ("python", "repo")}
+    try:
+        values = values_of(card)
+    except MissingError:
+        values = told_by(card) | open_
+    height, width = (side + -side % card.multiple_of for side in size)
+    video = card.settings.get("input", "frames") == "video"
+    clip = Path("INPUT", "clip.mp4" if video else "clip")
+    values |= clip_values(card, (height, width), clip, Path("OUTPUT"))
+    argv = command_line(card, values)
+    told = "" if "program" not in card.settings else f"  # {json.dumps(values, default=str)}"
+    where = Path(str(values["repo"]), str(card.settings.get("cwd", "")))
+    return f"cd {where} && {shlex.join(argv)}{told}".replace("'{python}'", "{python}")
 
 
 class CommandMethod:

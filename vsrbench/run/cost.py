@@ -67,10 +67,10 @@ def measure(card: MethodCard, size: Size, frames: int, device: str) -> Measureme
     Raises UserError; ContractError when the process died, which is how running out of memory ends.
     """
     where = f"at {size[1]}x{size[0]}, {frames} frames"
-    return _apart(card, where, _measure, card, size, frames, device)
+    return apart(card, where, _measure, card, size, frames, device)
 
 
-def _apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
+def apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
     """`work(*args)` in a process of its own, which never outlives this call.
 
     Raises UserError; ContractError when foreign code raises or the process dies.
@@ -113,7 +113,7 @@ def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dic
         found: dict[str, Any] = json.loads(file.read_text())
         return found
     where = f"while it was built and run at {side}x{side}"
-    found = _apart(card, where, _construct, card, size, device)
+    found = apart(card, where, _construct, card, size, device)
     with replacing(file) as partial:
         partial.write_text(json.dumps(found))
     return found

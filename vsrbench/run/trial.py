@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from vsrbench.core.errors import ContractError, UserError
 from vsrbench.core.types import Clip, MethodCard
+from vsrbench.metrics.fidelity import best_shift
+from vsrbench.run import cost
 from vsrbench.run.method import at_scale, load_method, upscale
 
 if TYPE_CHECKING:
@@ -17,13 +21,30 @@ if TYPE_CHECKING:
 COUNT = 5  # frames
 SIDE = 36  # px of LQ, more where a card needs more; no multiple of 8, so that padding is tried
 ROUNDING = 1  # levels of 255 by which a GPU may differ from itself
+FAR = 12.0  # mean difference of outputs from LQ, in levels of 255: above, it is another picture
+LIKE_DB = 22.0  # PSNR against the enlarged input above which it is the same picture, shifted or not
+
+Tried = tuple[str, UserError | None]
 
 
-def trial(card: MethodCard, device: str) -> Iterator[tuple[str, UserError | None]]:
+def trial_apart(card: MethodCard, device: str) -> list[Tried]:
+    """`trial` in a process of its own, which a method may end without harm."""
+    try:
+        return cost.apart(card, "while it was tried", _all, card, device)
+    except UserError as error:
+        return [("load and run", error)]
+
+
+def _all(card: MethodCard, device: str) -> list[Tried]:
+    return list(trial(card, device))
+
+
+def trial(card: MethodCard, device: str) -> Iterator[Tried]:
     """What was tried and what is wrong with it (None: nothing), as far as it goes.
 
-    It runs four times: clip A, clip B, A again, and A on a method loaded afresh. Random numbers of
-    torch are seeded for each clip, so that the same clip must give the same frames.
+    An adapter runs five times: clip A, clip B, A again, A on a method loaded afresh, and A without
+    its last frame. Random numbers of torch are seeded for each clip, so that the same clip must
+    give the same frames. A program of others, which may take its time, runs once.
     """
     card = at_scale(card, card.scale or 4)
     try:
@@ -33,11 +54,19 @@ def trial(card: MethodCard, device: str) -> Iterator[tuple[str, UserError | None
         return
     yield "load", None
     one, other = tiny_clip(card, 0), tiny_clip(card, 1)
+    ours = card.kind != "command"
     try:
         first = list(upscale(method, card, one, device))
+        if not ours:
+            yield "number, type, size and range of frames", None
+            yield "the picture that went in, larger", _picture(card, first, one)
+            return
         list(upscale(method, card, other, device))
         again = list(upscale(method, card, one, device))
         afresh = list(upscale(load_method(card, device), card, one, device))
+        # What is drawn at random follows from the names of the clip, so those stay.
+        shorter = replace(one, count=one.count - 1, lq=one.lq[:-1])
+        early = list(upscale(method, card, shorter, device))
     except UserError as error:
         yield "number, type, size and range of frames", error
         return
@@ -62,6 +91,49 @@ def trial(card: MethodCard, device: str) -> Iterator[tuple[str, UserError | None
             "begin each call of `upscale` with fresh state: nothing of a clip may stay",
         ),
     )
+    if card.lookahead >= 0:
+        yield "no later frames than its card says", _looks_ahead(card, first, early, allowed)
+    if card.weights.origin != "random":
+        yield "the picture that went in, larger", _picture(card, first, one)
+
+
+def _looks_ahead(
+    card: MethodCard, whole: list[Frame], early: list[Frame], allowed: int
+) -> UserError | None:
+    """What was answered before the last frame came must not depend on it."""
+    pairs = enumerate(zip(whole, early, strict=False))
+    differing = [i for i, (a, b) in pairs if largest_difference([a], [b]) > allowed]
+    needs = len(whole) - 1 - differing[0] if differing else 0
+    if needs <= card.lookahead:
+        return None
+    return ContractError(
+        f"frame {differing[0]} of '{card.name}' depends on frame {len(whole) - 1}",
+        f"write lookahead = {needs} into its card, or -1 if it reads everything first",
+    )
+
+
+def _picture(card: MethodCard, out: list[Frame], clip: Clip) -> UserError | None:
+    """The picture that went in comes out, larger: not shifted, not in other colours."""
+    (h, w), middle = clip.size, clip.count // 2
+    sr, lq = out[middle], clip.lq[middle]
+    target = cv2.resize(lq, (sr.shape[1], sr.shape[0]), interpolation=cv2.INTER_CUBIC)
+    dy, dx, _, fit = best_shift(sr, np.asarray(target, np.uint8))
+    if max(abs(dy), abs(dx)) >= 1 and fit > LIKE_DB:
+        return ContractError(
+            f"frames of '{card.name}' lie {dy:+g} px lower and {dx:+g} px further right than they "
+            "should",
+            "is the picture cropped, or resized with corners aligned?",
+        )
+    small = cv2.resize(sr, (w, h), interpolation=cv2.INTER_AREA).astype(np.float64)
+    far = float(np.abs(small - lq).mean())
+    if far <= FAR:
+        return None
+    why = "it is another picture: are values 0 to 1, RGB?"
+    if float(np.abs(small[..., ::-1] - lq).mean()) < FAR:
+        why = "red and blue are swapped"
+    elif float(np.abs(small - lq[::-1]).mean()) < FAR:
+        why = "it is upside down"
+    return ContractError(f"frames of '{card.name}' are {far:.0f} levels of 255 off on average", why)
 
 
 def _differs(levels: int, allowed: int, what: str, hint: str) -> UserError | None:
@@ -81,8 +153,8 @@ def tiny_clip(card: MethodCard, seed: int) -> Clip:
     y, x = np.mgrid[:height, :width]
     phase = np.random.default_rng(seed).uniform(0, 6, 3)
     ramp = np.linspace(-1, 1, width)[None, :, None]
-    lq = []
-    for t in range(COUNT):
+    lq, count = [], max(COUNT, card.lookahead + 3)
+    for t in range(count):
         waves = [
             np.sin((x + t) * 0.35 + p) + np.sin((y - t) * 0.2 * (c + 1))
             for c, p in enumerate(phase)
@@ -90,4 +162,4 @@ def tiny_clip(card: MethodCard, seed: int) -> Clip:
         frame = 128 + 45 * np.stack(waves, -1) + 60 * ramp
         lq.append(np.clip(frame, 0, 255).astype(np.uint8))
     name = f"trial-{seed}"
-    return Clip("trial", name, COUNT, (height, width), card.scale, 24.0, name, lq)
+    return Clip("trial", name, count, (height, width), card.scale, 24.0, name, lq)
