@@ -299,7 +299,7 @@ def test_program(name: str, table: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         argv = command.command_line(self.card, self.values)
         assert argv[:2] == [sys.executable, str(command.WORKER)]
         if not served:
-            program = worker.load_file(argv[2])
+            program = worker.load_file(argv[3])
             served.extend([program, program.load(self.values)])
         served[0].restore(served[1], self.values | clip)
         return Usage(1.0, None, None)

@@ -95,7 +95,7 @@ def identify(card: MethodCard) -> str:
     if card.kind != "command":
         return weights.identify(card)
     given = values_of(card)
-    argv = [text for part in card.settings.get("argv", ()) for text in _named(part, given)]
+    argv = [text for part in template(card) for text in _named(part, given)]
     state = commit(card.name, tuple(argv), tuple(card.settings.get("leave_out", ())))
     return f"{state}-{weights.identify(card)[:16]}" if card.weights.file else state
 
@@ -266,12 +266,18 @@ def command_line(card: MethodCard, values: Mapping[str, Any]) -> list[str]:
 
     A card with a `program` gives the command that starts its worker.
     """
+    argv = template(card)
+    if "program" in card.settings and not Path(argv[-1]).is_file():
+        raise MissingError(f"the card of '{card.name}' names {argv[-1]}, not there")
+    return fill(argv, values)
+
+
+def template(card: MethodCard) -> Sequence[str]:
+    """The argument list of a card, names open."""
     if "program" not in card.settings:
-        return fill(card.settings.get("argv", ()), values)
-    program = Path(card.folder, str(card.settings["program"]))
-    if not program.is_file():
-        raise MissingError(f"the card of '{card.name}' names {program}, not there")
-    return fill(("{python}", str(WORKER), str(program)), values)
+        return tuple(card.settings.get("argv", ()))
+    # The worker replaces video writers, too: what does is said, so that it is part of the identity.
+    return ("{python}", str(WORKER), "{lossless}", str(Path(card.folder, card.settings["program"])))
 
 
 def write_video(path: Path, clip: Sequence[Frame], fps: int = 25) -> Path:

@@ -1,11 +1,11 @@
 """Serves clips from a model that is loaded once, in the environment of the model, never in ours.
 
-    python worker.py PROGRAM
+    python worker.py LOSSLESS PROGRAM
 
 PROGRAM is a Python file with `load(values)`, which gives the model, and `restore(model, values)`,
 which reads the clip `values["input"]` and writes its frames below `values["output_dir"]`. Values
 are what an argument list could name. Python 3.8 or newer, and numpy. Video writers are replaced
-as in lossless.py.
+as in lossless.py, whose path is LOSSLESS.
 
 One JSON object a line, on standard input and output. Each line that comes in holds the values of
 a clip; one line answers it: {"seconds": of loading or of the clip, ...} or {"error": text}. The
@@ -33,9 +33,9 @@ def main():
     """Answer until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whoever prints must not answer
-    load_file(Path(__file__).with_name("lossless.py")).install()
+    load_file(sys.argv[1]).install()
     sys.path[0] = ""  # the working directory
-    sys.argv = sys.argv[1:2]
+    sys.argv = sys.argv[2:3]
     loaded = []  # the program and its model
     for line in sys.stdin:
         values, answer, started = json.loads(line), {}, time.perf_counter()
