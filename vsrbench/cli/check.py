@@ -16,8 +16,8 @@ def make_parser() -> Parser:
     parser = new_parser(
         "check",
         "Preflight: files, hashes, imports; runs nothing. With --run, methods run on a tiny clip:\n"
-        "number, type, size and range of their frames, whether the same clip gives the same frames\n"
-        "again, later frames than the card says, another picture.",
+        "number, type, size and range of their frames, whether the same clip gives the same ones\n"
+        "again, whether they wait for later frames than the card says, or show another picture.",
         "",
     )
     parser.usage = "vsrbench check [--methods A,B] [--datasets A,B] [--metrics A,B] [--run A,B]"
