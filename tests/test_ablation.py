@@ -294,7 +294,7 @@ def test_training_scoring_and_document(
 
 def test_clips_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the same name"):
-        list(ablation.captured([tmp_path / "a" / "gt", tmp_path / "b" / "gt"]))
+        list(ablation.open_captured([tmp_path / "a" / "gt", tmp_path / "b" / "gt"]))
 
 
 def test_there_is_no_document_without_records(tmp_path: Path) -> None:

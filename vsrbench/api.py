@@ -270,7 +270,7 @@ class Results:
             if name not in have:
                 raise unknown("method with results", name, have)
         frames = self.store.frames
-        places = figures.places(frames, records, dataset, clip, have)
+        places = figures.locate_frames(frames, records, dataset, clip, have)
         kept = [name for name, place in places.items() if place.is_dir()]
         from_frames = kind in ("profile", "crops", "video")
         shown = list(methods) if methods else kept if from_frames and kept else have
@@ -359,7 +359,7 @@ class Results:
 
 
 def known_specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
-    """The specs of these data sets; without those that are none, or damaged."""
+    """The specs of these datasets; without those that are none, or damaged."""
     found = {}
     for name in dict.fromkeys(names):
         with suppress(UserError):

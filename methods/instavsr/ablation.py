@@ -201,7 +201,7 @@ SOFT_METRICS = ("gradient_energy", "ewarp", "flicker")
 """What is measured of them."""
 
 
-def captured(paths: Sequence[Path]) -> Iterator[Clip]:
+def open_captured(paths: Sequence[Path]) -> Iterator[Clip]:
     """Clips of real GT frames, cut to multiples of 8 px and degraded as real captures are.
 
     Raises MissingError, DataError; UserError where two have the same name.
@@ -239,7 +239,7 @@ def sets(gt: Sequence[Path]) -> list[Dataset]:
     first = next(clip.gt for clip in clips if clip.name == "static")
     assert first is not None
     made = {
-        "captured": (METRICS, list(captured(gt))),
+        "captured": (METRICS, list(open_captured(gt))),
         "still": (("temporal_std",), list(stills(np.array(first[0])))),
     }
     return [Dataset(replace(embedded, metrics=METRICS), clips)] + [
@@ -287,9 +287,9 @@ class Numbers:
     means: Mapping[str, Mapping[str, float]]
     """Method -> metric -> mean over all clips that move; and `NOISE` and `CAMERA`, in levels."""
     by_set: Mapping[tuple[str, str], Mapping[str, float]]
-    """(data set, method) -> metric -> mean over its clips."""
+    """(dataset, method) -> metric -> mean over its clips."""
     clips: Mapping[str, tuple[str, ...]]
-    """Data set -> its clips."""
+    """Dataset -> its clips."""
     soft: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Name in `SOFT` -> metric -> mean over the same clips."""
 

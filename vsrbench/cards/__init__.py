@@ -1,1 +1,1 @@
-"""Declarations of methods and data sets, and their weights."""
+"""Declarations of methods and datasets, and their weights."""

@@ -1,4 +1,4 @@
-"""Declarations of methods and data sets: read the TOML files and check every field."""
+"""Declarations of methods and datasets: read the TOML files and check every field."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def method_files(root: Path) -> dict[str, Path]:
 
 
 def dataset_files(root: Path) -> dict[str, Path]:
-    """Data set name -> its spec, from datasets/<name>.toml; what a root lacks, the checkout has."""
+    """Dataset name -> its spec, from datasets/<name>.toml; what a root lacks, the checkout has."""
     files = (*sorted(ROOT.glob("datasets/*.toml")), *sorted(root.glob("datasets/*.toml")))
     return {path.stem: path for path in files}
 
@@ -114,7 +114,7 @@ def method_card(root: Path, name: str) -> MethodCard:
 
 
 def dataset_spec(root: Path, name: str) -> DatasetSpec:
-    """The spec of a data set named on the command line, NAME or NAME:LAYOUT. Raises UserError.
+    """The spec of a dataset named on the command line, NAME or NAME:LAYOUT. Raises UserError.
 
     One layout alone is a set of its own: the LQ of two may differ.
     """
@@ -138,7 +138,7 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
     path = files[name]
     table = read_toml(path)
     base = table.get("base", "")
-    checked_name(table.get("name", name), "data set", path)
+    checked_name(table.get("name", name), "dataset", path)
     if base:
         if not isinstance(base, str) or base not in files or base == name:
             raise UserError(f"{path}: {unknown('base', str(base), set(files) - {name})}")

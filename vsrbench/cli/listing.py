@@ -75,7 +75,11 @@ def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
             except UserError as error:
                 row(name, "", error)
             else:
-                row(name, f"{spec.title}, {spec.kind}, x{spec.scale}", datasets.missing(spec))
+                row(
+                    name,
+                    f"{spec.title}, {spec.kind}, x{spec.scale}",
+                    datasets.explain_missing(spec),
+                )
     else:
         for name, info in metrics.known_metrics().items():
             unit = f" in {info.unit}" if info.unit else ""

@@ -91,7 +91,7 @@ def execute(options: argparse.Namespace) -> int:
     align = options.align or (str(beside) if beside.is_file() else "")
     if align and align not in outputs.CONVENTIONS:
         note(f"alignment: {align}")
-    fit = outputs.Fit(
+    rules = outputs.ScoringPolicy(
         policy=policy,
         shortest=dove,
         rule=options.frames,
@@ -118,7 +118,7 @@ def execute(options: argparse.Namespace) -> int:
         targets = datasets.open_dataset(spec, note)
     elif options.lq:
         targets = datasets.open_input(options.lq, options.gt, options.scale)
-    found = outputs.open_outputs(options.outputs, targets, fit)
+    found = outputs.open_outputs(options.outputs, targets, rules)
     outputs_card = MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames")
     cards = [replace(outputs_card, scale=0, source=str(source))]
     if found.clips and all(clip.lq for clip in found.clips):

@@ -187,9 +187,9 @@ class Clip:
     """One LQ clip with all that is known about it. Frames are read when indexed."""
 
     dataset: str
-    """Name of its data set."""
+    """Name of its dataset."""
     name: str
-    """Unique in its data set; safe as a folder name."""
+    """Unique in its dataset; safe as a folder name."""
     count: int
     """Number of frames."""
     size: Size
@@ -207,7 +207,7 @@ class Clip:
     flow: Sequence[PairFlow] | None = None
     """Exact motion between frames t and t+1 (count - 1 entries); None when unknown."""
     dataset_version: int = 1
-    """Version of its data set."""
+    """Version of its dataset."""
     border_px: int = 0
     """GT pixels cut from each side before per-frame metrics."""
     outputs: Sequence[Frame] | None = None
@@ -215,7 +215,7 @@ class Clip:
     outputs_digest: str = ""
     """sha256 of what the outputs depend on."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """How scoring departs from all frames, whole and with the border of the data set: any of
+    """How scoring departs from all frames, whole and with the border of the dataset: any of
     `frames` (a rule), `span` (first and last frame, and of how many), `crop` (a policy or a box),
     `border_px`, `lq` (how LQ was brought down, or why it is left out)."""
 
@@ -491,9 +491,9 @@ class Record:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the card."""
     dataset: str = ""
-    """Data set (quality)."""
+    """Dataset (quality)."""
     dataset_version: int = 0
-    """Version of the data set."""
+    """Version of the dataset."""
     clip: str = ""
     """Clip (quality)."""
     clip_digest: str = ""
@@ -564,7 +564,7 @@ class Asked:
     source: str = ""
     """Path of a checkpoint or of outputs without a card."""
     dataset: str = ""
-    """Data set; empty for cost."""
+    """Dataset; empty for cost."""
     dataset_source: str = ""
     """Path of a set without a spec."""
     clip: str = ""

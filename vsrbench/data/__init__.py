@@ -1,1 +1,1 @@
-"""Frames, clips and data sets; LQ from GT."""
+"""Frames, clips and datasets; LQ from GT."""

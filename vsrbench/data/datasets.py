@@ -60,8 +60,8 @@ def root_of(spec: DatasetSpec) -> Path | None:
     return shelf / (spec.folder or spec.name) if shelf else None
 
 
-def missing(spec: DatasetSpec) -> MissingError | None:
-    """Why a data set is not ready here; None when it is."""
+def explain_missing(spec: DatasetSpec) -> MissingError | None:
+    """Why a dataset is not ready here; None when it is."""
     if spec.kind == "embedded":
         return None
     root, variable = root_of(spec), root_variable(spec)
@@ -149,7 +149,7 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
 
 def on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
     """The clips of a set that a run takes. Raises MissingError when it is not here, DataError."""
-    reason = missing(spec)
+    reason = explain_missing(spec)
     if reason:
         raise reason
     root = root_of(spec)

@@ -144,7 +144,7 @@ def open_frames(path: Path) -> FrameSource:
     number is there twice, or a video ends before its frames do.
     """
     if not path.exists():
-        raise MissingError(f"{path} does not exist", "check the path, or fetch the data set")
+        raise MissingError(f"{path} does not exist", "check the path, or fetch the dataset")
     if path.is_dir():
         try:
             inside = sorted(p for p in path.iterdir() if not is_hidden(p))

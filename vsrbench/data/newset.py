@@ -14,8 +14,8 @@ from vsrbench.core.types import DatasetSpec
 from vsrbench.data import frames, second_order
 from vsrbench.data.datasets import (
     clips_below,
+    explain_missing,
     find_layouts,
-    missing,
     open_source,
     root_of,
     safe_name,
@@ -112,7 +112,7 @@ def degrade_set(
     """
     if recipe not in recipe_versions():
         raise unknown("recipe", recipe, recipe_versions())
-    reason = missing(spec)
+    reason = explain_missing(spec)
     if reason:
         raise reason
     place = root_of(spec)

@@ -156,7 +156,7 @@ def _placement(table: Any, path: Path, default: Placement | None = None) -> Plac
 
 
 @dataclass(frozen=True)
-class Fit:
+class ScoringPolicy:
     """What to do where outputs and targets differ, and what to score."""
 
     policy: Policy = "refuse"
@@ -166,7 +166,7 @@ class Fit:
     rule: str = "all"
     """`all`, `first-mid-last` (frames 0, n // 2, n - 1) or `stride:N` (every Nth from 0)."""
     border_px: int | None = None
-    """Cut from each side before per-frame metrics; None for that of the data set."""
+    """Cut from each side before per-frame metrics; None for that of the dataset."""
     alignment: Alignment | None = None
     """Where outputs lie in GT; goes before `policy` and `shortest`."""
     names: str = ""
@@ -176,7 +176,7 @@ class Fit:
 
 
 def open_outputs(
-    path: Path, targets: Dataset | Path | None, fit: Fit | None = None, note: Note = say
+    path: Path, targets: Dataset | Path | None, rules: ScoringPolicy | None = None, note: Note = say
 ) -> Dataset:
     """Outputs that exist already, as the clips of `targets` with their frames attached.
 
@@ -184,7 +184,7 @@ def open_outputs(
     path of GT alone, or None to score the outputs by themselves. A clip that cannot be paired
     stays as a named error, unless it is the only one. Raises MissingError, DataError, UserError.
     """
-    fit = fit or Fit()
+    rules = rules or ScoringPolicy()
     found = clips_below(path, note)
     single = list(found.values()) == [path]
     if isinstance(targets, Dataset):
@@ -200,7 +200,7 @@ def open_outputs(
     if single and len(known) == 1:
         found = dict.fromkeys(known, path)
     elif targets is not None:
-        found, broken_names = _by_clip(found, known, fit.names)
+        found, broken_names = _by_clip(found, known, rules.names)
         broken |= broken_names
     attached: list[Clip] = []
     for clip in clips:
@@ -212,7 +212,7 @@ def open_outputs(
                     f"clip '{clip.name}' of {spec.name} has no outputs of the same name in {path}",
                     f"outputs here: {', '.join(sorted(found)[:5])}",
                 )
-            attached.append(_attach(clip, found[clip.name], fit, note))
+            attached.append(_attach(clip, found[clip.name], rules, note))
         except UserError as error:
             broken[clip.name] = error
     for name in sorted(set(found) - set(known) - set(broken)):
@@ -247,7 +247,7 @@ def _by_clip(
     return by_clip, twice
 
 
-def _attach(clip: Clip, path: Path, fit: Fit, note: Note) -> Clip:
+def _attach(clip: Clip, path: Path, rules: ScoringPolicy, note: Note) -> Clip:
     """The clip with outputs, all its frames cut down to what is to be scored."""
     outputs = open_source(path, note)
     target = clip.gt if clip.gt is not None else clip.lq
@@ -255,8 +255,8 @@ def _attach(clip: Clip, path: Path, fit: Fit, note: Note) -> Clip:
     scale = clip.scale or 1
     want: Size = (clip.size[0] * scale, clip.size[1] * scale)
     at_outputs: Size = (0, 0)
-    if fit.alignment is not None:
-        (x, y, w, h), numbers = fit.alignment.place(clip.name, want, clip.count)
+    if rules.alignment is not None:
+        (x, y, w, h), numbers = rules.alignment.place(clip.name, want, clip.count)
         at, common, how = (y, x), (h, w), f"{w}x{h} px at x {x}, y {y}"
         inside = x + w <= want[1] and y + h <= want[0] and max(numbers, default=0) < clip.count
         if not inside or outputs.size != common or len(outputs) != len(numbers):
@@ -270,31 +270,31 @@ def _attach(clip: Clip, path: Path, fit: Fit, note: Note) -> Clip:
     else:
         if target:
             check_pairs(clip.name, outputs, target, titles)
-        shorter = len(outputs) != clip.count and not fit.shortest
-        if shorter or (outputs.size != want and fit.policy == "refuse"):
+        shorter = len(outputs) != clip.count and not rules.shortest
+        if shorter or (outputs.size != want and rules.policy == "refuse"):
             raise _mismatch(clip, outputs, path, want)
         common = (min(outputs.size[0], want[0]), min(outputs.size[1], want[1]))
-        at, how = _corner(want, common, fit.policy), fit.policy
-        at_outputs = _corner(outputs.size, common, fit.policy)
+        at, how = _corner(want, common, rules.policy), rules.policy
+        at_outputs = _corner(outputs.size, common, rules.policy)
         numbers = list(range(min(len(outputs), clip.count)))
     lq = clip.lq
     if lq and any(side % scale for side in (*at, *common)):
-        if fit.need_lq:
+        if rules.need_lq:
             raise DataError(
                 f"clip '{clip.name}': the crop to {size_text(common)} px at ({at[1]}, {at[0]}) "
                 f"does not fall on whole LQ pixels at x{scale}",
                 "score against GT alone: --gt without --lq",
             )
         lq, scale = (), 1
-    border = clip.border_px if fit.border_px is None else fit.border_px
+    border = clip.border_px if rules.border_px is None else rules.border_px
     if 2 * border >= min(common) or (lq and border % scale):
         raise UserError(
             f"a border of {border} px does not fit frames of {size_text(common)} px at x{scale}",
             "with LQ it is a multiple of the scale, and something must be left to score",
         )
-    chosen = frame_numbers(fit.rule, len(numbers))
+    chosen = frame_numbers(rules.rule, len(numbers))
     targets = [numbers[i] for i in chosen]
-    cut: dict[str, Any] = {"frames": fit.rule} if len(chosen) < len(numbers) else {}
+    cut: dict[str, Any] = {"frames": rules.rule} if len(chosen) < len(numbers) else {}
     if len(numbers) < clip.count or len(outputs) != len(numbers):
         if numbers == list(range(numbers[0], numbers[-1] + 1)):
             cut["span"] = [numbers[0], numbers[-1], clip.count]

@@ -50,7 +50,7 @@ class MeanMetric(ABC):
 def gt_of(sample: Sample) -> Frame:
     """The ground truth of a frame. Raises DataError if there is none or its size differs."""
     if sample.gt is None:
-        raise DataError("needs ground truth", "use a data set with GT or give --gt")
+        raise DataError("needs ground truth", "use a dataset with GT or give --gt")
     if sample.gt.shape != sample.sr.shape:
         raise DataError(
             f"frame {sample.index}: output is {size_text(sample.sr.shape[:2])}, "

@@ -52,10 +52,10 @@ JUDGED_COST = ("median_ms", "first_output_ms", "rss_peak_mib", "vram_peak_mib", 
 
 @dataclass(frozen=True)
 class Change:
-    """One method in one metric of one data set, or in one part of its cost."""
+    """One method in one metric of one dataset, or in one part of its cost."""
 
     where: str
-    """Data set, or `cost at WxH`."""
+    """Dataset, or `cost at WxH`."""
     method: str
     """Name of the card."""
     column: Column
@@ -131,7 +131,7 @@ Key = tuple[str, str, str]
 
 
 def _scores(records: Sequence[Record]) -> dict[Key, dict[str, Record]]:
-    """(data set, method, metric) -> clip -> newest record.
+    """(dataset, method, metric) -> clip -> newest record.
 
     One that was scored with older weights or settings than the method's others counts as failed.
     """

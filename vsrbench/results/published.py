@@ -47,7 +47,7 @@ class Value:
 
     source: Source
     set: str
-    """Data set, or the setting of a cost table."""
+    """Dataset, or the setting of a cost table."""
     method: str
     metric: str
     text: str
@@ -74,7 +74,7 @@ class Published:
     methods: Mapping[str, str]
     """Method -> name in tables."""
     sets: Mapping[str, str]
-    """Data set -> name in tables."""
+    """Dataset -> name in tables."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Columns that no metric here computes: title, unit, better."""
 
@@ -199,7 +199,7 @@ def _cell(value: Value | None) -> Cell:
 def beside(known: Published, measured: Summary, bases: Mapping[str, str]) -> Summary:
     """Measured blocks with the published rows of the same set below, marked and never ranked.
 
-    bases: data set -> the one it is published as, such as realvsr-x1 -> realvsr.
+    bases: dataset -> the one it is published as, such as realvsr-x1 -> realvsr.
     """
     blocks = []
     for block in measured.blocks:

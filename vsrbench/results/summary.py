@@ -131,10 +131,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """One data set, or the cost at one size when `dataset` is empty."""
+    """One dataset, or the cost at one size when `dataset` is empty."""
 
     dataset: str
-    """Name of the data set."""
+    """Name of the dataset."""
     title: str
     """Name in tables."""
     clips: Mapping[str, int]
@@ -166,10 +166,10 @@ class Summary:
     """All blocks of a table."""
 
     blocks: tuple[Block, ...]
-    """One for each data set."""
+    """One for each dataset."""
 
     def block(self, dataset: str) -> Block:
-        """The block of a data set. Raises UserError for an unknown one."""
+        """The block of a dataset. Raises UserError for an unknown one."""
         for block in self.blocks:
             if block.dataset == dataset:
                 return block
@@ -227,12 +227,12 @@ def summarise(
     metrics: Sequence[str] | None = None,
     specs: Mapping[str, DatasetSpec] | None = None,
 ) -> Summary:
-    """Means over clips with intervals and ranks, one block for each data set.
+    """Means over clips with intervals and ranks, one block for each dataset.
 
     `methods`, `datasets` and `metrics` choose and order; None takes all that have records. All
-    clips recorded for a data set make the denominator, whichever methods are chosen. `specs`
+    clips recorded for a dataset make the denominator, whichever methods are chosen. `specs`
     (name -> spec) gives titles and borders. Without `datasets`, cost measured at a size that no
-    data set here has becomes a block of its own. Raises UserError for names without records.
+    dataset here has becomes a block of its own. Raises UserError for names without records.
     """
     records = list(records)
     quality = list(newest(records).values())

@@ -39,7 +39,7 @@ class Vote:
     voter: str
     """Who, by a random name."""
     dataset: str
-    """Data set of the clip."""
+    """Dataset of the clip."""
     clip: str
     """Clip that was shown."""
     left: str

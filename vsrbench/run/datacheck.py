@@ -18,8 +18,8 @@ from vsrbench.data import frames, numbering
 from vsrbench.data.datasets import (
     OnDisk,
     check_pairs,
+    explain_missing,
     find_layouts,
-    missing,
     open_source,
     root_of,
     scale_between,
@@ -65,7 +65,7 @@ def check(
     afterwards. accept: take the files as they are now. quick: read headers only, so neither shifts
     nor hashes. Raises MissingError when the set is not here.
     """
-    reason = missing(spec)
+    reason = explain_missing(spec)
     if reason:
         raise reason
     found = Findings()
@@ -73,7 +73,7 @@ def check(
         found.facts.append("rendered here, nothing to check")
         return found
     root = root_of(spec)
-    assert root is not None  # `missing` has seen to it
+    assert root is not None  # `explain_missing` has seen to it
     layouts = find_layouts(spec, root)
     here = layouts[0]
     found.facts.append(f"{root}, layout '{here.layout.name}'")

@@ -99,7 +99,7 @@ def csv(summary: Summary) -> str:
 
 
 def csv_wide(summary: Summary) -> str:
-    """One line for each data set and method, one column for each metric and cost, unit in its name.
+    """One line for each dataset and method, one column for each metric and cost, unit in its name.
 
     Values are at full precision; what is missing is empty.
     """
@@ -155,7 +155,7 @@ class Footnotes:
 
 
 def heading(block: Block) -> str:
-    """The top left cell: data set, scale, clips; or the size of a block of cost alone."""
+    """The top left cell: dataset, scale, clips; or the size of a block of cost alone."""
     if not block.dataset:
         return f"{block.title}, LQ {size_text(block.size)}"
     scale = f", x{block.scale}" if block.scale else ""

@@ -13,7 +13,7 @@ from vsrbench.results.summary import BASELINE, GT, metric_column, newest
 from vsrbench.run.plan import mark
 
 
-def places(
+def locate_frames(
     frames_root: Path, records: Iterable[Record], dataset: str, clip: str, methods: Iterable[str]
 ) -> dict[str, Path]:
     """Method -> folder of its frames of a clip, whether they were kept or not."""
@@ -29,7 +29,7 @@ def kept_frames(
     records: Iterable[Record] = (),
 ) -> dict[str, FrameSource]:
     """Kept frames: bicubic, the methods in their order, GT. Raises MissingError, DataError."""
-    folders = places(frames_root, records, dataset, clip, (BASELINE, *methods, GT))
+    folders = locate_frames(frames_root, records, dataset, clip, (BASELINE, *methods, GT))
     names = list(methods)
     if BASELINE not in names and folders[BASELINE].is_dir():
         names.insert(0, BASELINE)
@@ -63,7 +63,7 @@ def kept_scores(
     """
     records = list(records)
     latest, found = newest(records), []
-    for method, folder in places(frames_root, records, dataset, clip, methods).items():
+    for method, folder in locate_frames(frames_root, records, dataset, clip, methods).items():
         own = [
             r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
         ]

@@ -39,7 +39,7 @@ class _Point:
 def scatter(
     summary: Summary, out: Path, x: str = "ms", y: str = "psnr", dataset: str = ""
 ) -> dict[str, Any]:
-    """Quality against cost on one data set: log cost, Pareto front, area of a point = parameters.
+    """Quality against cost on one dataset: log cost, Pareto front, area of a point = parameters.
 
     `x` and `y` are columns of the summary; y is drawn so that up is better. Without `dataset` it is
     the first one. Cost measured otherwise than the rest is drawn hollow and stays off the front.

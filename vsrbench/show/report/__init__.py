@@ -52,7 +52,7 @@ class Comparison:
     """One clip to look at."""
 
     dataset: str
-    """Data set."""
+    """Dataset."""
     clip: str
     """Clip."""
     frame: int
@@ -218,7 +218,7 @@ def _comparisons(
         methods = [row.method for row in block.rows]
         for clip in block.clips if block.dataset else ():
             place = f"{block.dataset}/{clip}"
-            places = figures.places(store.frames, records, block.dataset, clip, methods)
+            places = figures.locate_frames(store.frames, records, block.dataset, clip, methods)
             kept = [m for m, place in places.items() if place.is_dir()]
             if not kept:
                 left_out.append(f"{place}: no frames were kept; run with --keep-frames")
