@@ -33,10 +33,10 @@ LIMITS: Mapping[str, float] = {
     "headline": 100,
     "tests": 100,
     "levers": 130,
+    "profile": 40,
     "peers": 80,
     "scoring": 80,
-    "growth": 70,
-    "profile": 40,
+    "growth": 80,
     "training": 90,
 }
 """Seconds that a part may take, in the order in which they run; four times as long on a CPU."""

@@ -115,8 +115,8 @@ class Bench:
 
     def _tidy(self) -> None:
         """Leave the next measurement the memory of this one."""
-        gc.collect()
         if self._touched():
+            gc.collect()
             sys.modules["torch"].cuda.empty_cache()
 
     def _touched(self) -> bool:

@@ -250,7 +250,7 @@ def training(entries: Entries) -> str:
 
 WRITERS: Mapping[str, Callable[[Entries], str]] = {
     writer.__name__: writer
-    for writer in (headline, tests, levers, peers, scoring, growth, profile, training)
+    for writer in (headline, tests, levers, profile, peers, scoring, growth, training)
 }
 TITLES: Mapping[str, str] = {
     "headline": "The paper's clip",

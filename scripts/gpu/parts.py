@@ -369,7 +369,7 @@ def training(bench: Bench) -> None:
     (stage, *_), large = shipped.stages, full(bench).settings
     if bench.small:
         stage = replace(stage, batch=1, frames=3, patch=(32,))
-    shipped = replace(shipped, stages=(stage,), clips=4)
+    shipped = replace(shipped, stages=(stage,), clips=bench.pick(4, 2))
     heavy = replace(stage, batch=1, patch=bench.pick((64,), (32,)))
     heavy_config = replace(
         shipped, config=large, stages=(heavy,), checkpointing=True, clips=0, renew=0
@@ -377,7 +377,7 @@ def training(bench: Bench) -> None:
     with TemporaryDirectory() as folder:
         pool = Path(folder)
         size, frames = bench.pick((320, 320), (128, 128)), bench.pick(8, 3)
-        render_pool(pool, bench.pick(16, 5), 1, size, frames, jobs=bench.pick(cores, 1))
+        render_pool(pool, bench.pick(16, 3), 1, size, frames, jobs=bench.pick(cores, 1))
         for name, config, steps in (
             ("shipped size", replace(shipped, workers=bench.pick(1, 0)), (10, 40)),
             (f"shipped size, {many} workers", replace(shipped, workers=many), (10, 40)),
@@ -418,7 +418,7 @@ def _trained(config: Config, pool: Path, steps: tuple[int, int], device: str) ->
 
 PARTS: Mapping[str, Callable[[Bench], None]] = {
     part.__name__: part
-    for part in (headline, tests, levers, peers, scoring, growth, profile, training)
+    for part in (headline, tests, levers, profile, peers, scoring, growth, training)
 }
 """The most valuable first."""
 
