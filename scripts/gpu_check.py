@@ -40,8 +40,11 @@ LIMITS: Mapping[str, float] = {
     "training": 90,
 }
 """Seconds that a part may take, in the order in which they run; four times as long on a CPU."""
+Process = subprocess.Popen[bytes]
 PROGRAM = (sys.executable, "-m", "scripts.gpu.parts")
-"""What runs a part: PROGRAM part --out FILE --device DEVICE --held."""
+"""What runs a part: PROGRAM part --held --out FILE --device DEVICE."""
+GO = b"\n"
+"""What a held part waits for on its standard input; its end is that of the part."""
 
 
 def check(
@@ -62,18 +65,31 @@ def check(
     for name in parts:
         if results.part(name)["state"] == "done":
             note(f"{name}: there already")
-            continue
-        limit, again = min(limits[name], end - time.monotonic()), True
-        if limit <= 0:
-            results.part(name).update(state="not run", why="no time was left")
-            results.save()
-        while again and limit > 0:
-            note(f"{name}: {limit:.0f} s at most")
-            command = [*program, name, "--out", str(results.file), "--device", device, "--held"]
-            state, why, took = _run([*command, *(["--small"] if small else [])], limit)
-            limit -= took
-            again = _ended(results, name, state, why, took)
-        _write_page(results)
+    todo = [name for name in parts if results.part(name)["state"] != "done"]
+    ready: dict[str, Process] = {}
+
+    def started(name: str) -> Process:
+        options = ["--out", str(results.file), "--device", device, *(["--small"] * small)]
+        return ready.pop(name, None) or _start([*program, name, "--held", *options])
+
+    try:
+        for name, following in zip(todo, [*todo[1:], None], strict=True):
+            limit, again = min(limits[name], end - time.monotonic()), True
+            if limit <= 0:
+                results.part(name).update(state="not run", why="no time was left")
+                results.save()
+            while again and limit > 0:
+                note(f"{name}: {limit:.0f} s at most")
+                process = started(name)
+                if following and following not in ready:  # it imports while this one measures
+                    ready[following] = started(following)
+                state, why, took = _run(process, limit)
+                limit -= took
+                again = _ended(results, name, state, why, took)
+            _write_page(results)
+    finally:
+        for process in ready.values():
+            _end(process)
     return all(results.part(name)["state"] == "done" for name in parts)
 
 
@@ -97,20 +113,22 @@ def _ended(results: Results, name: str, state: str, why: str, took: float) -> bo
     return state == "crashed" and bool(unfinished)
 
 
-def _run(command: Sequence[str], limit: float) -> tuple[str, str, float]:
-    """(state, why, seconds) of a part, which ends with this process, however that ends."""
+def _start(command: Sequence[str]) -> Process:
+    """A process that waits to be told to go, and ends with this one, however that ends."""
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def _run(process: Process, limit: float) -> tuple[str, str, float]:
+    """Let a part go: (state, why, seconds)."""
     start = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True, text=True
-    )
     try:
+        with suppress(BrokenPipeError):  # it is dead already
+            os.write(process.stdin.fileno(), GO) if process.stdin else 0
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
         return "cut", f"over its limit of {limit:.0f} s", time.monotonic() - start
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and what it has started
-        process.wait()
+        _end(process)
     took = time.monotonic() - start
     if code:
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -118,8 +136,22 @@ def _run(command: Sequence[str], limit: float) -> tuple[str, str, float]:
     return "done", "", took
 
 
+def _end(process: Process) -> None:
+    """End a process now, and what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin:
+        process.stdin.close()
+
+
 def _write_page(results: Results) -> None:
-    results.file.with_name("README.md").write_text(page(results.data))
+    try:
+        text = page(results.data)
+    except Exception as error:  # the figures are safe; no page is worth the time of a GPU
+        note(f"no page could be made: {type(error).__name__}: {error}")
+        return
+    results.file.with_name("README.md").write_text(text)
 
 
 def machine(device: str) -> dict[str, object]:

@@ -51,7 +51,7 @@ def part(*names):
     return run
 
 
-main(parts={"one": part(*"abcd"), "two": part("e", NAME, "f"), "three": part(*"gh")})
+main(parts={"one": part(*"abcd"), "two": part("e", NAME, "f"), "three": part(*"gh")}, imports=())
 """
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -361,34 +363,35 @@ def _events(recorded: Any) -> list[Any]:
 def training(bench: Bench) -> None:
     """Steps a second and the share of waiting for data: the shipped size, and `instavsr-full`."""
     from vsrbench.methods.training.config import read_config
-    from vsrbench.methods.training.pool import render_pool
 
-    cores = os.cpu_count() or 1
-    many = min(8, max(1, cores - 2))
-    shipped = read_config(ROOT / "methods/instavsr/configs/instavsr.toml")
-    (stage, *_), large = shipped.stages, full(bench).settings
+    from vsrbench.data.frames import FrameWriter
+
+    shipped = read_config(ROOT / "methods/instavsr/configs/photographs-gpu.toml")
+    workers = bench.pick(max(1, min(shipped.workers, (os.cpu_count() or 1) - 2)), 0)
+    stage = shipped.stages[0]
     if bench.small:
         stage = replace(stage, batch=1, frames=3, patch=(32,))
-    shipped = replace(shipped, stages=(stage,), clips=bench.pick(4, 2))
-    heavy = replace(stage, batch=1, patch=bench.pick((64,), (32,)))
-    heavy_config = replace(
-        shipped, config=large, stages=(heavy,), checkpointing=True, clips=0, renew=0
-    )
-    with TemporaryDirectory() as folder:
-        pool = Path(folder)
-        size, frames = bench.pick((320, 320), (128, 128)), bench.pick(8, 3)
-        render_pool(pool, bench.pick(16, 3), 1, size, frames, jobs=bench.pick(cores, 1))
-        for name, config, steps in (
-            ("shipped size", replace(shipped, workers=bench.pick(1, 0)), (10, 40)),
-            (f"shipped size, {many} workers", replace(shipped, workers=many), (10, 40)),
-            ("instavsr-full", replace(heavy_config, workers=bench.pick(many, 0)), (3, 8)),
+    shipped = replace(shipped, stages=(stage,), workers=workers, compile=False)
+    one = replace(stage, batch=1, patch=bench.pick((64,), (32,)))
+    large = replace(shipped, config=full(bench).settings, stages=(one,), checkpointing=True)
+    with TemporaryDirectory() as name:
+        photographs = Path(name, "photographs")
+        with FrameWriter(photographs) as writer:
+            for picture in texture(640, 640, bench.pick(16, 3)):
+                writer.write(picture)
+        for title, config, steps in (
+            ("shipped size", shipped, (10, 40)),
+            ("instavsr-full, checkpointing", large, (3, 8)),
+            ("shipped size, compiled", replace(shipped, compile=True), (10, 40)),
         ):
-            if not (bench.small and config.workers):  # starting them takes longer than the rest
-                counts = (1, 2) if bench.small else steps
-                bench.measure(name, partial(_trained, config, pool, counts, bench.device))
+            if config.compile and not bench.on_gpu:
+                bench.measure(title, partial(_absent, "is compiled on a GPU alone"))
+                continue
+            counts = (1, 1) if bench.small else steps
+            bench.measure(title, partial(_trained, config, photographs, counts, bench.device))
 
 
-def _trained(config: Config, pool: Path, steps: tuple[int, int], device: str) -> Figures:
+def _trained(config: Config, folder: Path, steps: tuple[int, int], device: str) -> Figures:
     """What the second of two stages takes, which differ in their number of steps alone."""
     import torch
     from vsrbench.methods.training.trainer import Trainer
@@ -397,7 +400,7 @@ def _trained(config: Config, pool: Path, steps: tuple[int, int], device: str) ->
     stages = tuple(replace(stage, name=f"{n} steps", steps=n, minutes=0.0) for n in steps)
     config = replace(config, stages=stages, holdout=1, validation_frames=2)
     # As one of several processes, which leave validation and saving to the first.
-    trainer = Trainer(config, pool, pool / "unused.safetensors", device, rank=1)
+    trainer = Trainer(config, folder, folder / "unused.safetensors", device, rank=1)
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     trainer.run()
@@ -423,26 +426,38 @@ PARTS: Mapping[str, Callable[[Bench], None]] = {
 """The most valuable first."""
 
 
+IMPORTS = ("torch", "vsrbench.run.cost", "vsrbench.methods.instavsr.adapter")
+"""What takes long to import and touches no GPU."""
+
+
 def main(
-    argv: Sequence[str] | None = None, parts: Mapping[str, Callable[[Bench], None]] = PARTS
+    argv: Sequence[str] | None = None,
+    parts: Mapping[str, Callable[[Bench], None]] = PARTS,
+    imports: Sequence[str] = IMPORTS,
 ) -> None:
-    """Measure one part in this process, which ends with whoever holds its standard input."""
+    """Measure one part in this process."""
     parser = argparse.ArgumentParser("gpu_parts", description="Measure one part here.")
     parser.add_argument("part", choices=[*parts, "about"])
     parser.add_argument("--out", type=Path, help="JSON file of all parts")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="sizes that a CPU does in seconds")
-    parser.add_argument("--held", action="store_true", help="end when standard input closes")
+    parser.add_argument(
+        "--held", action="store_true", help="import, wait for a byte, end when standard input does"
+    )
     args = parser.parse_args(argv)
     if args.part == "about":
         print(json.dumps({"device": env.device_name(args.device), "env": env.capture(ROOT)}))
         return
-    if args.held:
-        threading.Thread(target=_follow, daemon=True).start()
     faulthandler.enable()
     os.environ[variables.OFFLINE] = "1"  # nothing here may wait for a network
-    bench = Bench(Results(args.out), args.part, args.device, args.small)
-    parts[args.part](bench)
+    if args.held:
+        for name in imports:
+            with suppress(Exception):  # the part says so itself, where it needs it
+                importlib.import_module(name)
+        if not os.read(sys.stdin.fileno(), 1):
+            return
+        threading.Thread(target=_follow, daemon=True).start()
+    parts[args.part](Bench(Results(args.out), args.part, args.device, args.small))
 
 
 def _follow() -> None:
