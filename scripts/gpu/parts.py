@@ -326,7 +326,7 @@ def _profiled(bench: Bench) -> Figures:
     wait: Callable[[], Any] = torch.cuda.synchronize if bench.on_gpu else list
     wait()
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * bench.on_gpu
-    with profiler(activities=kinds) as recorded:
+    with profiler(activities=kinds, acc_events=True) as recorded:
         start = time.perf_counter()
         next(outputs)
         host = time.perf_counter() - start
