@@ -190,8 +190,9 @@ def test_codecs_give_back_every_frame(codec: Any, folder: Path) -> None:
     assert good.shape == bad.shape == frames.shape
     errors = [np.abs(made.astype(int) - frames).mean() for made in (good, bad)]
     assert 0 < errors[0] < errors[1] < 12
-    again = coded(frames, Coding(codec, 34.0))
-    assert np.array_equal(bad, again)
+    small = [frames[:, : 16 + 4 * (k % 5), :16] for k in range(40)]
+    once, again = ([coded(x, Coding(codec, 26.0)) for x in small] for _ in range(2))
+    assert all(map(np.array_equal, once, again))
 
 
 def same(a: Batch, b: Batch) -> bool:

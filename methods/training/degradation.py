@@ -237,14 +237,13 @@ def coded(lq: np.ndarray[Any, Any], coding: Coding) -> np.ndarray[Any, Any]:
     if coding.codec == "libx264":
         options["x264-params"] = "asm=0"  # with it, not always the same bits: see degrade.py
     elif coding.codec == "libx265":
-        # The size of blocks belongs to the process: it must not follow from who comes first.
-        options["x265-params"] = "log-level=0:pools=none:frame-threads=1:ctu=16:min-cu-size=8"
+        options["x265-params"] = "log-level=0:pools=none:frame-threads=1"
     else:
         # Its rate control takes longer than a window to find its way.
         step = round(2 ** ((coding.crf - 10) / 6))
         options = {"qmin": f"{step}", "qmax": f"{step}"}
-    # Below 32 px HEVC does not always give the same picture twice.
-    (h, w), least = lq.shape[1:3], 32
+    # Below 64 px, its block, x265 writes beyond its own memory.
+    (h, w), least = lq.shape[1:3], 64 if coding.codec == "libx265" else 0
     missing = ((0, 0), (0, max(0, least - h)), (0, max(0, least - w)), (0, 0))
     whole = np.pad(lq, missing, mode="edge")
     return np.stack(list(degrade.coded(whole, coding.codec, options)))[:, :h, :w]
