@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_device, names, new_parser
-from vsrbench.cli.running import pick_device, read_cards
+from vsrbench.cli.running import read_cards
 from vsrbench.core.errors import OK, UserError
 from vsrbench.core.progress import note
+from vsrbench.run.devices import pick_device
 
 
 def make_parser() -> Parser:

@@ -13,8 +13,9 @@ from vsrbench.cli.arguments import (
     positive,
     size,
 )
-from vsrbench.cli.running import pick_device, read_cards, say_counts
+from vsrbench.cli.running import read_cards, say_counts
 from vsrbench.cli.stored import open_store
+from vsrbench.run.devices import pick_device
 
 
 def make_parser() -> Parser:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser
-from vsrbench.cli.running import pick_device
 from vsrbench.core.errors import OK, MissingError, UserError
 from vsrbench.core.progress import say_error
+from vsrbench.run.devices import pick_device
 
 
 def make_parser() -> Parser:

@@ -16,16 +16,11 @@ from vsrbench.cli.arguments import (
     new_parser,
     positive,
 )
-from vsrbench.cli.running import (
-    pick_devices,
-    print_commands,
-    print_tables,
-    read_cards,
-    say_counts,
-)
+from vsrbench.cli.running import print_commands, print_tables, read_cards, say_counts
 from vsrbench.cli.stored import open_store
-from vsrbench.core.errors import MissingError, UserError
-from vsrbench.core.progress import note, say_error
+from vsrbench.core.errors import UserError
+from vsrbench.core.progress import note
+from vsrbench.run.devices import pick_devices
 
 EPILOG = """\
 examples:
@@ -112,11 +107,7 @@ def execute(options: argparse.Namespace) -> int:
         try:
             sets.append(datasets.open_dataset(spec, note))
         except UserError as error:  # the other sets go on
-            say_error(error)
-            if isinstance(error, MissingError):
-                run.missing = True
-            else:
-                run.counts["failed"] += 1
+            run.could_not_open(error)
     if options.dry_run:
         print_commands(cards, sets)
         return run.exit_code

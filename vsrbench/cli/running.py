@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vsrbench.core.errors import MissingError, UserError
+from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
 
 if TYPE_CHECKING:
@@ -18,46 +18,12 @@ if TYPE_CHECKING:
 
 def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
     """The cards of --methods, with the precision of this device. Raises UserError."""
+    from vsrbench.api.running import at_precision
     from vsrbench.cards import specs
 
     if not options.methods:
         raise UserError("say which methods to run", "--methods A,B; see: vsrbench list methods")
-    cards = [specs.method_card(options.root, name) for name in options.methods]
-    cards = list({(card.name, card.source): card for card in cards}.values())
-    # Half precisions are for GPUs: the CPU runs fp32, and says so in records and tables.
-    return [replace(card, precision="fp32") if device == "cpu" else card for card in cards]
-
-
-def pick_devices(asked: str | None) -> tuple[str, ...]:
-    """The torch devices to use at a time. Raises as `_device`; UserError for a mixture."""
-    devices = (
-        tuple(pick_device(name.strip()) for name in asked.split(","))
-        if asked
-        else (pick_device(None),)
-    )
-    if len({device.partition(":")[0] for device in devices}) > 1:
-        raise UserError("--device mixes cpu and cuda", "their scores differ in the last digits")
-    return devices
-
-
-def pick_device(asked: str | None) -> str:
-    """The torch device to use. Raises UserError, MissingError."""
-    import torch
-
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except RuntimeError as error:
-        raise UserError(f"no device named '{asked}'", "cpu, cuda, cuda:1 ...") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"nothing here runs on device '{asked}'", "cpu, cuda, cuda:1 ...")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MissingError(
-            f"device '{asked}' was asked for and {torch.cuda.device_count()} CUDA devices are here",
-            "use --device cpu",
-        )
-    return "cpu" if device.type == "cpu" else str(device)
+    return at_precision([specs.method_card(options.root, m) for m in options.methods], device)
 
 
 def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:

@@ -19,10 +19,11 @@ from vsrbench.cli.arguments import (
     positive,
     whole,
 )
-from vsrbench.cli.running import pick_devices, print_tables, say_counts
+from vsrbench.cli.running import print_tables, say_counts
 from vsrbench.cli.stored import open_store
 from vsrbench.core.errors import UserError, unknown
 from vsrbench.core.progress import note
+from vsrbench.run.devices import pick_devices
 
 
 def make_parser() -> Parser:

@@ -56,8 +56,11 @@ def score(
 
     info = metric_info(name)
     metric = load_metric(name, device)
-    sr = _frames(sr)
-    gt, lq = (_frames(gt) if gt is not None else None), (_frames(lq) if lq is not None else None)
+    sr = frames_of(sr)
+    gt, lq = (
+        (frames_of(gt) if gt is not None else None),
+        (frames_of(lq) if lq is not None else None),
+    )
     for what, other in (("GT", gt), ("LQ", lq)):
         if other is not None and len(other) != len(sr):
             raise DataError(f"{len(sr)} frames and {len(other)} of {what}", "they pair one by one")
@@ -95,7 +98,7 @@ def score(
     return metric.result()
 
 
-def _frames(given: Any) -> Sequence[Frame]:
+def frames_of(given: Any) -> Sequence[Frame]:
     """Frames of a path, an array or a sequence. Raises DataError for another type of pixels."""
     import numpy as np
 

@@ -79,10 +79,28 @@ class Run:
         """0 all done, 1 some failed, 3 something asked for is missing."""
         return FAILED if self.counts["failed"] else MISSING if self.missing else OK
 
-    def go(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
-        """Score and measure everything that is not on disk yet."""
+    def could_not_open(self, error: UserError) -> None:
+        """A test set is not here or damaged: said and counted, the others go on."""
+        say_error(error)
+        if isinstance(error, MissingError):
+            self.missing = True
+        else:
+            self.counts["failed"] += 1
+
+    def go(
+        self,
+        cards: Sequence[MethodCard],
+        sets: Sequence[Dataset],
+        outputs: Iterable[tuple[MethodCard, Dataset]] = (),
+    ) -> None:
+        """Score and measure everything that is not on disk yet.
+
+        outputs: frames that exist already, on the clips of a set, and what stands for their method.
+        """
         with self.logged():
             self._quality(cards, sets)
+            for card, dataset in outputs:
+                self._quality([card], [dataset])
             torch.cuda.empty_cache()  # cost is measured in another process
             for dataset in sets if self.choice.with_cost else ():
                 size = usual_size(clip.size for clip in dataset.clips)

@@ -1,9 +1,4 @@
-"""The Python interface: what the command line does, as functions and one object for results.
-
-results = vsrbench.evaluate({"mine": my_method}, (lq, gt), metrics=["psnr", "ewarp"])
-print(results.table())
-results.to_frame()
-"""
+"""Stored results as one object: tables, figures, report, comparison, pandas."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vsrbench.cards.specs import ROOT, dataset_spec
-from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.errors import OK, UserError, unknown
 from vsrbench.core.progress import note
 from vsrbench.core.types import DatasetSpec, Record
 from vsrbench.results.compare import Change
@@ -113,9 +108,13 @@ class Results:
         root: Path = ROOT,
         own: Mapping[str, DatasetSpec] | None = None,
         records: Sequence[Record] | None = None,
+        exit_code: int = OK,
     ) -> None:
-        """own: specs of sets that no file declares. records: these alone, such as of one run."""
-        self.store, self.root = store, root
+        """own: specs of sets that no file declares. records: these alone, such as of one run.
+
+        exit_code: how the run went that they are of.
+        """
+        self.store, self.root, self.exit_code = store, root, exit_code
         self._own, self._records = dict(own or {}), records
 
     @property

@@ -1,0 +1,165 @@
+"""The Python interface: numbers of the command line, objects as methods, README, notebook."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vsrbench
+from tests.test_cli import write_clip
+from vsrbench.cli import main
+from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.data.frames import open_frames
+
+
+class Nearest:
+    """The card `nearest` as an object of the caller."""
+
+    def upscale(self, frames: Any) -> Any:
+        for x in frames:
+            yield x.repeat_interleave(4, 1).repeat_interleave(4, 2)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("api")
+    return write_clip(folder / "lq", 3, 40, 48), write_clip(folder / "gt", 3, 40, 48, gt=True)
+
+
+def test_an_object_on_arrays_gives_the_numbers_of_the_command_line(
+    clip: tuple[Path, Path], tmp_path: Path
+) -> None:
+    lq, gt = clip
+    names = "psnr,ssim,lr_psnr,ewarp,flicker"
+    arguments = ["--methods", "nearest", "--input", str(lq), "--gt", str(gt), "--no-cost", "-q"]
+    assert main([*arguments, "--metrics", names, "--results", str(tmp_path / "a")]) == 0
+    arrays = tuple(np.stack(list(open_frames(path))) for path in clip)
+    found = vsrbench.evaluate(
+        {"mine": Nearest()}, {"lq": arrays}, metrics=names.split(","), results=tmp_path / "b"
+    )
+    assert found.exit_code == 0
+    there = vsrbench.load(tmp_path / "a").to_frame().set_index(["method", "metric"]).value
+    here = found.to_frame().set_index(["method", "metric"]).value
+    for name in names.split(","):
+        assert here["mine", name] == there["nearest", name]
+        assert here["bicubic", name] == there["bicubic", name]
+    assert "mine" in found.table()
+    assert "Arrays, x4, 1 clip" in found.table("terminal")
+
+
+def test_cards_paths_and_objects_together(clip: tuple[Path, Path], tmp_path: Path) -> None:
+    lq, gt = clip
+    found = vsrbench.evaluate(
+        {"nearest": "nearest", "mine": Nearest()},
+        str(lq),
+        gt=str(gt),
+        metrics=["psnr"],
+        results=tmp_path,
+        keep_frames=True,
+    )
+    values = found.to_frame().set_index("method").value
+    assert values["nearest"] == values["mine"]
+    again = vsrbench.evaluate(["nearest"], str(lq), gt=str(gt), metrics=["psnr"], results=tmp_path)
+    assert again.to_frame().set_index("method").value["nearest"] == values["nearest"]
+    assert found.figure("crops").is_file()
+    assert found.report(say=lambda _: None).is_file()
+    change = found.compare(again, metrics=["psnr"])
+    assert change.to_frame().empty is False
+    assert json.loads(change.json())["regressed"] == change.regressed
+
+
+class Broken:
+    def __init__(self, give: Any) -> None:
+        self.give = give
+
+    def upscale(self, frames: Any) -> Any:
+        for x in frames:
+            yield self.give(x)
+
+
+@pytest.mark.parametrize(
+    ("give", "text"),
+    [
+        (lambda x: x, "output is"),
+        (lambda x: 1 / 0, "ZeroDivisionError"),
+        (lambda x: torch.full((3, 160, 192), torch.nan), "NaN"),
+    ],
+)
+def test_an_object_that_fails_is_a_row_with_its_reason(
+    clip: tuple[Path, Path], tmp_path: Path, give: Any, text: str
+) -> None:
+    found = vsrbench.evaluate(
+        {"mine": Broken(give), "fine": Nearest()},
+        str(clip[0]),
+        metrics=["flicker"],
+        results=tmp_path,
+    )
+    assert found.exit_code == 1
+    rows = found.to_frame().set_index("method")
+    assert rows.status["mine"] == "failed"
+    assert text in rows.reason["mine"]
+    assert rows.status["fine"] == "ok"
+
+
+def test_wrong_arguments(clip: tuple[Path, Path], tmp_path: Path) -> None:
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+
+    def call(methods: Any, data: Any, **more: Any) -> None:
+        vsrbench.evaluate(methods, data, results=tmp_path, **more)
+
+    with pytest.raises(UserError, match="a int without upscale"):
+        call({"mine": 3}, frames)
+    with pytest.raises(UserError, match="no method named 'nearst'"):
+        call("nearst", frames)
+    with pytest.raises(UserError, match="is the name of a method here"):
+        call({"bicubic": Nearest()}, frames)
+    with pytest.raises(UserError, match="is no name for a method"):
+        call({"../x": Nearest()}, frames)
+    with pytest.raises(DataError, match="float64"):
+        call("nearest", frames / 2)
+    with pytest.raises(UserError, match="no dataset named"):
+        call("nearest", "no/such/path")
+    with pytest.raises(UserError, match="no metric named 'psnt'"):
+        call("nearest", frames, metrics=["psnt"])
+    with pytest.raises(MissingError):
+        vsrbench.load(tmp_path / "none")
+    assert not [p for p in tmp_path.rglob("*") if p.is_dir() and p.name != "frames"]
+
+
+def test_import_is_light(root: Path) -> None:
+    code = "import sys, vsrbench; print(*{'torch', 'numpy', 'pandas', 'cv2'} & set(sys.modules))"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "", done.stderr
+    assert time.perf_counter() - started < 2  # 0.1 s on a machine that is idle
+
+
+def test_the_example_of_the_readme(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.S):
+        exec(compile(code, "README.md", "exec"), {})
+    assert "PSNR dB ↑" in capsys.readouterr().out
+
+
+def test_the_notebook(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((root / "docs/example.ipynb").read_text())["cells"]
+    assert len(cells) >= 10
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "example.ipynb", "exec"), names)
+    assert "mine" in capsys.readouterr().out
