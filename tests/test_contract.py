@@ -34,6 +34,7 @@ from vsrbench.run import cost
 from vsrbench.run.evaluate import error_json
 from vsrbench.run.method import at_scale, check_size, entry, load_method, padding, upscale
 
+LARGE = ("spandrel", "instavsr-full", "instavsr-unpruned")  # none, or without weights
 H, W, COUNT = 30, 42, 5  # odd for every multiple_of here
 
 
@@ -51,7 +52,7 @@ def ready() -> list[MethodCard]:
     cards = []
     for path in specs.method_files(ROOT).values():
         card = specs.read_card(path)
-        if card.kind != "python" or path.stem in ("spandrel", "instavsr-full"):
+        if card.kind != "python" or path.stem in LARGE:
             continue
         with contextlib.suppress(MissingError):
             command.identify(card)

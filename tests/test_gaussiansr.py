@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from vsrbench.methods.gaussiansr.network import GaussianSR
 from tests import golden
 from vsrbench.cards.specs import method_card
 from vsrbench.core.types import MethodCard, Weights
+from vsrbench.run.method import at_scale
 
 STAGE = 1e-5
 # The frequencies, up to 29, turn rounding of the features into much more: on one machine two
@@ -125,3 +128,18 @@ def test_choice_is_random_only_when_asked(tmp_path: Path, root: Path) -> None:
     assert not torch.equal(*runs[True])
     with torch.inference_mode():
         assert torch.equal(runs[False][0][:1], net(clip[:1], 3))
+
+
+def test_both_names_of_the_last_layers_are_read(tmp_path: Path, root: Path) -> None:
+    """The authors' code writes `dec`, the checkpoint that they ship has `fc`."""
+    card = replace(at_scale(method_card(root, "gaussiansr"), 4), settings=TINY)
+    state = GaussianSR(**TINY).state_dict()
+    found = []
+    for prefix in ("fc", "dec"):
+        path = tmp_path / f"{prefix}.pth"
+        named = {re.sub(r"^fc\.", f"{prefix}.", k): v for k, v in state.items()}
+        assert any(k.startswith(f"{prefix}.") for k in named)
+        torch.save({"model": {"sd": named}}, path)
+        own = replace(card, weights=Weights("official", file=str(path)))
+        found.append(load(own, "cpu", torch.float32).net.state_dict())  # type: ignore[attr-defined]
+    assert all(torch.equal(found[0][k], found[1][k]) for k in state)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -27,6 +28,11 @@ class PerFrame:
 
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     """The network with the weights of the card. Raises MissingError, DataError."""
-    net = build(card, GaussianSR)
+    net = build(card, GaussianSR, _names)
     net.to(device, dtype).eval()
     return PerFrame(net, card.scale)
+
+
+def _names(state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The authors' code calls its last layers `dec`, their checkpoint `fc`."""
+    return {re.sub(r"^dec\.", "fc.", name): tensor for name, tensor in state.items()}

@@ -23,6 +23,12 @@ def normalised(view, clips, device):
     return view.unflatten(1, (clips, -1)).transpose(0, 1).contiguous().to(device)
 
 
+def checkpoint(path):
+    """The file of weights; FasterVQA's options name it by a pattern, 3D_1*1 for 3D_1_1."""
+    found = sorted(str(p) for p in Path().glob(path.replace("./", "", 1))) if "*" in path else []
+    return found[0] if found else path.replace("*", "_")
+
+
 def load(kind, device):
     """(evaluator, options of its data) as the options file of the checkout says."""
     import torch
@@ -38,8 +44,15 @@ def load(kind, device):
         from dover.models import DOVER as Evaluator
     else:
         from fastvqa.models import DiViDeAddEvaluator as Evaluator
-    net = Evaluator(**options["model"]["args"])
-    state = torch.load(options["test_load_path"], map_location="cpu", weights_only=True)
+    # The constructor would download a pretrained backbone, all of which the checkpoint replaces.
+    fetch = torch.hub.load_state_dict_from_url
+    torch.hub.load_state_dict_from_url = lambda *_, **__: {"model": {}}
+    try:
+        net = Evaluator(**options["model"]["args"])
+    finally:
+        torch.hub.load_state_dict_from_url = fetch
+    path = checkpoint(options["test_load_path"])
+    state = torch.load(path, map_location="cpu", weights_only=True)
     net.load_state_dict(state.get("state_dict", state))
     return net.eval().to(device), options["data"][split]["args"]
 

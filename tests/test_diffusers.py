@@ -23,22 +23,27 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    LDMSuperResolutionPipeline,
     StableDiffusionUpscalePipeline,
     UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from spandrel.architectures.ESRGAN import ESRGAN
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from vsrbench.methods.sdx4.adapter import PerFrame, load
+from vsrbench.methods.diffusers.adapter import PerFrame, load
+from vsrbench.methods.instavsr.unpruned import OneStep
 
 from vsrbench.cards import weights
 from vsrbench.cards.specs import method_card
 from vsrbench.cli import main
-from vsrbench.core.errors import MissingError
+from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.types import MethodCard
 from vsrbench.core.variables import WEIGHTS
 from vsrbench.data import frames
+from vsrbench.run import cost
 from vsrbench.run.method import entry
 
 NAME = "stable-diffusion-x4-upscaler"
@@ -120,7 +125,7 @@ def folder(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def card(root: Path) -> MethodCard:
     """The card, with fewer steps."""
     found = method_card(root, "sd-x4-upscaler")
-    return replace(found, settings={**found.settings, "steps": 2})
+    return replace(found, settings={**found.settings, "num_inference_steps": 2})
 
 
 @pytest.fixture
@@ -130,7 +135,7 @@ def run(
     """Both methods by name on a clip of odd size: (exit code, stderr). Few steps, no known hash."""
     own = tmp_path / "root" / "methods"
     for name, file, old, new in (
-        ("sdx4", "sd-x4-upscaler", "steps = 75", "steps = 2"),
+        ("diffusers", "sd-x4-upscaler", "num_inference_steps = 75", "num_inference_steps = 2"),
         ("spandrel", "realesrgan", "sha256 =", "# sha256 ="),
     ):
         shutil.copytree(root / "methods" / name, own / name)
@@ -338,7 +343,7 @@ def test_without_its_index_a_folder_is_not_one(folder: Path, card: MethodCard) -
 def test_without_transformers_only_this_method_is_missing(
     card: MethodCard, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "vsrbench.methods.sdx4.adapter")
+    monkeypatch.delitem(sys.modules, "vsrbench.methods.diffusers.adapter")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingError, match=r"'sd-x4-upscaler' needs the package transformers"):
         entry(card)
@@ -365,3 +370,75 @@ def test_realesrgan_by_name(
     code, err = run("realesrgan")
     assert code == 0, err
     assert [f.shape for f in kept(tmp_path, "realesrgan")] == [(44, 84, 3)] * 3
+
+
+def test_another_pipeline_needs_a_card_alone(
+    tmp_path: Path,
+) -> None:
+    """Latent diffusion's first upscaler: no text, another autoencoder, arrays for tensors."""
+    torch.manual_seed(0)
+    folder = tmp_path / "ldm"
+    LDMSuperResolutionPipeline(
+        vqvae=VQModel(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=3,
+            norm_num_groups=4,
+        ),
+        unet=UNet2DModel(
+            sample_size=32,
+            in_channels=6,
+            out_channels=3,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            norm_num_groups=4,
+        ),
+        scheduler=DDIMScheduler(),
+    ).save_pretrained(folder)
+    path = tmp_path / "methods/mine/ldm.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        'version = 1\ntitle = "LDM"\nentry = "methods.diffusers.adapter:load"\nscale = 2\n'
+        'multiple_of = 32\n[settings]\npipeline = "LDMSuperResolutionPipeline"\n'
+        f'num_inference_steps = 2\n[weights]\norigin = "official"\nfile = "{folder}"\n'
+    )
+    card = method_card(tmp_path, "ldm")
+    image = pictures(0, 32, 64)
+    made: Any = entry(card)(card, "cpu", torch.float32)
+    (got,) = upscaled(made, image)
+    assert got.shape == (3, 64, 128)
+    pipe = LDMSuperResolutionPipeline.from_pretrained(folder)
+    noise = torch.Generator().manual_seed(0)
+    want = pipe(Image.fromarray(image), num_inference_steps=2, generator=noise, output_type="np")
+    assert np.abs(got.permute(1, 2, 0).numpy() - want.images[0]).max() < 1e-4
+    large = replace(card, settings={**card.settings, "enlarged": True})
+    made = entry(large)(large, "cpu", torch.float32)
+    assert upscaled(made, image)[0].shape == (3, 128, 256)
+    wrong = replace(card, settings={"pipeline": "NoSuchPipeline"})
+    with pytest.raises(UserError, match="has no pipeline 'NoSuchPipeline'"):
+        load(wrong, "cpu", torch.float32)
+
+
+def test_before_pruning_it_has_the_size_of_the_published_model(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.device("meta"):
+        net = OneStep()
+    assert sum(p.numel() for p in net.unet.parameters()) == 865_910_724  # as Stable Diffusion 2.1
+    assert sum(p.numel() for p in net.vae.parameters()) == 83_653_863
+    card = method_card(root, "instavsr-unpruned")
+    small = {"channels": [8, 8, 16, 16], "heads": [1, 1, 2, 2], "layers": 1, "groups": 4}
+    small |= {"vae_channels": [8, 8, 8, 8], "vae_layers": 1, "text": 16, "tokens": 5}
+    card = replace(card, settings=small)
+    monkeypatch.setattr(cost, "apart", lambda card, where, work, *rest: work(*rest))
+    measured = cost.measure(card, (16, 24), 2, "cpu")
+    assert measured.params_m is not None
+    assert measured.params_m < 1
+    assert measured.macs_g is not None
+    net = OneStep(**small).eval()
+    with torch.inference_mode():
+        out = net(torch.rand(1, 3, 16, 32))
+    assert out.shape == (1, 3, 64, 128)
+    assert torch.isfinite(out).all()
