@@ -92,7 +92,8 @@ def _models(kind: Any, folder: Path, card: MethodCard, dtype: torch.dtype) -> di
     for name, about in kind.load_config(folder).items():
         library, made = about if isinstance(about, list) and len(about) == 2 else ("", "")
         model: Any = getattr(libraries.get(library), str(made), None)
-        if not isinstance(model, type) or not issubclass(model, MODELS):
+        known = isinstance(model, type) and issubclass(model, MODELS)
+        if not known:
             continue
         kept = torch.float32 if name in card.settings.get("float32", ()) else dtype
         found[name], told = model.from_pretrained(
