@@ -8,7 +8,7 @@ environment=$(cd "$1" && pwd)
 checkout=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-pip=("$environment/bin/python" -m pip --disable-pip-version-check --quiet)
+pip=("$environment/bin/python" -m pip --disable-pip-version-check -qq)
 
 git archive HEAD | tar -x -C "$work" --one-top-level=source # what is committed and nothing else
 "${pip[@]}" wheel --no-deps --wheel-dir "$work/dist" "$work/source"
@@ -25,7 +25,7 @@ try() { # every command must end well; its output is shown when it does not
 }
 
 "$environment/bin/python" -m venv "$work/base"
-"$work/base/bin/python" -m pip --disable-pip-version-check --quiet install -c "$checkout/constraints.txt" "$wheel"
+"$work/base/bin/python" -m pip --disable-pip-version-check -qq install -c "$checkout/constraints.txt" "$wheel"
 base=$work/base/bin
 if "$base/python" -c 'import torch' 2> /dev/null; then echo "torch is part of the base installation"; exit 1; fi
 reference=$checkout/results/reference
@@ -43,7 +43,7 @@ grep -q 'vsrbench\[run\]' "$work/err" || { cat "$work/err"; echo "the extra to i
 
 # The rest of the dependencies come from ENVIRONMENT, vsrbench itself from the wheel alone.
 "$environment/bin/python" -m venv "$work/full"
-"$work/full/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps "$wheel"
+"$work/full/bin/python" -m pip --disable-pip-version-check -qq install --no-deps "$wheel"
 "$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
   > "$("$work/full/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
 try "$work/full/bin/vsrbench" --methods bicubic --metrics psnr --no-cost

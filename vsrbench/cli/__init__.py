@@ -29,7 +29,7 @@ from vsrbench.cli import (
     votes,
 )
 from vsrbench.cli.arguments import Parser
-from vsrbench.core.errors import INTERRUPTED, OK, UserError, unknown
+from vsrbench.core.errors import EXTRAS, INTERRUPTED, OK, UserError, missing_package, unknown
 from vsrbench.core.progress import note, say_error
 
 COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
@@ -80,6 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         say_error(error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        missing = missing_package(error, "this command")
+        say_error(missing)
+        return missing.exit_code
     except BrokenPipeError:  # the reader of stdout went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser
@@ -24,90 +28,137 @@ def make_parser() -> Parser:
     return parser
 
 
-def execute(options: argparse.Namespace) -> int:
-    """Print a table of what exists."""
-    from tabulate import tabulate
+GROUPS = ("ready", "one command away", "needs an environment of its own", "not ready")
 
-    rows: list[tuple[str, ...]] = list(_readiness(options.root, options.what))
-    headers = ["name", "what", "ready", "why not"]
+
+@dataclass(frozen=True)
+class Entry:
+    """One method, data set or metric in the list."""
+
+    name: str
+    """On the command line."""
+    what: str
+    """What it is, in a line."""
+    why: UserError | None = None
+    """Why it is not ready."""
+    more: str = ""
+    """What `-v` adds."""
+
+    @property
+    def group(self) -> str:
+        """Where it is listed."""
+        if self.why is None:
+            return GROUPS[0]
+        if "methods setup" in self.why.hint or "environment of its own" in self.why.message:
+            return GROUPS[2]
+        return GROUPS[1] if self._command() else GROUPS[3]
+
+    def _command(self) -> str:
+        """What brings it here, if one command does."""
+        hint = self.why.hint if self.why else ""
+        found = re.search(r"(vsrbench [\w .-]+|pip install \S+)( |$|[,;])", hint)
+        return found[1].strip() if found else ""
+
+    def lines(self, width: int, column: int) -> list[str]:
+        """Its lines: what it is, and below what to do."""
+        space = " " * column
+        lead = self.name if len(self.name) < column else f"{self.name}\n{space[:-1]}"
+        found = textwrap.wrap(self.what, width - column) or [""]
+        if self.why is not None:
+            todo = self._command() or str(self.why)
+            found += textwrap.wrap(todo, width - column, break_on_hyphens=False)
+        if self.more:
+            found += textwrap.wrap(self.more, width - column)
+        return [f"{lead:<{column}}{found[0]}".rstrip(), *(space + line for line in found[1:])]
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print what exists, in groups by what it takes to run it."""
+    entries = list(_entries(options.root, options.what))
     if options.verbose and options.what == "methods":
-        rows = [(*row[:3], *_construction(options.root, row), row[3]) for row in rows]
-        headers[3:3] = ["build s", "peak MiB", "params M", "GMAC/frame", "at LQ"]
-    print(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
+        entries = [replace(e, more=_construction(options.root, e.name)) for e in entries]
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 100)
+    column = min(24, max([len(entry.name) for entry in entries], default=0) + 2)
+    for group in GROUPS:
+        members = [entry for entry in entries if entry.group == group]
+        if members:
+            print(f"{group.upper()}")
+            for entry in members:
+                print("\n".join(entry.lines(width - 2, column)))
+            print()
     return OK
 
 
-def _readiness(root: Path, kind: str) -> list[tuple[str, str, str, str]]:
-    """(name, what it is, yes or no, why not) of everything of one kind. Imports no torch."""
+def _entries(root: Path, kind: str) -> Iterator[Entry]:
+    """Everything of one kind. Imports no torch."""
     from vsrbench import metrics
     from vsrbench.cards import specs
     from vsrbench.data import datasets
-    from vsrbench.programs import command
-
-    rows = []
-
-    def row(name: str, what: str, why: UserError | None) -> None:
-        rows.append((name, what, "no" if why else "yes", str(why) if why else ""))
 
     if kind == "methods":
         for name, path in specs.method_files(root).items():
             if name == "spandrel":
-                rows.append(
-                    ("PATH", "any checkpoint that spandrel reads, given by path", "yes", "")
-                )
-                continue
-            why = None
-            what = ""
-            try:
-                card = specs.read_card(path)
-                what = f"{card.title}, x{card.scale or 'any'}, weights: {card.weights.origin}"
-                if card.kind == "command":  # whose checkpoints take too long to read
-                    command.ready(card)
-                else:
-                    command.identify(card)
-            except UserError as error:
-                why = error
-            row(name, what, why)
+                yield Entry("PATH", "any checkpoint that spandrel reads, given by its path")
+            else:
+                yield _method(name, path)
     elif kind == "datasets":
         for name in specs.dataset_files(root):
             try:
                 spec = specs.dataset_spec(root, name)
             except UserError as error:
-                row(name, "", error)
+                yield Entry(name, "", error)
             else:
-                row(
-                    name,
-                    f"{spec.title}, {spec.kind}, x{spec.scale}",
-                    datasets.explain_missing(spec),
-                )
+                what = f"{spec.title}, {spec.kind}, x{spec.scale}"
+                what += f", {spec.licence}" if spec.licence else ""
+                yield Entry(name, what, datasets.explain_missing(spec))
     else:
         for name, info in metrics.known_metrics().items():
             unit = f" in {info.unit}" if info.unit else ""
-            row(
-                name,
-                f"{info.title}{unit}, {info.better} is better",
-                metrics.unavailable(name, fetch=False),
-            )
+            what = f"{info.title}{unit}, {info.better} is better"
+            yield Entry(name, what, metrics.unavailable(name, fetch=False))
         what = "any other of pyiqa that scores single frames, such as pyiqa:topiq_nr"
-        rows.append((f"{metrics.PYIQA}NAME", what, "yes", ""))
-    return rows
+        yield Entry(f"{metrics.PYIQA}NAME", f"{what} (PolyForm-Noncommercial licence)")
 
 
-def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
+def _method(name: str, path: Path) -> Entry:
+    from vsrbench.cards import specs
+    from vsrbench.programs import command
+
+    what = ""
+    try:
+        card = specs.read_card(path)
+        scale = f"x{card.scale}" if card.scale else "any scale"
+        origin = card.weights.origin.replace("_", " ")
+        weights = {"none": "no weights", "random": "untrained: cost only"}
+        what = f"{card.title}, {scale}, {weights.get(card.weights.origin, f'{origin} weights')}"
+        licence = card.weights.licence or card.licence
+        size = sum(source.size for source in card.weights.sources[:1])
+        about = [f"{size / 1e6:,.0f} MB" if size else "", licence]
+        if any(about):
+            what += f" ({', '.join(filter(None, about))})"
+        if card.kind == "command":  # whose checkpoints take too long to read
+            command.ready(card)
+        else:
+            command.identify(card)
+    except UserError as error:
+        return Entry(name, what, error)
+    return Entry(name, what)
+
+
+def _construction(root: Path, name: str) -> str:
     """What `list methods -v` says besides: measured when first asked for, then kept."""
     from vsrbench.cards import specs, weights
     from vsrbench.core.types import Weights
     from vsrbench.core.variables import cache_folder
     from vsrbench.run import cost
 
-    dash = ("–",) * 5
-    if row[0] == "PATH":
-        return dash
+    if name == "PATH":
+        return ""
     device, absent = pick_device(None), None
     try:
-        card = specs.method_card(root, row[0])
+        card = specs.method_card(root, name)
         if card.kind == "command":  # whole programs, which may run for an hour
-            return dash
+            return ""
         card = replace(card, scale=card.scale or 4)
         if device == "cpu":
             card = replace(card, precision="fp32")
@@ -119,13 +170,12 @@ def _construction(root: Path, row: tuple[str, ...]) -> tuple[str, ...]:
         found = cost.construction(card, sha, device, cache)
     except UserError as error:  # without its file, a network may not even be known
         say_error(absent if absent and isinstance(error, MissingError) else error)
-        return dash
+        return ""
     height, width = found["size"]
     params, macs = found["params_m"], found["macs_g"]
+    peak = "" if found["peak_mib"] is None else f", {found['peak_mib']:.0f} MiB"
+    size = "" if params is None else f"; {params:.2f} M parameters"
     return (
-        f"{found['seconds']:.1f}",
-        "–" if found["peak_mib"] is None else f"{found['peak_mib']:.0f}",
-        "–" if params is None else f"{params:.2f}",
-        f"{macs:.1f}",
-        f"{width}x{height}",
+        f"built in {found['seconds']:.1f} s{peak}{size}, {macs:.1f} G multiply-adds a frame of "
+        f"{width}x{height}"
     )
