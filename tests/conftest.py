@@ -24,6 +24,7 @@ for _name in [n for n in os.environ if n.startswith("VSRBENCH_") and n != "VSRBE
     del os.environ[_name]
 _NO_WEIGHTS = tempfile.TemporaryDirectory(prefix="vsrbench-tests-")
 os.environ |= {"VSRBENCH_OFFLINE": "1", "TORCH_HOME": _NO_WEIGHTS.name}
+os.environ["VSRBENCH_FETCHED"] = f"{_NO_WEIGHTS.name}/fetched"
 
 
 def heed_interrupts() -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shutil
+import struct
 import socket
 import sys
 from collections.abc import Callable
@@ -284,10 +285,10 @@ def test_absent_it_says_how_to_get_it(
     code, err = run("sd-x4-upscaler")
     assert code == 3
     assert f"method 'sd-x4-upscaler' needs its weights {NAME}, not found" in err
-    assert "put the folder into" in err
-    assert f"hf download stabilityai/{NAME}" in err
+    assert "vsrbench weights fetch --for sd-x4-upscaler" in err
+    assert "put the folder into a folder named in $VSRBENCH_WEIGHTS" in err
     assert main(["check", "--methods", "sd-x4-upscaler"]) == 3
-    assert f"--local-dir {NAME}" in capsys.readouterr().out
+    assert "vsrbench weights fetch --for sd-x4-upscaler" in capsys.readouterr().out
 
 
 def lacks_a_tensor(folder: Path) -> None:
@@ -350,6 +351,20 @@ def test_without_transformers_only_this_method_is_missing(
     assert entry(method_card(root, "realesrgan"))
 
 
+def as_ncnn_has_it(net: torch.nn.Module, path: Path) -> None:
+    """Weights as in the files of ncnn: of each convolution a tag, fp16 and then a bias in fp32."""
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    lines, content = [], b""
+    for number, conv in enumerate(layers):
+        size = conv.weight.numel()
+        lines.append(f"Convolution c{number} 1 1 a b 0={conv.out_channels} 1=3 4=1 5=1 6={size}")
+        weight, bias = conv.weight.detach().half().numpy(), conv.bias.detach().numpy()
+        content += struct.pack("<I", 0x01306B47) + weight.tobytes() + b"\0" * (size % 2 * 2)
+        content += bias.tobytes()
+    path.with_suffix(".param").write_text("\n".join(["7767517", f"{len(lines)} 1", *lines]))
+    path.with_suffix(".bin").write_bytes(content)
+
+
 def test_realesrgan_by_name(
     run: Callable[..., tuple[int, str]],
     root: Path,
@@ -358,12 +373,12 @@ def test_realesrgan_by_name(
 ) -> None:
     code, err = run("realesrgan", of=root)
     assert code == 3
-    assert "needs its weights RealESRGAN_x4plus.pth, not found" in err
-    assert "v0.1.0/RealESRGAN_x4plus.pth" in err
+    assert "needs its weights realesrgan-x4plus.bin, not found" in err
+    assert "vsrbench weights fetch --for realesrgan" in err
     torch.manual_seed(0)
     net = ESRGAN(num_filters=8, num_blocks=1, scale=4)
     monkeypatch.setenv(WEIGHTS, str(tmp_path))
-    torch.save({"params_ema": net.state_dict()}, tmp_path / "RealESRGAN_x4plus.pth")
+    as_ncnn_has_it(net, tmp_path / "realesrgan-x4plus")
     code, err = run("realesrgan", of=root)
     assert code == 3
     assert "do not match its card" in err

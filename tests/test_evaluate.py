@@ -130,7 +130,7 @@ def test_a_page_saved_as_weights_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path))
     found = records(tmp_path, job("niqe", "psnr"))
     assert (found["niqe"].status, found["psnr"].status) == ("failed", "ok")
-    assert "niqe_modelparameters.mat cannot be read" in str(found["niqe"].error)
+    assert "niqe_modelparameters.mat is not a model of NIQE" in str(found["niqe"].error)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vsrbench.cards.specs import ROOT, method_card
 from vsrbench.cards.weights import load_strictly, open_slices, read_checkpoint, save_checkpoint
 from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.files import replacing
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import note, say_error
 from vsrbench.core.types import Origin
@@ -148,6 +149,17 @@ def convert(options: argparse.Namespace) -> None:
     load_strictly(net, state, "instavsr-full", assign=True)
     save_checkpoint(options.out, net.state_dict(), net.config, about, origin, half=options.half)
     note(f"wrote {options.out}: {about}")
+
+
+def from_sources(paths: Sequence[Path], target: Path) -> None:
+    """The card's file out of the two checkpoints of AdcSR, as `adcsr` makes it. Raises UserError.
+
+    What `vsrbench weights fetch --for instavsr-full` does last.
+    """
+    net, decoder = paths
+    about = {"source": "adcsr", "net": net, "decoder": decoder, "flow": None}
+    with replacing(target) as partial:
+        convert(argparse.Namespace(**about, out=partial, half=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

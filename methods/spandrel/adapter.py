@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
-from vsrbench.cards.weights import load_state
+from vsrbench.cards.weights import checked, read_checkpoint
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Method, MethodCard
+
+from . import ncnn
 
 
 class ImageModel:
@@ -28,7 +30,8 @@ class ImageModel:
 
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     """The network that fits the checkpoint. Raises DataError, UserError."""
-    state, _ = load_state(card)
+    path = checked(card)
+    state = ncnn.read(path) if path.suffix == ".bin" else read_checkpoint(path)[0]
     try:
         descriptor = ModelLoader(device).load_from_state_dict(state)
     except UnsupportedModelError as error:

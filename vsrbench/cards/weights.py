@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from vsrbench.core.errors import DataError, MissingError
 from vsrbench.core.files import content, replacing
 from vsrbench.core.types import MethodCard, Origin
-from vsrbench.core.variables import WEIGHTS, weights_folders
+from vsrbench.core.variables import WEIGHTS, fetched_folder, weights_folders
 
 if TYPE_CHECKING:
     import torch
 
 Net = TypeVar("Net", bound="torch.nn.Module")
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl", ".bin")
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "sd")
 INDEX = "model_index.json"
 """What makes a folder one of weights in diffusers' layout."""
@@ -42,8 +42,10 @@ def unreadable(path: Path, error: Exception) -> DataError:
 
 
 def search(name: str, *folders: Path) -> Path | None:
-    """The weights `name` in the given folders or in those of $VSRBENCH_WEIGHTS; None if nowhere."""
-    for folder in (*folders, *weights_folders()):
+    """The weights `name` in the given folders, those of $VSRBENCH_WEIGHTS, or among what was
+    fetched; None if nowhere.
+    """
+    for folder in (*folders, *weights_folders(), fetched_folder()):
         if _there(folder / name):
             return folder / name
     return None
@@ -65,10 +67,12 @@ def locate(card: MethodCard) -> Path | None:
     if found is None:
         kind = "file" if Path(weights.file).suffix.lower() in SUFFIXES else "folder"
         origin = f"; it is published at {weights.url}" if weights.url else ""
-        command = f": {weights.command}" if weights.command else ""
         raise MissingError(
             f"method '{card.name}' needs its weights {weights.file}, not found",
-            f"put the {kind} into {card.folder} or a folder named in ${WEIGHTS}{origin}{command}",
+            f"vsrbench weights fetch --for {card.name}, or put the {kind} "
+            f"into a folder named in ${WEIGHTS}{origin}"
+            if weights.sources
+            else f"put the {kind} into {card.folder} or a folder named in ${WEIGHTS}{origin}",
         )
     return found
 

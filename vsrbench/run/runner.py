@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vsrbench import __version__
+from vsrbench.cards import sources
 from vsrbench.core import env, keys
 from vsrbench.core.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
 from vsrbench.core.progress import Progress, note, say_error
@@ -22,6 +23,7 @@ from vsrbench.core.variables import cache_folder
 from vsrbench.data.datasets import Dataset
 from vsrbench.flow.estimators import Estimator, best_estimator
 from vsrbench.metrics import depends_on, known_metrics, metric_info, unavailable
+from vsrbench.metrics.requirements import TIMEOUT_S
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.results.summary import usual_size
@@ -98,6 +100,8 @@ class Run:
         outputs: frames that exist already, on the clips of a set, and what stands for their method.
         """
         with self.logged():
+            files = [need for card in cards for need in sources.needs_of_card(card)]
+            sources.provide((n for n in files if n.place is None), note, TIMEOUT_S)
             self._quality(cards, sets)
             for card, dataset in outputs:
                 self._quality([card], [dataset])
