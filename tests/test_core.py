@@ -249,7 +249,8 @@ def test_what_the_user_has_does_not_reach_the_tests(root: Path, tmp_path: Path) 
     assert (first, second) == ("True", "False"), done.stderr
     cache, fetched, offline = kept.split()
     assert (cache, offline) == ("VSRBENCH_CACHE=/kept", "VSRBENCH_OFFLINE=1")
-    assert fetched.startswith("VSRBENCH_FETCHED=") and not fetched.endswith("/kept/weights")
+    assert fetched.startswith("VSRBENCH_FETCHED=")
+    assert not fetched.endswith("/kept/weights")
 
 
 def test_missing_error_exit_code() -> None:

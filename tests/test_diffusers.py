@@ -9,8 +9,8 @@ import hashlib
 import json
 import re
 import shutil
-import struct
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import replace

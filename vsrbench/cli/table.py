@@ -15,7 +15,8 @@ def make_parser() -> Parser:
     parser = new_parser("table", "Print a table from stored records.", "")
     parser.usage = (
         "vsrbench table [--format FORM] [options]\n"
-        "       vsrbench table --published NAME | --with-published | --contradictions"
+        "       vsrbench table --published NAME | --with-published | --contradictions\n"
+        "       vsrbench table --agreement [options]"
     )
     add_format(parser)
     add_selection(parser)
@@ -39,6 +40,11 @@ def make_parser() -> Parser:
     which.add_argument(
         "--contradictions", action="store_true", help="where papers differ on the same pack"
     )
+    which.add_argument(
+        "--agreement",
+        action="store_true",
+        help="Kendall's tau between the metrics of the results, and what people say of each",
+    )
     parser.add_argument("-o", "--output", type=Path, help="file instead of stdout")
     add_results(parser)
     return parser
@@ -47,7 +53,8 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Print the table, or write it."""
     from vsrbench.api import known_specs
-    from vsrbench.results import published
+    from vsrbench.cards.specs import ROOT
+    from vsrbench.results import agreement, published
     from vsrbench.show.tables import selected
 
     results = open_results(options)
@@ -56,6 +63,8 @@ def execute(options: argparse.Namespace) -> int:
     form = options.format or ("markdown" if options.output else None)
     if options.contradictions:
         text = published.contradiction_table(published.read(options.root), form or "markdown")
+    elif options.agreement:
+        text = agreement.agreement_table(results.summary(*chosen), agreement.read_study(ROOT))
     else:
         if options.published:
             known = published.read(options.root)

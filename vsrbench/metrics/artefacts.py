@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -173,12 +172,3 @@ class ERQA(MeanMetric):
         """The F1 of this frame."""
         output, truth = (np.ascontiguousarray(f[..., ::-1]) for f in (sample.sr, gt_of(sample)))
         return float(self._model(output, truth))
-
-
-def worst_second(values: tuple[float, ...], fps: float, higher_is_better: bool) -> float | None:
-    """Worst mean over one second of values of successive pairs; None for less than a second."""
-    length = round(fps)
-    if length < 1 or len(values) < length:
-        return None
-    means = [fmean(values[i : i + length]) for i in range(len(values) - length + 1)]
-    return min(means) if higher_is_better else max(means)

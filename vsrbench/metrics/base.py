@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,21 @@ class MeanMetric(ABC):
         if not self._values:
             raise DataError(f"needs at least {self.fewest}")
         return Score(fmean(self._values), tuple(self._values))
+
+
+def worst_second(
+    values: Sequence[float], fps: float, higher_is_better: bool
+) -> tuple[float, int] | None:
+    """Worst mean over one second of values of successive pairs, and the pair it begins with.
+
+    None for less than a second, or where `fps` is not known (0).
+    """
+    length = round(fps)
+    if length < 1 or len(values) < length:
+        return None
+    means = [fmean(values[i : i + length]) for i in range(len(values) - length + 1)]
+    worst = min(means) if higher_is_better else max(means)
+    return worst, means.index(worst)
 
 
 def gt_of(sample: Sample) -> Frame:

@@ -17,6 +17,7 @@ from vsrbench.data.outputs import frame_numbers
 from vsrbench.flow.cache import ReferenceFlow
 from vsrbench.flow.estimators import Estimator
 from vsrbench.metrics import about_pyiqa, load_metric, metric_info
+from vsrbench.metrics.base import worst_second
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.run.method import foreign_error, upscale
 from vsrbench.run.plan import EXACT_FLOW, Job, mark, marked, scores_outputs
@@ -153,6 +154,10 @@ def _score(
     if "flow" in metric.needs:
         estimated = context.estimator if job.flow != EXACT_FLOW else None
         extra["flow"] = estimated.name if estimated else EXACT_FLOW
+    if metric.span == "pair" and (
+        worst := worst_second(score.per_frame, job.clip.fps, metric.better == "higher")
+    ):
+        extra |= {"worst_second": worst[0], "worst_second_at": worst[1]}
     if metric.name == "psnr":
         extra |= _registration(job)
     return score, extra
