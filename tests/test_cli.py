@@ -679,7 +679,7 @@ def test_list_methods_v_says_what_they_take(
     assert "absent.pth" in rows["absent"]
     assert "built in" not in rows["load"]
     assert "built in" not in rows["realesrgan"]  # which network it is, its file says
-    assert "needs its weights RealESRGAN_x4plus.pth, not found" in err
+    assert "needs its weights realesrgan-x4plus.bin, not found" in err
     assert "built in" not in rows["program"]  # it would have to be run
     assert "cannot build" in err
     assert len(list((tmp_path / "cache/construction").glob("*.json"))) == 2
