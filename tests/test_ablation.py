@@ -10,6 +10,7 @@ import pytest
 import torch
 from vsrbench.methods.instavsr import ablation
 from vsrbench.methods.instavsr.ablation import ROWS, Numbers, claims, document, halves, runs
+from vsrbench.methods.instavsr.clips import open_captured
 from vsrbench.methods.spynet import SpyNet
 from vsrbench.methods.training.config import read_config
 from vsrbench.methods.training.networks import build_network
@@ -294,7 +295,7 @@ def test_training_scoring_and_document(
 
 def test_clips_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the same name"):
-        list(ablation.open_captured([tmp_path / "a" / "gt", tmp_path / "b" / "gt"]))
+        list(open_captured([tmp_path / "a" / "gt", tmp_path / "b" / "gt"]))
 
 
 def test_there_is_no_document_without_records(tmp_path: Path) -> None:

@@ -17,16 +17,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from vsrbench.methods.instavsr import convert, network
 from vsrbench.methods.instavsr.adapter import Streaming, load
-from vsrbench.methods.instavsr.network import (
-    Backbone,
-    InstaVSR,
-    SteadyColour,
-    by_windows,
-    from_official,
-    match_colour,
-    pruned,
-    tiled,
-)
+from vsrbench.methods.instavsr.network import Backbone, InstaVSR, from_official, pruned
+from vsrbench.methods.instavsr.picture import SteadyColour, match_colour, tiled
+from vsrbench.methods.instavsr.unet import by_windows
 from vsrbench.methods.spynet import same_scene
 
 from tests import golden

@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom."""
+"""The shape of the package: who imports whom, and how long a file may be."""
 
 from __future__ import annotations
 
@@ -131,9 +131,19 @@ def test_imports_are_found_wherever_they_hide(tmp_path: Path) -> None:
     assert set(imports(Example(path))) == always | late | {"vsrbench.results.store"}
 
 
-@pytest.mark.parametrize("module", ["unittest", "pytest"])
-def test_product_code_uses_no_test_library(module: str) -> None:
+LIMIT = 600
+"""Lines of a file."""
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_too_long(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LIMIT, f"{path.relative_to(ROOT)} has {lines} lines: split it by what it does"
+
+
+def test_product_code_uses_no_test_library() -> None:
     for path in PRODUCT:
-        text = path.read_text(encoding="utf-8")
-        assert f"import {module}" not in text
-        assert f"from {module}" not in text
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & {"unittest", "pytest"}, path

@@ -45,5 +45,5 @@ def restore(model, values):
         color_fix=True,
     )
     for index, frame in enumerate(script.tensor2video(video)):
-        path = os.path.join(values["output_dir"], "{:06d}.png".format(index))
+        path = os.path.join(values["output_dir"], f"{index:06d}.png")
         Image.fromarray(np.asarray(frame)).save(path)

@@ -8,7 +8,6 @@ docs/ablation.md out of the records alone.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import signal
 import statistics
@@ -30,9 +29,7 @@ from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Weights
 from vsrbench.core.variables import cache_folder
 from vsrbench.data import synthetic
-from vsrbench.data.datasets import Dataset, open_source
-from vsrbench.data.degrade import RECIPES, degrade
-from vsrbench.data.frames import Resized
+from vsrbench.data.datasets import Dataset
 from vsrbench.metrics import METRICS as METRIC_INFOS
 from vsrbench.results.store import Store
 from vsrbench.results.summary import metric_column, newest
@@ -43,9 +40,10 @@ from ..training.batch import SCALE
 from ..training.config import Config, read_config
 from ..training.pool import Pool
 from ..training.trainer import Trainer
+from .clips import CAMERA, NOISE, open_captured, stills
 
 if TYPE_CHECKING:
-    from vsrbench.core.types import Frame
+    pass
 
 CONFIG = Path(__file__).with_name("configs") / "ablation.toml"
 RESULTS = ROOT / "results" / "ablation"
@@ -185,8 +183,6 @@ def card(name: str, seed: int, folder: Path) -> MethodCard:
 
 
 METRICS = ("psnr", "lr_psnr", "niqe", "gradient_energy", "ewarp", "flicker")
-NOISE, CAMERA = "noise", "camera"
-"""The still clips: white noise of 8 levels alone, and the degradation of real captures."""
 BESIDE = ("instavsr", "realviformer", "bicubic")
 """Methods as they ship, scored beside the rows."""
 COSTS = {ROWS[name].title: f"instavsr-{name}-1" for name in ("full", "wide")}
@@ -199,37 +195,6 @@ that sharpness would be.
 """
 SOFT_METRICS = ("gradient_energy", "ewarp", "flicker")
 """What is measured of them."""
-
-
-def open_captured(paths: Sequence[Path]) -> Iterator[Clip]:
-    """Clips of real GT frames, cut to multiples of 8 px and degraded as real captures are.
-
-    Raises MissingError, DataError; UserError where two have the same name.
-    """
-    if len({path.name for path in paths}) < len(paths):
-        raise UserError("two clips of GT have the same name", "rename the folder of one")
-    for seed, path in enumerate(paths, 100):
-        frames = list(open_source(path))
-        h, w = (side - side % 8 for side in frames[0].shape[:2])
-        gt = [np.ascontiguousarray(frame[:h, :w]) for frame in frames]
-        yield named("captured", path.name, gt, degrade(gt, SCALE, RECIPES["real"], seed))
-
-
-def stills(picture: Frame, count: int = 32) -> Iterator[Clip]:
-    """`NOISE` and `CAMERA` of one GT frame, `count` frames each."""
-    h, w = picture.shape[:2]
-    small = np.array(Resized([picture], (h // SCALE, w // SCALE))[0], float)
-    rng = np.random.default_rng(7)
-    noisy = [(small + rng.normal(0, 8, small.shape)).round().clip(0, 255) for _ in range(count)]
-    gt = [picture] * count
-    yield named("still", NOISE, gt, [frame.astype(np.uint8) for frame in noisy])
-    yield named("still", CAMERA, gt, degrade(gt, SCALE, RECIPES["real"], 5))
-
-
-def named(dataset: str, name: str, gt: Sequence[Frame], lq: Sequence[Frame]) -> Clip:
-    """A clip of frames in memory; its identity is their hash."""
-    identity = hashlib.sha256(b"".join(frame.tobytes() for frame in (*lq, *gt))).hexdigest()
-    return Clip(dataset, name, len(lq), lq[0].shape[:2], SCALE, 0.0, identity, lq=lq, gt=gt)
 
 
 def sets(gt: Sequence[Path]) -> list[Dataset]:

@@ -33,7 +33,8 @@ from vsrbench.run.runner import Choice, Run
 
 from ..training.batch import SCALE
 from ..training.photos import kept_for_tests
-from .ablation import NOISE, Claim, captured, named, stills
+from .ablation import Claim
+from .clips import NOISE, make_clip, open_captured, stills
 
 RESULTS = ROOT / "results" / "acceptance"
 DOCUMENT = ROOT / "docs" / "acceptance.md"
@@ -86,7 +87,7 @@ def moved(photographs: Sequence[Path]) -> Iterator[Clip]:
         scene = synthetic.Scene((synthetic.Layer(texture, motion),), SIZE, FRAMES)
         gt = [scene.frame(t) for t in range(FRAMES)]
         recipe = RECIPES["real" if number % 2 == 0 else "mild"]
-        clip = named("photographs", path.stem, gt, degrade(gt, SCALE, recipe, 300 + number))
+        clip = make_clip("photographs", path.stem, gt, degrade(gt, SCALE, recipe, 300 + number))
         yield replace(clip, flow=[scene.flow(t) for t in range(FRAMES - 1)])
 
 
@@ -98,7 +99,7 @@ def long(clip: Clip) -> Clip:
     order = [*range(TURN), *range(TURN - 2, 0, -1)] * PASSES
     lq = [clip.lq[t][y : y + h, x : x + w] for t in order]
     rect = (slice(SCALE * y, SCALE * (y + h)), slice(SCALE * x, SCALE * (x + w)))
-    return named("drift", clip.name, [clip.gt[t][rect] for t in order], lq)
+    return make_clip("drift", clip.name, [clip.gt[t][rect] for t in order], lq)
 
 
 def sets(gt: Sequence[Path], photos: Path) -> list[Dataset]:
@@ -107,7 +108,7 @@ def sets(gt: Sequence[Path], photos: Path) -> list[Dataset]:
     clips = synthetic.clips(cache_folder(), lambda text: print(text, file=sys.stderr))
     first = next(clip.gt for clip in clips if clip.name == "static")
     assert first is not None
-    real = list(captured(gt))
+    real = list(open_captured(gt))
     longest = max(real, key=lambda clip: clip.count)
     made = {
         "captured": (METRICS, real),

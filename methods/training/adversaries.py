@@ -14,7 +14,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..instavsr.network import SCALE, Backbone, resnet, upscaled
+from ..instavsr.network import Backbone
+from ..instavsr.picture import SCALE, upscaled
+from ..instavsr.unet import resnet
 
 
 class Encoder(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from vsrbench.core.errors import MissingError, UserError, unknown
+from vsrbench.core.files import read_toml
 
 from .batch import Draw
 
@@ -228,12 +228,9 @@ def _build(kind: type, table: Mapping[str, Any], where: Path) -> Any:
 
 def read_config(path: Path) -> Config:
     """Parse a training config. Raises MissingError without the file, UserError on wrong content."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingError(f"no training config {path}", "see methods/*/configs") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+    if not path.is_file():
+        raise MissingError(f"no training config {path}", "see methods/*/configs")
+    table = read_toml(path)
     tables = table.pop("stages", [])
     if not tables or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise UserError(f"{path} declares no stages", "add a table [[stages]]")

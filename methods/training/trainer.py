@@ -24,8 +24,9 @@ from torch.utils.checkpoint import checkpoint
 
 from vsrbench.cards.weights import UNREADABLE, save_checkpoint
 from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.files import replacing
 
-from ..instavsr.network import upscaled
+from ..instavsr.picture import upscaled
 from . import machine
 from .batch import SCALE, Batch, Draw, Source
 from .config import LOGGED, SCORES, TERMS, Config, Stage, settings
@@ -393,19 +394,16 @@ class Trainer:
         if self.rank:
             return
         path = self.out.with_suffix(".train.pt")
-        partial = path.with_name(path.name + ".partial")
-        torch.save(
-            {
-                "net": self.net.state_dict(),
-                "averaged": self.averaged.state_dict(),
-                "helpers": self.objective.helpers.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-                "progress": asdict(self.progress),
-                "settings": settings(self.config),
-            },
-            partial,
-        )
-        partial.replace(path)
+        state = {
+            "net": self.net.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "helpers": self.objective.helpers.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "progress": asdict(self.progress),
+            "settings": settings(self.config),
+        }
+        with replacing(path) as partial:
+            torch.save(state, partial)
 
     def resume(self) -> None:
         """Continue from the saved state.

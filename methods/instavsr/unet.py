@@ -1,0 +1,266 @@
+"""The pruned Stable Diffusion 2.1 UNet and VAE decoder that InstaVSR's backbone is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+
+def group_count(channels: int) -> int:
+    """Groups of a GroupNorm over `channels`, after pruning."""
+    return next(g for g in (32, 24, 16, 12, 8, 6, 4, 2, 1) if channels % g == 0)
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """GroupNorm with the group count of the pruned network."""
+    return nn.GroupNorm(group_count(channels), channels, eps)
+
+
+def resnet(cin: int, cout: int, eps: float) -> ResnetBlock2D:
+    """Resnet without time embedding: (b, cin, h, w) -> (b, cout, h, w)."""
+    return ResnetBlock2D(
+        in_channels=cin,
+        out_channels=cout,
+        temb_channels=None,
+        groups=group_count(cin),
+        groups_out=group_count(cout),
+        eps=eps,
+    )
+
+
+def by_windows(x: Tensor, window: int, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a token layer (b, n, c) -> (b, n, c) to a map (b, c, h, w), window by window.
+
+    window: largest side of a window in tokens; 0 = the whole map is one window. Windows of one
+    size, of which there are four at most, go through as one batch.
+    """
+    rows, cols = (math.ceil(side / window) if window else 1 for side in x.shape[2:])
+    cells = [row.tensor_split(cols, 3) for row in x.tensor_split(rows, 2)]
+    done = {}
+    for shape in {cell.shape for row in cells for cell in row}:
+        alike = [cell.flatten(2) for row in cells for cell in row if cell.shape == shape]
+        tokens = layer(torch.cat(alike).transpose(1, 2)).transpose(1, 2)
+        done[shape] = iter(tokens.unflatten(2, shape[2:]).chunk(len(alike)))
+    return torch.cat([torch.cat([next(done[cell.shape]) for cell in row], 3) for row in cells], 2)
+
+
+class Transformer(nn.Module):
+    """Self-attention and feed-forward over the positions of a map. (b, c, h, w) -> same."""
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.norm = group_norm(channels, 1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        block = BasicTransformerBlock(channels, heads, channels // heads)
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> same."""
+
+        def layer(tokens: Tensor) -> Tensor:
+            return self.proj_out(self.transformer_blocks[0](self.proj_in(tokens)))
+
+        return x + by_windows(self.norm(x), self.window, layer)
+
+
+class SpatialAttention:
+    """Attention processor of the decoder: one head over the positions of a map, in windows.
+
+    The norm's statistics stay those of the whole map.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: None = None,
+        attention_mask: None = None,
+    ) -> Tensor:
+        """(b, c, h, w) -> same, residual included. The two arguments that are None are unused."""
+
+        def layer(tokens: Tensor) -> Tensor:
+            q, k, v = (to(tokens)[:, None] for to in (attn.to_q, attn.to_k, attn.to_v))
+            return attn.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
+
+        return hidden_states + by_windows(attn.group_norm(hidden_states), self.window, layer)
+
+
+def spatial_attention(channels: int, window: int) -> Attention:
+    """The attention of the decoder's mid block: (b, channels, h, w) -> same."""
+    return Attention(
+        channels,
+        heads=1,
+        dim_head=channels,
+        norm_num_groups=group_count(channels),
+        eps=1e-6,
+        bias=True,
+        processor=SpatialAttention(window),
+    )
+
+
+class DownBlock(nn.Module):
+    """Resnets, each with a transformer where `heads` > 0, then a strided convolution."""
+
+    def __init__(
+        self, cin: int, cout: int, layers: int, heads: int, window: int, downsample: bool
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            resnet(cin if i == 0 else cout, cout, 1e-5) for i in range(layers)
+        )
+        self.attentions = nn.ModuleList(
+            Transformer(cout, heads, window) for _ in range(layers if heads else 0)
+        )
+        self.downsamplers = nn.ModuleList(
+            [Downsample2D(cout, use_conv=True, name="op")] if downsample else []
+        )
+
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """(b, cin, h, w) -> (b, cout, h/2, w/2); every stage's result is pushed on `skips`."""
+        for i, layer in enumerate(self.resnets):
+            x = layer(x, None)
+            if self.attentions:
+                x = self.attentions[i](x)
+            skips.append(x)
+        for down in self.downsamplers:
+            x = down(x)
+            skips.append(x)
+        return x
+
+
+class MidBlock(nn.Module):
+    """Resnet, attention (if any), resnet."""
+
+    def __init__(self, channels: int, attention: nn.Module | None, eps: float) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnet(channels, channels, eps) for _ in range(2))
+        self.attentions = nn.ModuleList([attention] if attention else [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, channels, h, w) -> same."""
+        x = self.resnets[0](x, None)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x, None)
+
+
+class UpBlock(nn.Module):
+    """Resnets, each with a transformer where `heads` > 0, then nearest x2 and a convolution."""
+
+    def __init__(
+        self, cins: Sequence[int], cout: int, eps: float, upsample: bool, heads: int, window: int
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnet(cin, cout, eps) for cin in cins)
+        self.attentions = nn.ModuleList(
+            Transformer(cout, heads, window) for _ in (cins if heads else ())
+        )
+        self.upsamplers = nn.ModuleList([Upsample2D(cout, use_conv=True)] if upsample else [])
+
+    def forward(self, x: Tensor, skips: list[Tensor] | None = None) -> Tensor:
+        """(b, c, h, w) -> (b, cout, 2h, 2w); with `skips`, each resnet takes the last one too."""
+        for i, layer in enumerate(self.resnets):
+            x = layer(x if skips is None else torch.cat((x, skips.pop()), 1), None)
+            if self.attentions:
+                x = self.attentions[i](x)
+        for up in self.upsamplers:
+            x = up(x)
+        return x
+
+
+class UNet(nn.Module):
+    """The pruned UNet. (b, in_channels, h, w) -> (b, out_channels, h, w)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int],
+        heads: Sequence[int],
+        mid_heads: int,
+        layers: int,
+        window: int,
+        norm_out: bool,
+    ) -> None:
+        super().__init__()
+        last = len(channels) - 1
+        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        skips = [width := channels[0]]
+        for i, (c, h) in enumerate(zip(channels, heads, strict=True)):
+            self.down_blocks.append(DownBlock(width, c, layers, h, window, i < last))
+            skips += [c] * (layers + (i < last))
+            width = c
+        middle = Transformer(width, mid_heads, window) if mid_heads else None
+        self.mid_block = MidBlock(width, middle, 1e-5)
+        self.up_blocks = nn.ModuleList()
+        for i, (c, h) in reversed(list(enumerate(zip(channels, heads, strict=True)))):
+            cins = [(width if k == 0 else c) + skips.pop() for k in range(layers + 1)]
+            self.up_blocks.append(UpBlock(cins, c, 1e-5, i > 0, h, window))
+            width = c
+        self.conv_norm_out = group_norm(width, 1e-5) if norm_out else nn.Identity()
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features at the input's size, not activated."""
+        x = self.conv_in(x)
+        skips = [x]
+        for down in self.down_blocks:
+            x = down(x, skips)
+        x = self.mid_block(x)
+        for up in self.up_blocks:
+            x = up(x, skips)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """The thin VAE decoder. (b, channels[0], h, w) -> (b, out_channels, sh, sw).
+
+    channels: width of each up block in the order of use; all but the last double the size. shuffle:
+    the last convolution works at the output's size over this and fills it in from channels
+    (Shi et al., CVPR 2016). So s is 2^(widths - 1) times shuffle.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        layers: int,
+        mid_attention: bool,
+        window: int,
+        norm_out: bool,
+        out_channels: int = 3,
+        shuffle: int = 1,
+    ) -> None:
+        super().__init__()
+        width, last = channels[0], len(channels) - 1
+        attention = spatial_attention(width, window) if mid_attention else None
+        self.mid_block = MidBlock(width, attention, 1e-6)
+        self.up_blocks = nn.ModuleList()
+        for i, c in enumerate(channels):
+            cins = [width] + [c] * layers
+            self.up_blocks.append(UpBlock(cins, c, 1e-6, i < last, heads=0, window=0))
+            width = c
+        self.conv_norm_out = group_norm(width, 1e-6) if norm_out else nn.Identity()
+        self.conv_out = nn.Conv2d(width, out_channels * shuffle**2, 3, padding=1)
+        self.shuffle = shuffle
+
+    def forward(self, x: Tensor) -> Tensor:
+        """RGB around -1..1, and what other channels there are."""
+        x = self.mid_block(x)
+        for up in self.up_blocks:
+            x = up(x)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.conv_norm_out(x))), self.shuffle)
