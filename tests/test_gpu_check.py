@@ -10,16 +10,19 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 from scripts import gpu_check, wheels
 from scripts.gpu import pages
 from scripts.gpu.bench import ROOT, Bench, Results
-from scripts.gpu.levers import LEVERS
+from scripts.gpu.levers import LEVERS, graphed
 from scripts.gpu.parts import PARTS
 from tests.conftest import gone
 from vsrbench.cards import specs
@@ -225,6 +228,35 @@ def test_levers_are_settings_of_the_card() -> None:
     card = specs.method_card(specs.ROOT, "instavsr-full")
     for name, lever in LEVERS.items():
         assert set(lever.settings) <= set(card.settings), name
+
+
+class Recorded:
+    """What a CUDA graph does: it holds no results, and repeats calls on the same memory."""
+
+    calls: ClassVar[list[tuple[torch.Tensor, torch.Tensor]]] = []
+
+    def replay(self) -> None:
+        given, made = self.calls[-1]
+        made.copy_(given.square())
+
+
+def test_a_graph_is_fed_and_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: nullcontext())
+
+    def drawn(x: torch.Tensor) -> torch.Tensor:
+        Recorded.calls.append((x, x.square()))
+        return Recorded.calls[-1][1]
+
+    backbone = SimpleNamespace(drawn=drawn)
+    with graphed(SimpleNamespace(net=SimpleNamespace(backbone=backbone)), False):
+        made = [backbone.drawn(torch.full((2,), x)) for x in (1.0, 2.0, 3.0)]
+    assert [y[0].item() for y in made] == [1.0, 4.0, 9.0]
+    assert len(Recorded.calls) == 3, "two to warm up, one that is captured"
 
 
 # Pages
