@@ -360,6 +360,21 @@ def test_newest_record_wins_and_old_identities_do_not_mix() -> None:
     assert "'b': scored with older weights or settings" in mixed.note
 
 
+def test_a_row_whose_frames_came_as_lossy_video_says_so() -> None:
+    files = {"outputs": {"codec": "h264", "pixels": "yuv420p", "lossy": True}}
+    exact = {"outputs": {"codec": "png", "pixels": "", "lossy": False}}
+    records = [
+        score("ours", "psnr", "a", 25, read=files),
+        score("theirs", "psnr", "a", 25, read=exact),
+    ]
+    (block,) = summarise(records).blocks
+    titles = {row.method: row.title for row in block.rows}
+    assert titles["ours"].endswith(" (lossy)")
+    assert not titles["theirs"].endswith(" (lossy)")
+    (said,) = (n for n in block.notes if "lossy" in n)
+    assert "gave its frames as h264 yuv420p, which is lossy" in said
+
+
 def test_clip_that_changed_leaves_a_gap() -> None:
     base = [score("bicubic", "psnr", "a", 20, "t1"), score("ours", "psnr", "a", 25, "t2")]
     changed = score("bicubic", "psnr", "a", 21, "t3", clip_digest="other frames")

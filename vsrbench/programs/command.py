@@ -45,6 +45,8 @@ GIVEN = ("input", "input_dir", "output_dir", "height", "width", "short", "scale"
 """What a run itself gives to the arguments."""
 LOSSLESS = Path(__file__).with_name("lossless.py")
 WORKER = Path(__file__).with_name("worker.py")
+EXACT = frozenset(("png", "bmp", "tif", "tiff", "ppm", "ffv1", "huffyuv", "ffvhuff", "rawvideo"))
+"""Codecs and kinds of images that keep every value; H.264 may, but does not say so."""
 RESERVED = frozenset(
     (
         "argv",
@@ -341,6 +343,8 @@ class CommandMethod:
         """Of the last call."""
         self.loading: Usage | None = None
         """Of loading the model of a `program`, which no call includes."""
+        self.read: dict[str, Any] = {}
+        """Of the files that the last call wrote: `codec`, `pixels`, `lossy`."""
         self.counter: Callable[[], float] | None = None
         """Reads energy in J, for `usage`."""
         self._worker: Worker | None = None
@@ -369,6 +373,11 @@ class CommandMethod:
                 given = write_video(Path(scratch, "video", "clip.mp4"), frames.open_frames(given))
             self.usage = self._run(clip_values(self.card, size, given, out))
             outputs = _outputs(self.card.name, out)
+            self.read = {
+                "codec": outputs.codec,
+                "pixels": outputs.pixel_format,
+                "lossy": not set(outputs.codec.split()) <= EXACT,
+            }
             expected = count + self._surplus(count)
             if len(outputs) != expected:
                 raise ContractError(

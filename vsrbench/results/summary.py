@@ -307,6 +307,7 @@ def _block(
 
     table = {(r.method, r.clip, r.metric): r for r in quality}
     current = current_state(quality)
+    lossy = _lossy(r for r in quality if r.method in names and r.metric in wanted)
     rows = []
     for head in heads:
         cells = {c.name: _score(head, c.name, empty.clips, table, current) for c in scores} | {
@@ -315,9 +316,8 @@ def _block(
         }
         precision = cost.get(head.method, head).precision
         measurement = measured.get(head.method)
-        rows.append(
-            Row(head.method, head.title, head.weights_origin, cells, precision, measurement)
-        )
+        title = f"{head.title} (lossy)" if head.method in lossy else head.title
+        rows.append(Row(head.method, title, head.weights_origin, cells, precision, measurement))
     columns = (*scores, *parts.values())
     used = [r for r in quality if r.method in names and r.metric in wanted and r.status == "ok"]
     others = [r for r in used if r.method != GT]  # test sets share GT between clips
@@ -334,7 +334,7 @@ def _block(
         scored_on={text: tuple(metrics) for text, metrics in scored_on.items()},
         flows={name: tuple(metrics) for name, metrics in flows.items()},
         setting=setting,
-        notes=(*_shifts(quality), *identical_scores(others), *notes),
+        notes=(*_shifts(quality), *lossy.values(), *identical_scores(others), *notes),
         runs=tuple(sorted({r.run_id for r in (*used, *cost.values())})),
     )
 
@@ -488,6 +488,20 @@ def _close(a: Cell, b: Cell) -> bool:
     gaps = [a.clips[clip] - b.clips[clip] for clip in a.clips]
     half = half_width(gaps)
     return half is not None and abs(statistics.fmean(gaps)) <= half
+
+
+def _lossy(quality: Iterable[Record]) -> dict[str, str]:
+    """Method -> a line on the lossy files in which its outputs came; of those that did."""
+    found = {}
+    for r in quality:
+        files = r.read.get("outputs", {})
+        if files.get("lossy"):
+            kind = " ".join(filter(None, (files.get("codec"), files.get("pixels"))))
+            found[r.method] = (
+                f"{r.title} gave its frames as {kind}, which is lossy: these are the scores of "
+                "those files."
+            )
+    return found
 
 
 def _shifts(quality: Iterable[Record]) -> list[str]:

@@ -128,7 +128,15 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             continue
         record = _record(job, context, metric, "ok", None, seconds)
         extra = {**record.extra, **extra}
-        yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra)
+        read = _read(job, method)
+        yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra, read=read)
+
+
+def _read(job: Job, method: Callable[[], Method]) -> dict[str, Any]:
+    """In which files the frames of a program came, as a record keeps it."""
+    if job.card.kind != "command" or job.reuse:
+        return {}
+    return {"outputs": dict(getattr(method(), "read", {}))}
 
 
 def _chosen_frames(metric: MetricInfo, clip: Clip) -> Container[int]:
