@@ -1,7 +1,7 @@
 """FlashVSR by the functions of its authors' script; worker.py calls this, in their environment."""
 
 import importlib.util
-import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ SPARSE_RATIO = 2.0
 
 def load(values):
     """The script's module and its pipeline; values: script, its name in the working directory."""
-    path = os.path.abspath(values["script"] + ".py")
+    path = Path(values["script"] + ".py").resolve()
     spec = importlib.util.spec_from_file_location("flashvsr_script", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -45,5 +45,5 @@ def restore(model, values):
         color_fix=True,
     )
     for index, frame in enumerate(script.tensor2video(video)):
-        path = os.path.join(values["output_dir"], f"{index:06d}.png")
+        path = Path(values["output_dir"]) / f"{index:06d}.png"
         Image.fromarray(np.asarray(frame)).save(path)

@@ -1,12 +1,12 @@
 """STAR by the class of its authors' script; worker.py calls this, in their environment."""
 
 import importlib.util
-import os
+from pathlib import Path
 
 
 def load(values):
     """The class with its networks; values: model, its checkpoint below the checkout."""
-    path = os.path.join(values["repo"], "video_super_resolution/scripts/inference_sr.py")
+    path = Path(values["repo"]) / "video_super_resolution/scripts/inference_sr.py"
     spec = importlib.util.spec_from_file_location("inference_sr", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
