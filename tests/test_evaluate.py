@@ -114,7 +114,7 @@ def test_frames_that_fail_are_records(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "_cut", lambda *_: {}["no such codec"])
     found = records(tmp_path, job("ssim", "psnr"))
     assert [r.status for r in found.values()] == ["failed", "failed"]
-    assert "clip 'clip' failed while it was scored: KeyError" in str(found["psnr"].error)
+    assert "failed on clip 'clip': KeyError" in str(found["psnr"].error)
 
 
 def test_registration_that_fails_is_a_record(

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 import weakref
-from contextlib import nullcontext
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,14 +22,16 @@ import torch
 
 from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_adapter, write_card, write_clip  # noqa: F401
-from tests.test_evaluate import Broken, job
+from tests.test_evaluate import job
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.cli.running import pick_devices
 from vsrbench.core.errors import INTERRUPTED, UserError
-from vsrbench.core.types import MethodCard, Sample
+from vsrbench.core.processes import Died
+from vsrbench.core.types import MethodCard
 from vsrbench.programs import command
 from vsrbench.results.store import Store
-from vsrbench.run import evaluate, executors, runner
+from vsrbench.run import executors
+from vsrbench.run.plan import Job
 
 
 def clips(folder: Path, names: str = "abc", gt: bool = False) -> Path:
@@ -135,10 +137,14 @@ def test_a_process_that_dies_fails_its_job_alone(
     for (method, clip, _), (_, value, _, _, error) in found.items():
         if method == "deadly" and clip in "cd":
             assert value is None
-            assert error["message"] == f"'deadly' ended its process on clip '{clip}'"
+            assert error["message"].startswith("'deadly' ended its process on clip '")
+            # A process that is told to end unwinds its work first.
+            assert ("(signal SIGKILL)" if how == "SIGKILL" else "(exit code 1)") in error["message"]
         else:
             assert value is not None, (method, clip, error)
     assert "2 failed" in err
+    assert "on clip 'c'" in err
+    assert "tried once more" in err
 
 
 def test_a_job_that_only_keeps_frames_fails_aloud(
@@ -172,21 +178,15 @@ def test_tracebacks_travel(run: Run, bench: Path, tmp_path: Path) -> None:  # no
     assert logs == [["ValueError: boom"] * 3] * 2
 
 
-def test_what_a_process_lacks_fails_jobs(
+def test_what_a_worker_lacks_fails_jobs(
     run: Run,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The main process finds a flow estimator, the others a file that is none.
+    # What names a flow estimator is there; that it is none shows to those who load it.
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "raft-small.pth").write_bytes(b"junk")
-    in_processes = executors._in_processes
-
-    def spoil(*args: Any) -> Any:
-        monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path / "w"))
-        return in_processes(*args)
-
-    monkeypatch.setattr(executors, "_in_processes", spoil)
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path / "w"))
     given = ("--input", clips(tmp_path / "lq", "ab"), "--metrics", "ewarp", "--no-cost")
     code, _, err = run("--methods", "good", *given, "--device", "cpu,cpu")
     assert code == 1
@@ -249,35 +249,72 @@ class Unwatched:
     def once(self, text: str) -> None: ...
 
 
-def test_a_lost_device_ends_the_run_with_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An illegal access spoils every later call of its process; memory that ran out does not."""
+class Fake:
+    """A worker that does as the name of the clip says."""
 
-    class Asks(Broken):
-        def update(self, sample: Sample) -> None:
-            raise (torch.AcceleratorError if lost else torch.OutOfMemoryError)("CUDA error: what")
+    made = 0
 
-    def synchronize(device: str) -> None:
-        if lost:
-            raise torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with ...")
+    def __init__(self) -> None:
+        type(self).made += 1
+        self.ended = False
 
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    monkeypatch.setattr(evaluate, "load_metric", lambda name, device: Asks("update"))
-    shared = executors.Shared("run", False, tmp_path)
-    for lost, done in ((False, 3), (True, 1)):
-        found = []
-        with pytest.raises(UserError) if lost else nullcontext() as caught:
-            for _, records in executors.run(
-                [job("psnr")] * 3, ["cuda:0"], shared, None, Unwatched()
-            ):
-                found += list(records)
-        assert [record.status for record in found] == ["failed"] * done
-    assert str(caught.value).startswith(
-        "cuda:0 answers nothing more since gt  set/clip: CUDA error: an illegal memory access (run"
-    )
-    assert caught.value.exit_code == 1
+    def submit(self, job: Job, told: Callable[[str], None]) -> Future[executors.Found]:
+        assert not self.ended
+        future = Future[executors.Found]()
+        told(executors.FRAME)
+        if job.clip.name == "dies":
+            future.set_exception(Died("signal SIGABRT", "where it was"))
+        else:
+            lost = "an illegal access" if job.clip.name == "loses" else ""
+            future.set_result(executors.Found([], None, lost))
+        return future
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, str, str]]:
+    """(method, clip, error) of jobs, in the order in which they are done by fakes."""
+    Fake.made, one = 0, job("psnr")
+    jobs = [
+        replace(one, card=replace(one.card, name=card), clip=replace(one.clip, name=name))
+        for card in cards.split()
+        for name in names.split()
+    ]
+    shared = executors.Shared("run", False, Path("cache"), Path("logs"))
+    found = list(executors.run(jobs, [Fake] * places, shared, Unwatched()))
+    assert len(found) == len(jobs)
+    return [
+        (job.card.name, job.clip.name, (r.records[0].error or {})["message"] if r.records else "")
+        for job, r in found
+    ]
+
+
+def test_a_method_that_ends_its_worker_again_and_again_is_given_up() -> None:
+    """Twice on one clip; a clip is tried twice, and a worker that dies is replaced."""
+    why = "'m' ended its process on clip 'dies' (signal SIGABRT)"
+    again = f"{why}: not run again"
+    assert scheduled("a dies b", "m n") == [
+        ("m", "a", ""),
+        ("m", "dies", why),
+        ("m", "b", again),
+        ("n", "a", ""),
+        ("n", "dies", why.replace("'m'", "'n'")),
+        ("n", "b", again.replace("'m'", "'n'")),
+    ]
+    assert Fake.made == 4  # those that died on the second try have no job to be replaced for
+
+
+def test_a_worker_that_lost_its_device_is_replaced() -> None:
+    assert scheduled("loses a loses b") == [("m", n, "") for n in ["loses", "a", "loses", "b"]]
+    assert Fake.made == 3
+
+
+def test_workers_keep_to_their_method() -> None:
+    """Two of them take a method each; one that has no more of its own helps with what is left."""
+    found = scheduled("a b c d", "m n", places=2)
+    assert [card for card, *_ in found][:4] == ["m", "n", "m", "n"]
+    assert Fake.made == 2
 
 
 def test_a_process_that_lost_its_device_is_replaced(
@@ -309,40 +346,30 @@ def test_a_process_that_lost_its_device_is_replaced(
     assert all(gone(int(pid)) for pid in pids)
 
 
-def test_processes_share_the_cores_and_the_main_one_takes_no_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     monkeypatch.setattr(cv2, "setNumThreads", seen.append)
-    monkeypatch.setattr(executors, "_here", {})
-    executors._begin(executors.Shared("run", True, tmp_path), "cuda:1", 3, None)  # type: ignore[arg-type]
+    for share in (1, 2):
+        monkeypatch.setattr(executors, "_here", {})
+        monkeypatch.setenv("VSRBENCH_LOGS", "")
+        shared = executors.Shared("run", True, tmp_path, tmp_path)
+        executors._begin(shared, "cpu", share)
+        executors._prepare()
     assert seen == [3, 3]
-    monkeypatch.setattr(runner, "best_estimator", seen.append)
-    for devices in (("cuda:1",), ("cuda:0", "cuda:1")):
-        choice = runner.Choice(tmp_path, devices)
-        one: Any = SimpleNamespace(clips=[SimpleNamespace(flow=None)])
-        runner.Run(choice, Store(tmp_path))._estimator({"ewarp": None}, [one])
-    assert seen[2:] == ["cuda:1", "cpu"]
-
-
-def test_sets_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:  # noqa: F811
-    lq = clips(tmp_path / "synthetic")
-    code, _, err = run("--methods", "good", "--input", lq, "--datasets", "synthetic")
-    assert (code, "two sets are called 'synthetic'" in err) == (2, True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_the_main_one(how: int, root: Path, tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, sys, time\n"
-        "from vsrbench.core import processes\n"
-        "if __name__ == '__main__':\n"
-        "    pools = [processes.one() for _ in range(2)]\n"
-        "    pids = [processes.submit(p, os.getpid).result() for p in pools]\n"
-        "    print(*pids, flush=True)\n"
-        "    processes.submit(pools[0], time.sleep, 60)\n"
-        "    time.sleep(60)\n"
+        "import os, time\n"
+        "from vsrbench.core.processes import Process\n"
+        "workers = [Process(), Process(fresh=True)]\n"
+        "pids = [w.submit(os.getpid).result() for w in workers]\n"
+        "print(*pids, flush=True)\n"
+        "workers[0].submit(time.sleep, 60)\n"
+        "time.sleep(60)\n"
     )
     (tmp_path / "main.py").write_text(code)
     argv = [sys.executable, str(tmp_path / "main.py")]

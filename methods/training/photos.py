@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vsrbench.core import processes
 from vsrbench.core.errors import DataError, MissingError
+from vsrbench.core.processes import Process
 from vsrbench.data import synthetic
 
 from .batch import SCALE, Batch, Draw
@@ -92,7 +92,7 @@ class Photos:
 
     def batches(self, draw: Draw, first: int, pin: bool) -> Generator[Batch, None, None]:
         """The batches of a stage from number `first` on; those of a device need no pinning."""
-        pools = [processes.one() for _ in range(self.workers)]
+        pools = [Process() for _ in range(self.workers)]
         try:
             waiting: deque[_Made] = deque()
             for number in count(first):
@@ -102,7 +102,8 @@ class Photos:
                 if len(waiting) > (AHEAD if pools else 0):
                     yield _finished(waiting.popleft())
         finally:
-            processes.end(*pools)
+            for pool in pools:
+                pool.end()
 
     def held_out(self, index: int, frames: int) -> Batch:
         """Clip `index` of the photographs for validation, as a batch of one."""
@@ -117,7 +118,7 @@ class Photos:
         n: int,
         side: int,
         paths: list[Path],
-        pools: Sequence[ProcessPoolExecutor],
+        pools: Sequence[Process],
     ) -> _Made:
         scenes = draw_scenes(rng, b, n, side)
         looks = [self._look(rng, paths) for _ in range(b * LAYERS)]
@@ -130,7 +131,7 @@ class Photos:
         def job(i: int, coding: Coding) -> Future[Array] | Array:
             if not pools:
                 return coded(small[i], coding)
-            return processes.submit(pools[i % len(pools)], coded, small[i], coding)
+            return pools[i % len(pools)].submit(coded, small[i], coding)
 
         jobs = {i: job(i, coding) for i, coding in codings.items()}
         return _Made(rendered, lq, jobs)

@@ -13,9 +13,8 @@ from vsrbench.cli.arguments import (
     positive,
     size,
 )
-from vsrbench.cli.running import read_cards, say_counts
+from vsrbench.cli.running import devices_of, read_cards, say_counts
 from vsrbench.cli.stored import open_store
-from vsrbench.run.devices import pick_device
 
 
 def make_parser() -> Parser:
@@ -37,16 +36,18 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Measure, and print a table."""
     from vsrbench.api import Results
+    from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Choice, Run
 
-    device = pick_device(options.device)
-    cards = read_cards(options, device)
-    store = open_store(options)
-    store.prepare()
-    choice = Choice(options.root, (device,), fresh=options.fresh, verbose=options.verbose)
-    run = Run(choice, store)
-    with run.logged():
-        run.cost(cards, options.size, options.scale, options.frames)
-    print(Results(store, options.root, records=store.of_run(run.id)).table(None))
-    say_counts(run)
-    return run.exit_code
+    with Crew() as crew:
+        devices = devices_of(options, crew)
+        cards = read_cards(options, devices[0])
+        store = open_store(options)
+        store.prepare()
+        choice = Choice(options.root, devices, fresh=options.fresh, verbose=options.verbose)
+        run = Run(choice, store, crew)
+        with run.logged():
+            run.cost(cards, options.size, options.scale, options.frames)
+        print(Results(store, options.root, records=store.of_run(run.id)).table(None))
+        say_counts(run)
+        return run.exit_code

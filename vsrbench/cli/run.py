@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vsrbench import __version__
 from vsrbench.cli.arguments import (
@@ -16,11 +17,20 @@ from vsrbench.cli.arguments import (
     new_parser,
     positive,
 )
-from vsrbench.cli.running import print_commands, print_tables, read_cards, say_counts
+from vsrbench.cli.running import (
+    devices_of,
+    print_commands,
+    print_tables,
+    read_cards,
+    say_counts,
+)
 from vsrbench.cli.stored import open_store
+from vsrbench.core import processes
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
-from vsrbench.run.devices import pick_devices
+
+if TYPE_CHECKING:
+    from vsrbench.run.executors import Crew
 
 EPILOG = """\
 examples:
@@ -72,14 +82,22 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Run, score, measure, and print a table for each data set."""
+    if options.gt and not options.input:
+        raise UserError("--gt needs --input", "--input LQ --gt GT")
+    processes.warm_up()
+    from vsrbench.run.executors import Crew
+
+    with Crew() as crew:
+        return _execute(options, crew)
+
+
+def _execute(options: argparse.Namespace, crew: Crew) -> int:
     from vsrbench.cards import specs
     from vsrbench.data import datasets
     from vsrbench.metrics import metric_info
     from vsrbench.run.runner import Choice, Run
 
-    if options.gt and not options.input:
-        raise UserError("--gt needs --input", "--input LQ --gt GT")
-    devices = pick_devices(options.device)
+    devices = devices_of(options, crew)
     cards = read_cards(options, devices[0])
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
@@ -100,7 +118,7 @@ def execute(options: argparse.Namespace) -> int:
         with_cost=not options.no_cost,
         verbose=options.verbose,
     )
-    run = Run(choice, store)
+    run = Run(choice, store, crew)
     sets = []
     if options.input:
         sets.append(datasets.open_input(options.input, options.gt, options.scale))

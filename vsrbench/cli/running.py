@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
+from vsrbench.run.devices import pick_devices
 
 if TYPE_CHECKING:
     from vsrbench.core.types import MethodCard
     from vsrbench.data.datasets import Dataset
+    from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Run
 
 
@@ -40,6 +42,14 @@ def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None
                     print(shown(at_scale(card, scale), size))
                 except UserError as error:
                     print(f"# {error}")
+
+
+def devices_of(options: argparse.Namespace, crew: Crew) -> tuple[str, ...]:
+    """The torch devices of --device; a worker looks which are here. Raises as `pick_devices`."""
+    asked = options.device
+    if asked and {name.strip() for name in asked.split(",")} == {"cpu"}:
+        return pick_devices(asked)
+    return crew.ask(pick_devices, asked).result()
 
 
 def print_tables(

@@ -19,11 +19,11 @@ from vsrbench.cli.arguments import (
     positive,
     whole,
 )
-from vsrbench.cli.running import print_tables, say_counts
+from vsrbench.cli.running import devices_of, print_tables, say_counts
 from vsrbench.cli.stored import open_store
+from vsrbench.core import processes
 from vsrbench.core.errors import UserError, unknown
 from vsrbench.core.progress import note
-from vsrbench.run.devices import pick_devices
 
 
 def make_parser() -> Parser:
@@ -79,8 +79,10 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.core.types import MethodCard, Weights
     from vsrbench.data import datasets, outputs
     from vsrbench.metrics import PRESETS, metric_info
+    from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Choice, Run
 
+    processes.warm_up()
     if options.preset and options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
     dove = options.preset == "dove"
@@ -124,18 +126,19 @@ def execute(options: argparse.Namespace) -> int:
     cards = [replace(outputs_card, scale=0, source=str(source))]
     if found.clips and all(clip.lq for clip in found.clips):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
-    choice = Choice(
-        root=options.root,
-        devices=pick_devices(options.device),
-        metrics=tuple(dict.fromkeys(metrics)),
-        fresh=options.fresh,
-        quiet=options.quiet,
-        with_cost=False,
-        verbose=options.verbose,
-        preset=options.preset or "",
-    )
-    run = Run(choice, store)
-    run.go(cards, [found])
-    print_tables(options, run, [found], options.format)
-    say_counts(run)
-    return run.exit_code
+    with Crew() as crew:
+        choice = Choice(
+            root=options.root,
+            devices=devices_of(options, crew),
+            metrics=tuple(dict.fromkeys(metrics)),
+            fresh=options.fresh,
+            quiet=options.quiet,
+            with_cost=False,
+            verbose=options.verbose,
+            preset=options.preset or "",
+        )
+        run = Run(choice, store, crew)
+        run.go(cards, [found])
+        print_tables(options, run, [found], options.format)
+        say_counts(run)
+        return run.exit_code

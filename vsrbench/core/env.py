@@ -53,22 +53,16 @@ def git_state(root: Path) -> dict[str, Any]:
 
 
 def capture(root: Path) -> dict[str, Any]:
-    """Everything about the machine and the software that a reader of the numbers may ask for."""
-    import torch
+    """Everything about the machine and the software that a reader of the numbers may ask for.
 
+    For what `accelerators` tells there are empty places.
+    """
     packages = {}
     for name in PACKAGES:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    gpus = [
-        {
-            "name": torch.cuda.get_device_name(i),
-            "memory_mib": torch.cuda.get_device_properties(i).total_memory // 2**20,
-        }
-        for i in range(torch.cuda.device_count())
-    ]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
@@ -77,8 +71,24 @@ def capture(root: Path) -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "ram_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-        "cuda": torch.version.cuda if gpus else None,
-        "gpus": gpus,
+        "cuda": None,
+        "gpus": [],
         "packages": packages,
         "git": git_state(root),
     }
+
+
+def accelerators() -> dict[str, Any]:
+    """CUDA and the GPUs, as torch sees them; empty without torch."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    gpus = [
+        {
+            "name": torch.cuda.get_device_name(i),
+            "memory_mib": torch.cuda.get_device_properties(i).total_memory // 2**20,
+        }
+        for i in range(torch.cuda.device_count())
+    ]
+    return {"cuda": torch.version.cuda, "gpus": gpus} if gpus else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Iterable
+from typing import Self
 
 OK, FAILED, USAGE, MISSING, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -30,6 +31,11 @@ class UserError(Exception):
             return self._cause
         return "".join(traceback.format_exception(self.__cause__))
 
+    def because(self, log: str) -> Self:
+        """Itself, with a log in place of the traceback of what it was raised from."""
+        self._cause = log
+        return self
+
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
@@ -46,6 +52,12 @@ class MissingError(UserError):
 
 class DataError(UserError):
     """Input data is unreadable or inconsistent (truncated, wrong size, wrong count)."""
+
+    exit_code = FAILED
+
+
+class WriteError(UserError):
+    """The disk refuses what is to be kept: a run stops, or it would compute for nothing."""
 
     exit_code = FAILED
 

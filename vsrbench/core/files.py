@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
+import shutil
+import socket
 import stat
 import time
 import tomllib
@@ -23,6 +27,8 @@ _SETTLED_NS = 2 * 10**9
 written once more without a trace in its times."""
 _MANY = 20_000
 _LARGEST_TOML = 16 * 2**20
+_PARTIAL = re.compile(r"(.+)\.(\d+)\.[0-9a-f]{8}\.partial$")
+_OLD_S = 24 * 3600.0
 _remembered: dict[Path, dict[str, Any]] = {}
 
 
@@ -33,12 +39,35 @@ def replacing(path: Path) -> Iterator[Path]:
     Readers see the file as it was, or all of the new one. The folder is made if it is not there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = partial_beside(path)
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_beside(path: Path) -> Path:
+    """A hidden name for what becomes `path` when it is whole; it tells who is at it."""
+    owner = f"{socket.gethostname()}.{os.getpid()}"
+    return path.with_name(f".{path.name}.{owner}.{secrets.token_hex(4)}.partial")
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what processes that were killed left in folders under such names.
+
+    Those of this host are known to be gone; of another host, what is a day old.
+    """
+    for folder in folders:
+        for path in folder.glob(".*.partial"):
+            name = _PARTIAL.search(path.name)
+            if name is None:
+                continue
+            with suppress(OSError):
+                here = name[1].endswith("." + socket.gethostname())
+                alive = Path(f"/proc/{name[2]}").exists() or not Path("/proc/self").exists()
+                if not alive if here else time.time() - path.stat().st_mtime > _OLD_S:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,73 +1,388 @@
-"""Processes of our own: spawned, deaf to Ctrl-C, which the main one answers, and ended with it."""
+"""Processes of our own, for code that may crash: each does one piece of work after another.
+
+They ignore Ctrl-C, which the main process answers, and end with it, however it ends. The main
+module is never imported in them. Most are forked from a template that has imported torch once, so
+that another one costs next to nothing; foreign code never runs in the template.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
+import ctypes
+import faulthandler
+import importlib
 import os
+import pickle
+import queue
+import select
 import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
-P = ParamSpec("P")
+from vsrbench.core.families import GRACE_S, MARK, end_family, new_mark, own_mark, python
+
 T = TypeVar("T")
+Told = Callable[[Any], None]
 
 
-def one(prepare: Callable[..., object] | None = None, *args: Any) -> ProcessPoolExecutor:
-    """A pool of one fresh process, which calls `prepare(*args)` first. Use `submit` on it."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (prepare, args))
+class Died(Exception):
+    """A process ended in the middle of its work."""
+
+    def __init__(self, how: str, log: str = "") -> None:
+        super().__init__(how)
+        self.how = how
+        """`signal SIGABRT` or `exit code 0`."""
+        self.log = log
+        """Where its Python code was, if it crashed."""
 
 
-def submit(
-    pool: ProcessPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> Future[T]:
-    """Have the process do some work. Raises BrokenProcessPool when it has died meanwhile."""
-    # The first call spawns it. Ctrl-C reaches every process of a terminal, also one that is still
-    # starting and cannot say yet that it does not care.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(work, *args, **kwargs)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+class Process:
+    """A process that does what it is given, in order. `end` it.
 
-
-@contextmanager
-def unwinding() -> Iterator[None]:
-    """Around work: a process that is told to end unwinds it first.
-
-    A program that it has started is in a group of its own, and would go on.
+    fresh: not forked from the template, so that its memory is its own.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        os._exit(1)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+    def __init__(self, fresh: bool = False) -> None:
+        self.mark, self.pid = new_mark(), 0
+        self._pending = deque[tuple[Future[Any], Told | None]]()
+        self._lock = threading.Lock()
+        self._died: Died | None = None
+        self._gone = threading.Event()
+        self._code, self._ending = 0, False
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it has ended
+        self._socket, theirs = socket.socketpair()
+        self._connection = Connection(os.dup(self._socket.fileno()))
+        with theirs:
+            fds = [theirs.fileno(), self._log.fileno()]
+            if fresh:
+                popen = _execute("_fresh", self.mark, fds)
+                self.pid = popen.pid
+                _thread(lambda: self._ended(popen.wait()))
+            else:
+                _template().fork(self, [*fds, 2])
+        self._connection.send((dict(os.environ) | {MARK: self.mark}, Path.cwd(), sys.path))
+        _thread(self._listen)
+
+    def submit(self, work: Callable[..., T], *args: Any, told: Told | None = None) -> Future[T]:
+        """Have it do some work; the future raises `Died` where it dies of it.
+
+        told: gets what the work tells by `tell`, from another thread.
+        """
+        future = Future[T]()
+        message = pickle.dumps((work, args))
+        with self._lock:
+            if self._died:
+                future.set_exception(self._died)
+                return future
+            self._pending.append((future, told))
+        with contextlib.suppress(OSError):  # it is dead, which is noticed elsewhere
+            self._connection.send_bytes(message)
+        return future
+
+    def end(self) -> None:
+        """End it now, and all that it has started."""
+        self._ending = True
+        with contextlib.suppress(OSError):  # one that is not yet forked hears it when it is
+            self._socket.shutdown(socket.SHUT_RDWR)
+        end_family(self.mark, *([self.pid] if self.pid else []))
+
+    def _ended(self, code: int) -> None:
+        """It has ended: an exit code, or minus the number of a signal."""
+        self._code = code
+        self._gone.set()
+        # What it has said before can still be read. A child of its that holds the other end would
+        # keep us waiting for more.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(Exception):  # it ended, closed the pipe, or wrote nonsense
+            while True:
+                kind, value = pickle.loads(self._connection.recv_bytes(_LONGEST))
+                future, told = self._pending[0]
+                if kind == "told":
+                    if told:
+                        told(value)
+                    continue
+                self._pending.popleft()
+                if kind == "done":
+                    future.set_result(value)
+                else:
+                    future.set_exception(value)
+        if not self._ending and not self._gone.wait(1) and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self._gone.wait(2 * GRACE_S)
+        end_family(self.mark, *([self.pid] if self.pid else []))
+        self._log.seek(0)
+        died = Died(how_it_ended(self._code), self._log.read().decode(errors="replace").strip())
+        with self._lock:
+            self._died = died
+        for future, _ in self._pending:
+            future.set_exception(died)
+        self._connection.close()
+        self._socket.close()
+        self._log.close()
 
 
-def end(*pools: ProcessPoolExecutor) -> None:
-    """End the processes now, and the programs that they have started."""
-    for pool in pools:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-    for pool in pools:
-        pool.shutdown(cancel_futures=True)
+def tell(what: Any) -> None:
+    """From the work of a process: hand something to the `told` of its `submit`."""
+    assert _pipe is not None
+    _pipe.send(("told", what))
 
 
-def _begin(prepare: Callable[..., object] | None, args: tuple[Any, ...]) -> None:
+def how_it_ended(code: int) -> str:
+    """An exit code, or minus the number of a signal, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"
+
+
+def _thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, daemon=True).start()
+
+
+def _execute(call: str, mark: str, fds: list[int]) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that calls a function of this module with file descriptors."""
+    numbers = ", ".join(map(str, fds))
+    return subprocess.Popen(
+        python("vsrbench.core.processes", f"{call}({numbers})"),
+        env=os.environ | {MARK: mark},
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        pass_fds=fds,
+        start_new_session=True,
+    )
+
+
+_LONGEST = 1 << 28
+"""Bytes of an answer: what claims to be longer is no message of ours."""
+PRELOAD = "torch"
+"""What the template imports: it takes seconds, and nothing else does."""
+_BORN, _ENDED = 0, 1
+_REPORT = struct.Struct("iii")
+"""Of the template: the number of a process, one of these, and its pid or exit code."""
+
+
+class _Template:
+    """A process that has imported torch and forks. Started by the first that needs it."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._popen = _execute("_template_loop", own_mark(), [theirs.fileno()])
+        self._processes: list[Process | None] = []
+        self.lost = False
+        _thread(self._listen)
+
+    def fork(self, process: Process, fds: list[int]) -> None:
+        """Have it fork; the new process serves fds[0], logs crashes to fds[1] and prints to [2]."""
+        self._processes.append(process)
+        with contextlib.suppress(OSError):  # it was killed: `lost` in a moment
+            socket.send_fds(self._socket, [b"fork"], fds)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self._socket.recv(_REPORT.size):
+                number, what, value = _REPORT.unpack(data)
+                process = self._processes[number]
+                assert process is not None
+                if what == _BORN:
+                    process.pid = value
+                else:
+                    process._ended(value)
+                    self._processes[number] = None
+        self.lost = True
+        self._popen.wait()
+        for process in filter(None, self._processes):  # of whose end nobody tells any more
+            process.end()
+            process._ended(-signal.SIGKILL)
+
+
+_templates: list[_Template] = []
+"""The one in use, last."""
+
+
+def warm_up() -> None:
+    """Start the template now, so that it imports meanwhile."""
+    _template()
+
+
+def _template() -> _Template:
+    if not _templates or _templates[-1].lost:
+        _templates.append(_Template())
+    return _templates[-1]
+
+
+def _template_loop(control: int) -> None:
+    """In the template: fork when asked to, tell of births and ends, end with the main process."""
+    pipe = socket.socket(fileno=control)
+    pipe.set_inheritable(False)
+    with contextlib.suppress(Exception):  # what needs it says so
+        importlib.import_module(PRELOAD)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_follow, daemon=True).start()
-    if prepare:
-        prepare(*args)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    numbers = dict[int, int]()
+    _adopt_orphans()
+    count = 0
+    while True:
+        ready = select.select([pipe.fileno(), woken], [], [])[0]
+        if woken in ready:
+            os.read(woken, 4096)
+            with contextlib.suppress(ChildProcessError):
+                while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                    if found[0] in numbers:  # else an orphan that it has adopted
+                        _end_orphans(numbers)
+                        code = os.waitstatus_to_exitcode(found[1])
+                        pipe.send(_REPORT.pack(numbers.pop(found[0]), _ENDED, code))
+        if pipe.fileno() in ready:
+            asked, fds, _, _ = socket.recv_fds(pipe, 16, 3)
+            if not asked:
+                os._exit(0)
+            pid = _fork()
+            if not pid:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                pipe.close()
+                os.close(woken)
+                os.close(waker)
+                os.setsid()
+                os.dup2(fds[2], 1)
+                os.dup2(fds[2], 2)
+                os.close(fds[2])
+                _serve(*fds[:2])
+            for fd in fds:
+                os.close(fd)
+            numbers[pid] = count
+            pipe.send(_REPORT.pack(count, _BORN, pid))
+            count += 1
 
 
-def _follow() -> None:
-    """End with the main process, however that ends."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+def _end_orphans(ours: Collection[int]) -> None:
+    """Kill what a process that has ended leaves behind, whatever it has done to its environment."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    deadline = time.monotonic() + GRACE_S
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            stats = {pid: Path(f"/proc/{pid}/stat") for pid in children.read_text().split()}
+            orphans = [pid for pid in stats if int(pid) not in ours and not _ended(stats[pid])]
+            if not orphans:
+                return
+            for pid in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.005)
+
+
+def _ended(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():  # numpy's threads, which are made for being forked
+        warnings.simplefilter("ignore")
+        return os.fork()
+
+
+def _fresh(pipe: int, log: int) -> None:
+    os.set_inheritable(pipe, False)
+    os.set_inheritable(log, False)
+    _serve(pipe, log)
+
+
+def _adopt_orphans() -> None:
+    """What a descendant leaves behind becomes a child of this process, where it is found."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+class Ended(BaseException):
+    """Unwinds the work of a process that is told to end."""
+
+
+_pipe: Connection | None = None
+
+
+def _serve(fd: int, log: int) -> NoReturn:
+    """In the process: do what comes."""
+    global _pipe
+    signal.signal(signal.SIGINT, lambda *_: None)  # what it starts is not to ignore it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _adopt_orphans()
+    faulthandler.enable(log, all_threads=False)
+    _pipe = Connection(fd)
+    try:
+        environment, folder, path = _pipe.recv()
+    except EOFError:
+        os._exit(0)
+    os.environ.clear()
+    os.environ.update(environment)
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+    sys.path[:] = path
+    todo = queue.SimpleQueue[bytes]()
+    _thread(lambda: _receive(todo))
+    while True:
+        message = todo.get()
+        signal.signal(signal.SIGTERM, _unwind)
+        os.environ[MARK] = environment[MARK]  # whatever the work before has done to it
+        try:
+            work, args = pickle.loads(message)
+            answer = pickle.dumps(("done", work(*args)))
+        except Ended:
+            os._exit(1)
+        except BaseException as error:
+            answer = _raised(error)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            _pipe.send_bytes(answer)
+        except OSError:  # its work has closed the pipe, or the main process is gone
+            os._exit(1)
+
+
+def _unwind(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Ended
+
+
+def _raised(error: BaseException) -> bytes:
+    """An exception, or where it does not travel what it says."""
+    with contextlib.suppress(Exception):
+        answer = pickle.dumps(("raised", error))
+        if isinstance(error, Exception) and pickle.loads(answer):
+            return answer
+    text = "".join(traceback.format_exception(error))
+    return pickle.dumps(("raised", RuntimeError(text)))
+
+
+def _receive(todo: queue.SimpleQueue[bytes]) -> None:
+    """Take what comes, also during work: the main process may be gone."""
+    assert _pipe is not None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            todo.put(_pipe.recv_bytes())
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)

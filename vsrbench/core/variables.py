@@ -15,6 +15,7 @@ CACHE_GIB = "VSRBENCH_CACHE_GIB"
 OFFLINE = "VSRBENCH_OFFLINE"
 FETCHED = "VSRBENCH_FETCHED"
 FETCH_MB = "VSRBENCH_FETCH_MB"
+LOGS = "VSRBENCH_LOGS"
 
 
 def weights_folders() -> list[Path]:
@@ -45,6 +46,12 @@ def cache_limit_gib(usual: float) -> float:
         return float(given) if given else usual
     except ValueError as error:
         raise UserError(f"${CACHE_GIB} is '{given}'", "give it a number of GiB") from error
+
+
+def logs_folder() -> Path | None:
+    """$VSRBENCH_LOGS, which a run sets for its workers: what programs of others said and got."""
+    given = os.environ.get(LOGS, "")
+    return Path(given) if given else None
 
 
 def offline() -> bool:

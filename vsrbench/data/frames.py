@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import secrets
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.errors import DataError, MissingError, UserError, WriteError
+from vsrbench.core.files import partial_beside
 from vsrbench.core.keys import sha256_file
 from vsrbench.data import numbering, video
 from vsrbench.data.images import (
@@ -199,7 +199,7 @@ class FrameWriter:
         self.replace = replace
         self.digests: list[str] = []
         """sha256 of each file so far, in hex."""
-        self._partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+        self._partial = partial_beside(folder)
 
     def __enter__(self) -> Self:
         try:
@@ -331,7 +331,7 @@ def _open_video(path: Path) -> FrameSource:
     )
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def _unwritable(path: Path, error: OSError) -> WriteError:
     full = error.errno == errno.ENOSPC
     hint = "free some disk space" if full else "name a place that can be written"
-    return UserError(f"cannot write {path}: {error.strerror}", hint)
+    return WriteError(f"cannot write {path}: {error.strerror}", hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable, Iterable, Mapping
 
 from vsrbench.core.download import open_url
 from vsrbench.core.errors import MissingError, UserError, install_hint
@@ -17,6 +18,7 @@ from vsrbench.metrics.requirements import (
     TIMEOUT_S,
     obtain_weights,
 )
+from vsrbench.metrics.table import METRICS
 from vsrbench.programs import command
 
 
@@ -98,3 +100,18 @@ def _import_failure(package: str) -> str:
         # Packages built against other versions of torch or numpy fail in any way they like.
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
+
+
+def all_unavailable(
+    names: Iterable[str],
+    ask: Callable[[list[str]], Mapping[str, MissingError]] | None = None,
+) -> dict[str, MissingError]:
+    """Those of `names` that cannot run here, and why; what is missing is fetched.
+
+    ask: does the same for metrics whose packages are to be imported, in another process.
+    """
+    names = list(names)
+    apart = [n for n in names if n not in METRICS or n in REQUIREMENTS] if ask else []
+    found = dict(ask(apart)) if ask and apart else {}
+    here = {n: why for n in names if n not in apart and (why := unavailable(n))}
+    return {n: why for n in names if (why := found.get(n) or here.get(n))}

@@ -15,7 +15,7 @@ from vsrbench.core.types import MetricInfo, Sample, Score
 from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.metrics import bridge
 from vsrbench.programs.command import TIMEOUT_S, places, write_video
-from vsrbench.programs.process import execute
+from vsrbench.programs.process import execute, workplace
 
 
 def dover_scales(raw: Mapping[str, float]) -> dict[str, float]:
@@ -79,21 +79,22 @@ class VideoMetric:
         if not self._writer.digests:
             raise DataError("needs at least one frame")
         self._writer.__exit__(None, None, None)
-        video = write_video(self._folder / "clip.mp4", open_frames(self._folder / "frames"))
-        answer = self._folder / "result.json"
-        script = str(Path(bridge.__file__).resolve())
-        argv = [self._places["python"], script, name, str(video), str(answer)]
-        timeout_s = float(self._places.get("timeout_s", TIMEOUT_S))
-        execute(name, argv, Path(self._places["repo"]), timeout_s, self.device)
-        try:
-            text = answer.read_text()
-            runs: Sequence[Mapping[str, float]] = json.loads(text, parse_constant=_not_finite)
-            scores = [_SCALES[name](run) for run in runs]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ContractError(
-                f"'{name}' wrote no usable result: {type(error).__name__}: {error}",
-                "is the checkout the authors' own?",
-            ) from error
+        with workplace(name, self._places) as place:
+            video = write_video(place / "clip.mp4", open_frames(self._folder / "frames"))
+            answer = place / "result.json"
+            script = str(Path(bridge.__file__).resolve())
+            argv = [self._places["python"], script, name, str(video), str(answer)]
+            timeout_s = float(self._places.get("timeout_s", TIMEOUT_S))
+            execute(name, argv, Path(self._places["repo"]), timeout_s, self.device, place=place)
+            try:
+                text = answer.read_text()
+                runs: Sequence[Mapping[str, float]] = json.loads(text, parse_constant=_not_finite)
+                scores = [_SCALES[name](run) for run in runs]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ContractError(
+                    f"'{name}' wrote no usable result: {type(error).__name__}: {error}",
+                    "is the checkout the authors' own?",
+                ) from error
         self._scratch.cleanup()
         mean = {key: fmean(score[key] for score in scores) for key in scores[0]}
         value, spread = mean.pop("value"), pstdev(score["value"] for score in scores)

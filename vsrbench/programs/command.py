@@ -20,7 +20,6 @@ import functools
 import json
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from vsrbench.core.variables import COMMANDS, commands_file
 from vsrbench.data import frames
 from vsrbench.data.images import is_image
 from vsrbench.programs import setup
-from vsrbench.programs.process import Usage, Worker, execute
+from vsrbench.programs.process import Usage, Worker, execute, workplace
 
 if TYPE_CHECKING:
     import torch
@@ -339,6 +338,7 @@ class CommandMethod:
 
     def __init__(self, card: MethodCard, device: str) -> None:
         self.card, self.device, self.values = card, device, values_of(card)
+        self.places = places(card.name)
         self.usage: Usage | None = None
         """Of the last call."""
         self.loading: Usage | None = None
@@ -354,7 +354,7 @@ class CommandMethod:
         import torch
 
         settings = self.card.settings
-        with tempfile.TemporaryDirectory(prefix="vsrbench-") as scratch:
+        with workplace(self.card.name, self.places) as scratch:
             given, out = Path(scratch, "frames", "clip"), Path(scratch, "out")
             out.mkdir()
             count, size, like = 0, (0, 0), None
@@ -371,7 +371,7 @@ class CommandMethod:
                     writer.write(frame)
             if settings.get("input", "frames") == "video":
                 given = write_video(Path(scratch, "video", "clip.mp4"), frames.open_frames(given))
-            self.usage = self._run(clip_values(self.card, size, given, out))
+            self.usage = self._run(clip_values(self.card, size, given, out), scratch)
             outputs = _outputs(self.card.name, out)
             self.read = {
                 "codec": outputs.codec,
@@ -388,7 +388,7 @@ class CommandMethod:
                 image = torch.from_numpy(outputs[index]).to(like.device)
                 yield (image.permute(2, 0, 1).float() / 255).to(like.dtype)
 
-    def _run(self, clip: dict[str, Any]) -> Usage:
+    def _run(self, clip: dict[str, Any], place: Path) -> Usage:
         """Have the program upscale a clip. Raises as `execute`."""
         settings, values = self.card.settings, self.values | clip
         limit = float(self.values.get("timeout_s", settings.get("timeout_s", TIMEOUT_S)))
@@ -397,12 +397,12 @@ class CommandMethod:
         where = repo / str(settings.get("cwd", ""))
         if "program" not in settings:
             return execute(
-                self.card.name, argv, where, limit, self.device, self.counter, path=(repo,)
+                self.card.name, argv, where, limit, self.device, self.counter, (repo,), place
             )
         if self._worker is None or not self._worker.alive:
             self._worker = Worker(self.card.name, argv, where, self.device, path=(repo,))
-            self.loading = self._worker.ask(self.values, limit)
-        return self._worker.ask(values, limit, self.counter)
+            self.loading = self._worker.ask(self.values, limit, place=place)
+        return self._worker.ask(values, limit, self.counter, place)
 
     def _surplus(self, count: int) -> int:
         """How many copies of the last frame make a count that the program gives back whole."""

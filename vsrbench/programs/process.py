@@ -6,20 +6,27 @@ import contextlib
 import json
 import os
 import queue
-import signal
+import re
+import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any, Self
 
-from vsrbench.core.errors import ContractError, MissingError
+from vsrbench.core.errors import ContractError, DataError, MissingError, UserError, WriteError
+from vsrbench.core.families import MARK, end_family, new_mark
+from vsrbench.core.files import partial_beside
 from vsrbench.core.nvml import tree_mib
-from vsrbench.core.variables import COMMANDS
+from vsrbench.core.processes import how_it_ended
+from vsrbench.core.variables import COMMANDS, logs_folder
 
 """Variable that names the user's table of programs."""
 _POLL_S = 0.05
@@ -48,19 +55,27 @@ def execute(
     device: str,
     counter: Callable[[], float] | None = None,
     path: Sequence[Path] = (),
+    place: Path | None = None,
 ) -> Usage:
-    """Run a program in `cwd`, in a process group that never outlives this call.
+    """Run a program in `cwd`; all that it starts ends with this call.
 
     device: a torch device; with a number, the only GPU that the program sees. counter: reads energy
-    in J, for `Usage.joules`. path: folders that it imports from, besides `cwd`. Raises MissingError
+    in J, for `Usage.joules`. path: folders that it imports from, besides `cwd`. place: folder that
+    gets `command.txt`, and `log.txt`, all that it said, if it fails. Raises MissingError
     if it cannot be started, ContractError with the last line of its stderr if it fails, or if it
     takes longer than `timeout_s`.
     """
     before, started = counter() if counter else 0.0, time.perf_counter()
+    if place is not None:
+        (place / "command.txt").write_text(f"cd {shlex.quote(str(cwd))} && {shlex.join(argv)}\n")
     with _Program(name, argv, cwd, device, path) as program:
-        rss, vram = program.watch(lambda: False, started + timeout_s, timeout_s)
-        if program.process.returncode:
-            raise program.failure(f"run it by hand: {' '.join(argv)[:300]}")
+        try:
+            rss, vram = program.watch(lambda: False, started + timeout_s, timeout_s)
+            if program.process.returncode:
+                raise program.failure("run it by hand: command.txt beside its log")
+        except ContractError:
+            program.save_log(place)
+            raise
     seconds = time.perf_counter() - started
     return Usage(seconds, rss, vram, counter() - before if counter else None)
 
@@ -92,12 +107,23 @@ class Worker:
         values: Mapping[str, Any],
         timeout_s: float,
         counter: Callable[[], float] | None = None,
+        place: Path | None = None,
     ) -> Usage:
         """Send one request and wait for its answer.
 
+        place: folder that gets `log.txt`, all that it has said so far, if it fails.
         Raises ContractError for an error that is the answer, for a program that ended, and, having
         ended it, for one that took longer than `timeout_s`.
         """
+        try:
+            return self._ask(values, timeout_s, counter)
+        except ContractError:
+            self._program.save_log(place)
+            raise
+
+    def _ask(
+        self, values: Mapping[str, Any], timeout_s: float, counter: Callable[[], float] | None
+    ) -> Usage:
         before, started = counter() if counter else 0.0, time.perf_counter()
         stdin = self._program.process.stdin
         assert stdin is not None
@@ -140,7 +166,8 @@ class _Program:
         path: Sequence[Path],
         answers: bool = False,
     ) -> None:
-        self.name, self.log = name, tempfile.TemporaryFile()  # noqa: SIM115  # until it is over
+        self.name, self.mark = name, new_mark()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # until it is over
         # What an environment brings as commands comes first, as if it were activated.
         own = os.pathsep.join((str(Path(argv[0]).parent), os.environ.get("PATH", os.defpath)))
         imports = os.pathsep.join(map(str, dict.fromkeys((cwd, *path))))
@@ -148,9 +175,11 @@ class _Program:
             self.process = subprocess.Popen(
                 argv,
                 cwd=cwd,
-                env=os.environ | {"PYTHONPATH": imports, "PATH": own} | _visible(device),
+                env=os.environ
+                | {"PYTHONPATH": imports, "PATH": own, MARK: self.mark}
+                | _visible(device),
                 stdin=subprocess.PIPE if answers else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if answers else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if answers else self.log,
                 stderr=self.log,
                 start_new_session=True,
             )
@@ -188,20 +217,69 @@ class _Program:
         code = self.process.wait()
         self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - 4096))
         lines = self.log.read().decode(errors="replace").strip().splitlines()
-        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         last = f": {lines[-1].strip()[:200]}" if lines else ""
-        return ContractError(f"'{self.name}' failed with {how}{last}", hint)
+        return ContractError(f"'{self.name}' failed with {how_it_ended(code)}{last}", hint)
+
+    def save_log(self, place: Path | None) -> None:
+        """Write all that it has said so far to `log.txt` in a folder."""
+        if place is not None:
+            self.log.seek(0)
+            with (place / "log.txt").open("wb") as file:
+                shutil.copyfileobj(self.log, file)
 
     def end(self) -> None:
-        """End what is left of the process group: politely, and after a while by force."""
+        """End it, and all that it has started: politely, and after a while by force."""
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_GRACE_S)
+        end_family(self.mark)
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def workplace(name: str, secrets: Mapping[str, str]) -> Iterator[Path]:
+    """A folder for what a program is given, gives back and says. Where it fails, it is kept.
+
+    It lies in $VSRBENCH_LOGS, where a run has the folder `logs` of its results, else among the
+    temporary files. The error then names it, and no longer what `secrets`, the user's table, and
+    variables of tokens hold.
+    """
+    logs = logs_folder() or Path(tempfile.gettempdir(), "vsrbench-logs")
+    kept = logs / f"{name}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{token_hex(2)}"
+    place = partial_beside(kept)
+    try:
+        place.mkdir(parents=True)
+    except OSError as error:
+        raise WriteError(f"cannot write {logs}: {error.strerror}") from error
+    try:
+        yield place
+    except WriteError:
+        raise
+    except UserError as error:
+        if isinstance(error, ContractError | DataError):
+            file = place / "command.txt"
+            if file.is_file():
+                file.write_text(file.read_text().replace(str(place), str(kept)))
+            place.rename(kept)
+            error.hint += f"{'; ' if error.hint else ''}its log and input: {kept}"
+        error.message, error.hint = (without(x, secrets) for x in (error.message, error.hint))
+        raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+_TOKEN = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY", re.IGNORECASE)
+
+
+def without(text: str, secrets: Mapping[str, str]) -> str:
+    """A text with the names of secrets and of variables of tokens where their values were."""
+    named = {f"{{{key}}}": value for key, value in secrets.items()}
+    named |= {f"${key}": value for key, value in os.environ.items() if _TOKEN.search(key)}
+    for key, value in sorted(named.items(), key=lambda item: -len(item[1])):
+        if len(value) > 3:
+            text = text.replace(value, key)
+    return text
 
 
 def _visible(device: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
-from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.errors import DataError, MissingError, UserError, WriteError
 from vsrbench.core.types import RECORD_SCHEMA, Asked, Record
 from vsrbench.results.view import Named, conflicts, latest, shown
 
@@ -59,13 +59,14 @@ _SCHEMA = msgspec.json.Decoder(dict[str, Any])
 
 
 class Store:
-    """The results folder: `records.jsonl`, `runs.jsonl`, `frames/`, `figures/`."""
+    """The results folder: `records.jsonl`, `runs.jsonl`, `frames/`, `figures/`, `logs/`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records = folder / "records.jsonl"
         self.runs = folder / "runs.jsonl"
         self.frames = folder / "frames"
+        self.logs = folder / "logs"
         self.notices: list[str] = []
         """What was passed over in reading, once each."""
 
@@ -136,7 +137,7 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise UserError(
+            raise WriteError(
                 f"cannot write {path}: {error.strerror}",
                 "free some space or choose another folder with --results DIR; "
                 "everything recorded before is kept",

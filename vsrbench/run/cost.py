@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsrbench.cards.code import code
-from vsrbench.core import processes
 from vsrbench.core.env import device_name
 from vsrbench.core.errors import ContractError, UserError
 from vsrbench.core.files import replacing
 from vsrbench.core.keys import cost_key
 from vsrbench.core.nvml import MemoryMeter, energy_counter, shared
+from vsrbench.core.processes import Died, Ended, Process
 from vsrbench.core.types import Measurement, Method, MethodCard, Size
+from vsrbench.core.variables import LOGS
 from vsrbench.programs.process import Usage
 from vsrbench.run.method import (
     check_size,
@@ -61,13 +62,17 @@ def machine(device: str) -> dict[str, Any]:
     return about if device == "cpu" else about | {"tf32": False, "energy_s": ENERGY_S}
 
 
-def measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
+def measure(
+    card: MethodCard, size: Size, frames: int, device: str, logs: Path | None = None
+) -> Measurement:
     """Measure in a fresh process, so that peak memory is the method's own.
+
+    logs: folder of what a program of others said, if it failed.
 
     Raises UserError; ContractError when the process died, which is how running out of memory ends.
     """
     where = f"at {size[1]}x{size[0]}, {frames} frames"
-    return apart(card, where, _measure, card, size, frames, device)
+    return apart(card, where, _measure, card, size, frames, device, logs)
 
 
 def apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
@@ -75,27 +80,27 @@ def apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any)
 
     Raises UserError; ContractError when foreign code raises or the process dies.
     """
-    pool = processes.one()
+    process = Process(fresh=True)
     try:
-        return processes.submit(pool, _guarded, card, where, work, *args).result()
-    except BrokenProcessPool as error:
+        result: Result = process.submit(_guarded, card, where, work, *args).result()
+        return result
+    except Died as died:
         raise ContractError(
-            f"'{card.name}' ended its process {where}",
+            f"'{card.name}' ended its process {where} ({died.how})",
             "most likely out of memory: use a smaller --size",
-        ) from error
+        ).because(died.log) from None
     finally:
-        processes.end(pool)
+        process.end()
 
 
 def _guarded(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
     no_tf32()
-    with processes.unwinding():
-        try:
-            return work(*args)
-        except UserError:
-            raise
-        except (Exception, SystemExit) as error:  # here: not all that foreign code raises travels
-            raise foreign_error(f"'{card.name}'", where, error) from error
+    try:
+        return work(*args)
+    except (UserError, Ended):
+        raise
+    except BaseException as error:  # here: not all that foreign code raises travels
+        raise foreign_error(f"'{card.name}'", where, error) from error
 
 
 def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dict[str, Any]:
@@ -138,12 +143,16 @@ def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
     }
 
 
-def _measure(card: MethodCard, size: Size, frames: int, device: str) -> Measurement:
+def _measure(
+    card: MethodCard, size: Size, frames: int, device: str, logs: Path | None = None
+) -> Measurement:
     """Inputs resident; the clock runs from one output to the next (region `device`)."""
     import torch
 
     check_size(card, size)
     if card.kind == "command":
+        if logs is not None:
+            os.environ[LOGS] = str(logs)
         return _measure_process(card, size, frames, device)
     uuid = _uuid(device)
     memory = MemoryMeter(uuid)

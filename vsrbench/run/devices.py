@@ -19,6 +19,8 @@ def pick_devices(asked: str | None) -> tuple[str, ...]:
 
 def pick_device(asked: str | None) -> str:
     """The torch device to use. Raises UserError, MissingError."""
+    if asked == "cpu":
+        return asked
     import torch
 
     if asked is None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vsrbench.core.errors import ContractError, MissingError, UserError
+from vsrbench.core.errors import ContractError, MissingError, UserError, WriteError
 from vsrbench.core.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
 from vsrbench.data import frames
 from vsrbench.data.outputs import frame_numbers
-from vsrbench.flow.cache import ReferenceFlow
-from vsrbench.flow.estimators import Estimator
 from vsrbench.metrics import about_pyiqa, load_metric, metric_info
 from vsrbench.metrics.base import worst_second
 from vsrbench.metrics.fidelity import best_shift
@@ -24,6 +22,7 @@ from vsrbench.run.plan import EXACT_FLOW, Job, mark, marked, scores_outputs
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
+    from vsrbench.flow.estimators import Estimator
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
 
     method: gives the loaded method when it is needed. Failures become records of every metric
     they touch: a metric that raises fails alone, flow that raises fails the metrics that need it.
-    Raises UserError when frames were to be kept, could not be, and nothing was to be scored.
+    Raises UserError when frames were to be kept, could not be, and nothing was to be scored;
+    WriteError when the disk refuses them.
     """
     started = time.perf_counter()
     for name, why in job.refused.items():
@@ -110,8 +110,10 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                     failures[name] = _failure(f"metric '{name}'", at, error)
                     del running[name]
             context.tick()
+    except WriteError:
+        raise
     except Exception as error:
-        at_clip = f"clip '{job.clip.name}'", "while it was scored"
+        at_clip = f"'{job.card.name}'", f"on clip '{job.clip.name}'"
         if not job.todo:
             raise _user_error(*at_clip, error)  # noqa: B904  # it has its cause
         failures = dict.fromkeys((m.name for m in job.todo), _failure(*at_clip, error))
@@ -176,6 +178,8 @@ def _flow(job: Job, context: Context) -> Sequence[PairFlow] | None:
     clip = job.clip
     if clip.flow is not None or context.estimator is None:
         return clip.flow
+    from vsrbench.flow.cache import ReferenceFlow
+
     reference = reference_frames(clip)
     return ReferenceFlow(reference, context.estimator, clip.digest, context.cache, context.note)
 
@@ -189,8 +193,9 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     with ExitStack() as stack:
         writer = None
         if job.keep:
-            for file in (mark(job.frames), frames.sums(job.frames)):
-                file.unlink(missing_ok=True)
+            with _writing(job.frames):
+                for file in (mark(job.frames), frames.sums(job.frames)):
+                    file.unlink(missing_ok=True)
             writer = stack.enter_context(frames.FrameWriter(job.frames, replace=True))
         for index, sr in enumerate(_outputs(job, method, context)):
             if writer is not None:
@@ -205,8 +210,17 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                 flow=None,
             )
     if writer is not None:
-        frames.write_sums(job.frames, writer.digests)
-        mark(job.frames).write_text(job.output_key + "\n")
+        with _writing(job.frames):
+            frames.write_sums(job.frames, writer.digests)
+            mark(job.frames).write_text(job.output_key + "\n")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror}", "free some space") from error
 
 
 def _outputs(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Frame]:

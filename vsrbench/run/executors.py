@@ -1,37 +1,40 @@
-"""Jobs to records on one device, here, or on several, in a process for each."""
+"""Jobs to records: one mechanism hands them to workers, whatever these are.
+
+A worker of this machine is a process on a device, which keeps the method loaded. What its code does
+to it fails one job: another process takes its place.
+"""
 
 from __future__ import annotations
 
 import gc
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+import importlib
+import os
+import queue
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-import cv2
-import torch
-
-from vsrbench.core import processes
-from vsrbench.core.errors import ContractError, UserError
+from vsrbench.core import processes, variables
+from vsrbench.core.errors import ContractError, UserError, missing_package
+from vsrbench.core.processes import Died, Process
 from vsrbench.core.types import Method, MethodCard, Record
-from vsrbench.flow.estimators import Estimator, best_estimator
 from vsrbench.run.evaluate import Context, evaluate
 from vsrbench.run.method import foreign_error, load_method, no_tf32
 from vsrbench.run.plan import Job
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+    from vsrbench.flow.estimators import Estimator
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
-    """Is told how the jobs go, perhaps from another thread."""
+    """Is told how the jobs go."""
 
     def start(self, label: str) -> None:
         """A job begins."""
@@ -52,17 +55,227 @@ class Shared:
     """Some metric asks for motion that is not known."""
     cache: Path
     """Folder of cached flow fields."""
+    logs: Path
+    """Folder of what programs of others said and were given, where they failed."""
     preset: str = ""
     """Preset of metrics that was asked for."""
 
 
-Done = tuple[Job, Iterable[Record]]
-"""A job and its records. Iterating raises UserError where `evaluate` does."""
+@dataclass(frozen=True)
+class Found:
+    """What came of a job."""
+
+    records: list[Record]
+    error: UserError | None = None
+    """What `evaluate` raised beside them."""
+    lost: str = ""
+    """What the device answers to every call since a kernel failed in the process."""
+
+
+Done = tuple[Job, Found]
+FRAME = "frame"
+"""What a worker tells after a frame, beside lines for the user."""
+
+
+class Worker(Protocol):
+    """Does one job at a time."""
+
+    def submit(self, job: Job, told: Callable[[str], None]) -> Future[Found]:
+        """Have it do a job. The future raises Died when the worker did not survive it."""
+
+    def end(self) -> None:
+        """End it now, and all that it has started."""
 
 
 def label(job: Job) -> str:
     """What a job is called."""
     return f"{job.card.name}  {job.clip.dataset}/{job.clip.name}"
+
+
+DEATHS = 3
+"""A method that ends so many workers in all, or two on the same clip, is not run again."""
+
+
+def run(
+    jobs: Sequence[Job], workers: Sequence[Callable[[], Worker]], shared: Shared, watcher: Watcher
+) -> Generator[Done, None, None]:
+    """Every job with what came of it: in order with one worker, with several as they end.
+
+    workers: each makes a worker for one place, and another when that did not survive a job. Such a
+    job is tried once more. Workers keep to their method as long as there are jobs of it.
+    """
+    waiting = dict[tuple[str, int], deque[Job]]()
+    for job in jobs:
+        waiting.setdefault(_method(job), deque()).append(job)
+    running = dict[int, Job]()
+    at = dict[int, tuple[str, int]]()
+    deaths = Counter[str]()
+    banned = dict[str, str]()
+    events = queue.SimpleQueue[tuple[int, str | Future[Found]]]()
+    crew = dict[int, Worker]()
+
+    def next_job(place: int) -> Job | None:
+        others = {method for other, method in at.items() if other in running}
+        for fits in (lambda m: m == at.get(place), lambda m: m not in others, lambda m: True):
+            for method, left in waiting.items():
+                if left and fits(method):
+                    at[place] = method
+                    return left.popleft()
+        return None
+
+    def assign(place: int) -> Iterator[Done]:
+        """Give a place its next job; jobs that need no worker are done at once."""
+        while place not in running and (job := next_job(place)):
+            watcher.start(label(job))
+            if why := banned.get(job.card.name):
+                yield job, failed(job, ContractError(f"{why}: not run again", HINT), shared)
+            elif job.error is not None or not (job.todo or job.keep):
+                yield job, failed(job, job.error, shared)
+            else:
+                if place not in crew:
+                    crew[place] = workers[place]()
+                running[place] = job
+                future = crew[place].submit(job, lambda text: events.put((place, text)))
+                future.add_done_callback(lambda future: events.put((place, future)))
+
+    try:
+        for place in range(len(workers)):
+            yield from assign(place)
+        while running:
+            place, event = events.get()
+            if isinstance(event, str):
+                if event == FRAME:
+                    watcher.tick()
+                else:
+                    watcher.once(event)
+                continue
+            job, done = running.pop(place), None
+            name, clip = job.card.name, label(job)
+            try:
+                found = event.result()
+                done = job, found
+                if found.lost:
+                    crew.pop(place).end()
+            except Died as died:
+                crew.pop(place).end()
+                deaths.update((name, clip))
+                why = f"'{name}' ended its process on clip '{job.clip.name}' ({died.how})"
+                if deaths[name] < DEATHS and deaths[clip] < 2:
+                    watcher.once(f"{why}: tried once more")
+                    waiting[_method(job)].appendleft(job)
+                else:
+                    banned[name] = why
+                    done = job, failed(job, ContractError(why, HINT).because(died.log), shared)
+            if done and place not in crew:
+                yield done
+                yield from assign(place)
+            else:  # the worker is at the next job while the caller writes
+                yield from assign(place)
+                if done:
+                    yield done
+    finally:
+        _end(crew.values())
+
+
+HINT = "most likely out of memory, or a crash of its code: take smaller clips, or leave it out"
+
+
+def _method(job: Job) -> tuple[str, int]:
+    """What stays loaded from one job to the next."""
+    return job.card.name, job.card.scale
+
+
+def _end(workers: Any) -> None:
+    """End all at a time."""
+    with ThreadPoolExecutor(max(1, len(workers))) as pool:
+        list(pool.map(lambda worker: worker.end(), workers))
+
+
+def failed(job: Job, error: UserError | None, shared: Shared) -> Found:
+    """What comes of a job that cannot run, or has nothing to run."""
+    context = Context(
+        shared.run_id, "cpu", None, shared.cache, lambda: None, lambda _: None, shared.preset
+    )
+    return _found(replace(job, error=error), _no_method, context)
+
+
+def _no_method() -> Method:
+    raise AssertionError("a job that has failed loads no method")
+
+
+def _found(job: Job, method: Callable[[], Method], context: Context) -> Found:
+    records: list[Record] = []
+    try:
+        for record in evaluate(job, method, context):
+            records.append(record)
+    except UserError as error:
+        return Found(records, error)
+    return Found(records)
+
+
+class Crew:
+    """The workers of a run on this machine: a process for each device, as a context.
+
+    The first starts early, to import what it needs while the run is being planned.
+    """
+
+    def __init__(self) -> None:
+        self._first: Process | None = None
+
+    def __enter__(self) -> Crew:
+        self._first = self._take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def ask(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a worker do what needs torch or code of others, which stay out of this process.
+
+        The future raises as the work; MissingError where a package of ours is missing.
+        """
+        self._first = self._take()
+        return self._first.submit(_asked, partial(work, *args, **kwargs))
+
+    def _take(self) -> Process:
+        process, self._first = self._first, None
+        if process is None:
+            process = Process()
+            process.submit(importlib.import_module, __name__)
+        return process
+
+    def run(
+        self, jobs: Sequence[Job], devices: Sequence[str], shared: Shared, watcher: Watcher
+    ) -> Generator[Done, None, None]:
+        """`run` on these torch devices; one that is named twice runs two jobs at a time."""
+
+        def worker(device: str) -> Worker:
+            return OnDevice(self._take(), device, len(devices), shared)
+
+        yield from run(jobs, [partial(worker, device) for device in devices], shared, watcher)
+
+    def end(self) -> None:
+        """End all, so that the devices are idle."""
+        if self._first is not None:
+            self._first.end()
+            self._first = None
+
+
+class OnDevice:
+    """A worker that is a process of this machine."""
+
+    def __init__(self, process: Process, device: str, share: int, shared: Shared) -> None:
+        """share: how many there are, which divide the cores among them."""
+        self._process = process
+        process.submit(_begin, shared, device, share)
+
+    def submit(self, job: Job, told: Callable[[str], None]) -> Future[Found]:
+        """Have it do a job."""
+        return self._process.submit(_work, job, told=told)
+
+    def end(self) -> None:
+        """End it now, and all that it has started."""
+        self._process.end()
 
 
 class Loader:
@@ -76,103 +289,89 @@ class Loader:
     def load(self, card: MethodCard) -> Method:
         """The method of this card. Raises UserError."""
         if self._method is None or card != self._card:
-            self._method = None  # its memory goes before the next one comes
-            gc.collect()
-            torch.cuda.empty_cache()
+            self.drop()
             self._method = load_method(card, self.device)
             self._card = card
         return self._method
 
+    def drop(self) -> None:
+        """Let go of it and of all memory that is not in use."""
+        import torch
 
-def run(
-    jobs: Sequence[Job],
-    devices: Sequence[str],
-    shared: Shared,
-    estimator: Estimator | None,
-    watcher: Watcher,
-) -> Iterator[Done]:
-    """Every job with its records: in order on one device, on several as they end.
-
-    devices: torch devices; one that is named twice runs two jobs at a time. estimator: of a single
-    device; other processes make their own. Raises ContractError when the single one is lost.
-    """
-    if len(devices) == 1:
-        context = _context(shared, devices[0], estimator, watcher.tick, watcher.once)
-        loader = Loader(devices[0])
-        for job in jobs:
-            watcher.start(label(job))
-            yield job, evaluate(job, partial(loader.load, job.card), context)
-            if why := _lost(devices[0]):
-                raise ContractError(
-                    f"{devices[0]} answers nothing more since {label(job)}: {why}",
-                    "run again: what is done is kept; leave out what ends here again",
-                )
-    else:
-        yield from _in_processes(jobs, devices, shared, watcher)
+        self._method = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
-def _context(
-    shared: Shared,
-    device: str,
-    estimator: Estimator | None,
-    tick: Callable[[], None],
-    note: Callable[[str], None],
-) -> Context:
-    return Context(shared.run_id, device, estimator, shared.cache, tick, note, shared.preset)
+_here: dict[str, Any] = {}
+"""Of a process that works for another: what `_begin` and `_context_here` have made."""
 
 
-def _in_processes(
-    jobs: Sequence[Job], devices: Sequence[str], shared: Shared, watcher: Watcher
-) -> Iterator[Done]:
-    """A process that dies fails the job that it was at; another takes its place.
-
-    Also of one that has lost its device.
-    """
-    heard, told = get_context("spawn").Pipe(duplex=False)
-    listener = threading.Thread(target=_listen, args=(heard, watcher), daemon=True)
-    listener.start()
-    threads = max(1, torch.get_num_threads() // len(devices))
-
-    def worker(device: str) -> ProcessPoolExecutor:
-        return processes.one(_begin, shared, device, threads, told)
-
-    pools = [worker(device) for device in devices[: len(jobs)]]
-    waiting, idle = deque(jobs), deque(range(len(pools)))
-    running: dict[Future[_Found], tuple[Job, int]] = {}
+def _asked(work: Callable[[], T]) -> T:
     try:
-        while waiting or running:
-            while waiting and idle:
-                job, place = waiting.popleft(), idle.popleft()
-                watcher.start(label(job))
-                try:
-                    future = processes.submit(pools[place], _work, job)
-                except BrokenProcessPool:  # it died of something else meanwhile
-                    pools[place] = worker(devices[place])
-                    future = processes.submit(pools[place], _work, job)
-                running[future] = job, place
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, place = running.pop(future)
-                idle.append(place)
-                try:
-                    records, error, lost = future.result()
-                    if lost:
-                        processes.end(pools[place])
-                        pools[place] = worker(devices[place])
-                    yield job, _kept(records, error)
-                except BrokenProcessPool:
-                    pools[place] = worker(devices[place])
-                    died = ContractError(
-                        f"'{job.card.name}' ended its process on clip '{job.clip.name}'",
-                        "most likely out of memory: take smaller clips, or fewer jobs at a time",
-                    )
-                    context = _context(shared, devices[place], None, watcher.tick, watcher.once)
-                    yield job, evaluate(replace(job, error=died), _no_method, context)
-        for pool in pools:
-            pool.shutdown()
-    finally:
-        processes.end(*pools)
-        told.close()
-        listener.join()
+        return work()
+    except ImportError as error:
+        raise missing_package(error, "this command") from error
+
+
+def _begin(shared: Shared, device: str, share: int) -> None:
+    os.environ[variables.LOGS] = str(shared.logs)
+    _here.update(shared=shared, device=device, share=share, folder=Path.cwd())
+
+
+def _prepare() -> Context:
+    """With the first job, so that it is a job that fails where this does. Raises UserError."""
+    if "context" not in _here:
+        shared, device, share = _here["shared"], _here["device"], _here["share"]
+        try:
+            import cv2
+            import torch
+
+            from vsrbench.flow.estimators import best_estimator
+
+            if share > 1:
+                threads = max(1, torch.get_num_threads() // share)
+                torch.set_num_threads(threads)
+                cv2.setNumThreads(threads)
+            no_tf32()
+            _here["loader"] = Loader(device)
+            estimator = best_estimator(device) if shared.needs_flow else None
+        except ImportError as error:
+            raise missing_package(error, "running methods") from error
+        except Exception as error:
+            raise foreign_error("flow", f"on {device}", error) from error
+        _here["context"] = _context(shared, device, estimator)
+    context: Context = _here["context"]
+    return context
+
+
+def _context(shared: Shared, device: str, estimator: Estimator | None) -> Context:
+    tell = processes.tell
+    return Context(
+        shared.run_id, device, estimator, shared.cache, partial(tell, FRAME), tell, shared.preset
+    )
+
+
+def _work(job: Job) -> Found:
+    """In a worker: a job. What it raises that is no Exception fails it like one."""
+    shared, device = _here["shared"], _here["device"]
+    os.chdir(_here["folder"])  # a method may have gone elsewhere
+    try:
+        context = _prepare()
+    except UserError as error:
+        return failed(job, error, shared)
+    try:
+        found = _found(job, partial(_here["loader"].load, job.card), context)
+    except processes.Ended:
+        raise
+    except BaseException as error:
+        raised = foreign_error(f"'{job.card.name}'", f"on clip '{job.clip.name}'", error)
+        found = failed(job, raised, shared)
+    if any(
+        "ran out of memory" in (record.error or {}).get("message", "") for record in found.records
+    ):
+        _here["loader"].drop()
+    return replace(found, lost=_lost(device))
 
 
 def _lost(device: str) -> str:
@@ -180,84 +379,11 @@ def _lost(device: str) -> str:
 
     Memory that ran out is no such thing: there the next call can go well.
     """
+    import torch
+
     if device != "cpu" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         try:
             torch.cuda.synchronize(device)
         except RuntimeError as error:
             return str(error).partition("\n")[0]
     return ""
-
-
-def _kept(records: list[Record], error: UserError | None) -> Iterator[Record]:
-    yield from records
-    if error is not None:
-        raise error
-
-
-def _no_method() -> Method:
-    raise AssertionError("a job that has failed loads no method")
-
-
-FRAME = "frame"
-"""What a process tells after a frame, beside lines for the user."""
-
-
-def _tell(told: Connection, text: str) -> None:
-    """Several processes write into one pipe: a short message arrives whole, and no lock is left
-    behind by a process that is killed.
-    """
-    told.send_bytes(text.encode()[:2048])
-
-
-def _listen(heard: Connection, watcher: Watcher) -> None:
-    """Hand on what is told, until nobody is left to tell."""
-    with suppress(EOFError):
-        while text := heard.recv_bytes().decode(errors="ignore"):
-            if text == FRAME:
-                watcher.tick()
-            else:
-                watcher.once(text)
-
-
-_here: dict[str, Any] = {}
-"""Of a process that works for another: what `_begin` and `_context_here` have made."""
-
-
-def _begin(shared: Shared, device: str, threads: int, told: Connection) -> None:
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    no_tf32()
-    _here.update(shared=shared, device=device, told=told, loader=Loader(device))
-
-
-def _context_here() -> Context:
-    """Made with the first job, so that it is a job that fails where this does. Raises UserError."""
-    if "context" not in _here:
-        shared, device, tell = _here["shared"], _here["device"], partial(_tell, _here["told"])
-        try:
-            estimator = best_estimator(device) if shared.needs_flow else None
-        except Exception as error:
-            raise foreign_error("flow", f"on {device}", error) from error
-        _here["context"] = _context(shared, device, estimator, partial(tell, FRAME), tell)
-    context: Context = _here["context"]
-    return context
-
-
-_Found = tuple[list[Record], UserError | None, str]
-"""The records of a job, what it raised beside them, and what `_lost` says after it."""
-
-
-def _work(job: Job) -> _Found:
-    records: list[Record] = []
-    with processes.unwinding():
-        try:
-            context = _context_here()
-        except UserError as error:
-            job = replace(job, error=error)
-            context = _context(_here["shared"], _here["device"], None, lambda: None, print)
-        try:
-            for record in evaluate(job, partial(_here["loader"].load, job.card), context):
-                records.append(record)
-        except UserError as error:
-            return records, error, _lost(_here["device"])
-        return records, None, _lost(_here["device"])

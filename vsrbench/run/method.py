@@ -150,7 +150,10 @@ def _not_imported(card: MethodCard, error: ImportError) -> MissingError:
 
 def foreign_error(who: str, doing: str, error: BaseException) -> ContractError:
     """Foreign code raised: one line that names who, the place and the error, which is its cause."""
-    text = (str(error).splitlines() or [""])[0][:200]
+    try:
+        text = (str(error).splitlines() or [""])[0][:200]
+    except Exception:
+        text = "it cannot say what"
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or "can't allocate memory" in text:
         made = ContractError(

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vsrbench import __version__
 from vsrbench.cards import sources
 from vsrbench.core import env, keys
-from vsrbench.core.errors import FAILED, INTERRUPTED, MISSING, OK, MissingError, UserError
+from vsrbench.core.errors import (
+    FAILED,
+    INTERRUPTED,
+    MISSING,
+    OK,
+    MissingError,
+    UserError,
+    WriteError,
+)
+from vsrbench.core.files import remove_leftovers
 from vsrbench.core.progress import Progress, note, say_error
 from vsrbench.core.types import Asked, MethodCard, Record, Size
 from vsrbench.core.variables import cache_folder
 from vsrbench.data.datasets import Dataset
-from vsrbench.flow.estimators import Estimator, best_estimator
-from vsrbench.metrics import depends_on, known_metrics, metric_info, unavailable
+from vsrbench.flow.identity import best_identity
+from vsrbench.metrics import depends_on, known_metrics, metric_info
+from vsrbench.metrics.availability import all_unavailable
 from vsrbench.metrics.requirements import TIMEOUT_S
 from vsrbench.programs import command
 from vsrbench.results.store import Store
@@ -30,7 +39,8 @@ from vsrbench.results.summary import usual_size
 from vsrbench.results.view import Places
 from vsrbench.run import cost, executors
 from vsrbench.run.evaluate import error_json, timestamp
-from vsrbench.run.method import at_scale, no_tf32
+from vsrbench.run.executors import Crew, Found
+from vsrbench.run.method import at_scale
 from vsrbench.run.plan import Job, Made, made, plan, unfit
 
 
@@ -66,8 +76,8 @@ class Choice:
 class Run:
     """One run over methods and data sets; `counts` and `missing` tell how it went."""
 
-    def __init__(self, choice: Choice, store: Store) -> None:
-        self.choice, self.store = choice, store
+    def __init__(self, choice: Choice, store: Store, crew: Crew | None = None) -> None:
+        self.choice, self.store, self.crew = choice, store, crew or Crew()
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
         self.missing = False
@@ -105,7 +115,6 @@ class Run:
             self._quality(cards, sets)
             for card, dataset in outputs:
                 self._quality([card], [dataset])
-            torch.cuda.empty_cache()  # cost is measured in another process
             for dataset in sets if self.choice.with_cost else ():
                 size = usual_size(clip.size for clip in dataset.clips)
                 scales = [clip.scale for clip in dataset.clips if clip.size == size]
@@ -115,7 +124,7 @@ class Run:
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Around the work of a run: arguments, environment, counts and exit code go on record."""
-        about = {
+        about: dict[str, Any] = {
             "run_id": self.id,
             "started": timestamp(),
             "argv": sys.argv[1:],
@@ -123,11 +132,13 @@ class Run:
             "device": ",".join(self.choice.devices),
             "env": env.capture(self.choice.root),
         }
-        no_tf32()
+        accelerators = self.crew.ask(env.accelerators)
+        remove_leftovers(self.store.logs, *self.store.frames.glob("*/*"))
         code = FAILED  # what Python makes of an exception that nobody catches
+        stopped = True
         try:
             yield
-            code = self.exit_code
+            code, stopped = self.exit_code, False
         except UserError as error:
             code = error.exit_code
             raise
@@ -135,9 +146,12 @@ class Run:
             code = INTERRUPTED
             raise
         finally:
+            about["env"] |= _answer(accelerators)
+            self.crew.end()
             asked = [entry.to_json() for entry in self.asked]
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
-            self.store.append_run(about | end | {"asked": asked})
+            with suppress(WriteError) if stopped else nullcontext():  # that goes up already
+                self.store.append_run(about | end | {"asked": asked})
 
     def wanted(self, dataset: Dataset) -> tuple[str, ...]:
         """The metrics of a data set: asked for, its own defaults, or all that the data allows.
@@ -159,7 +173,9 @@ class Run:
 
     def _quality(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
         asked = dict.fromkeys(name for dataset in sets for name in self.wanted(dataset))
-        reasons = {name: why for name in asked if (why := unavailable(name)) is not None}
+        reasons = all_unavailable(
+            asked, lambda names: self.crew.ask(all_unavailable, names).result()
+        )
         for why in reasons.values():
             note(f"missing: {why.message}\n  {why.hint}")
         self.missing |= bool(self.choice.metrics and reasons)
@@ -168,7 +184,7 @@ class Run:
             if name not in reasons and whys and all(whys):
                 note(f"not computed: {whys[0]}")
                 self.missing = True
-        estimator = self._estimator(asked, sets)
+        flow = self._flow(asked, sets)
         depends = {name: depends_on(name) for name in asked}
         done = {} if self.choice.fresh else self.store.latest()
         for line in self.store.notices:
@@ -191,7 +207,7 @@ class Run:
                 places,
                 self.choice.keep_frames,
                 self.choice.fresh,
-                estimator.identity if estimator else "",
+                flow,
                 depends,
             )
             jobs += more
@@ -205,36 +221,37 @@ class Run:
             f"in {len(jobs)} jobs on {', '.join(self.choice.devices)}"
         )
         frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
-        cache = cache_folder() / "flow"
-        shared = executors.Shared(self.id, estimator is not None, cache, self.choice.preset)
-        with Progress(frames, len(jobs), self.choice.quiet) as progress:
-            for job, records in executors.run(
-                jobs, self.choice.devices, shared, estimator, progress
-            ):
-                progress.done(executors.label(job), self._record(job, records, progress))
+        shared = executors.Shared(
+            self.id, bool(flow), cache_folder() / "flow", self.store.logs, self.choice.preset
+        )
+        with (
+            Progress(frames, len(jobs), self.choice.quiet) as progress,
+            closing(self.crew.run(jobs, self.choice.devices, shared, progress)) as results,
+        ):
+            for job, found in results:
+                progress.done(executors.label(job), self._record(job, found, progress))
 
-    def _estimator(self, asked: Mapping[str, Any], sets: Sequence[Dataset]) -> Estimator | None:
-        """The flow estimator, where some metric needs flow and some motion is not known."""
+    def _flow(self, asked: Iterable[str], sets: Sequence[Dataset]) -> str:
+        """Identity of the flow estimator; empty unless a metric needs motion that is not known."""
         needed = any("flow" in metric_info(name).needs for name in asked)
         exact = all(clip.flow is not None for dataset in sets for clip in dataset.clips)
-        # Of several devices each process makes its own, and here is only asked what it is.
-        device = self.choice.device if len(self.choice.devices) == 1 else "cpu"
-        return best_estimator(device) if needed and not exact else None
+        return best_identity() if needed and not exact else ""
 
-    def _record(self, job: Job, records: Iterable[Record], progress: Progress) -> str:
-        """Record everything that one job yields; `ok`, or what went wrong."""
+    def _record(self, job: Job, found: Found, progress: Progress) -> str:
+        """Record everything that came of a job; `ok`, or what went wrong."""
+        if isinstance(found.error, WriteError):
+            raise found.error
         outcome = "ok"
         logs = dict[str, None]()
-        try:
-            for record in records:
-                self._append(record)
-                if record.status == "failed" and record.error:
-                    outcome = f"FAILED: {record.error['message']}"
-                    logs[record.error.get("log", "")] = None
-        except UserError as error:  # frames were to be kept and nothing was to be scored
+        for record in found.records:
+            self._append(record)
+            if record.status == "failed" and record.error:
+                outcome = f"FAILED: {record.error['message']}"
+                logs[record.error.get("log", "")] = None
+        if found.error is not None:  # frames were to be kept and nothing was to be scored
             self.counts["failed"] += 1
-            outcome = f"FAILED: {error}"
-            logs[error_json(error).get("log", "")] = None
+            outcome = f"FAILED: {found.error}"
+            logs[error_json(found.error).get("log", "")] = None
         if self.choice.verbose:
             for log in filter(None, logs):
                 progress.line(log.rstrip())
@@ -250,7 +267,8 @@ class Run:
     def cost(self, cards: Sequence[MethodCard], size: Size, scale: int, frames: int) -> None:
         """Measure every card that has no figure for this LQ size on this machine yet."""
         done = {} if self.choice.fresh else self.store.latest()
-        machine = cost.machine(self.choice.device)
+        machine = self.crew.ask(cost.machine, self.choice.device).result()
+        self.crew.end()  # nothing else on the device
         for card in cards:
             made_by, error, measurement = Made(), None, None
             try:
@@ -269,7 +287,9 @@ class Run:
                     continue
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
                 try:
-                    measurement = cost.measure(card, size, frames, self.choice.device)
+                    measurement = cost.measure(
+                        card, size, frames, self.choice.device, self.store.logs
+                    )
                 except UserError as failure:
                     error = failure
             told = error_json(error) if error else None
@@ -302,3 +322,10 @@ class Run:
                     code=code,
                 )
             )
+
+
+def _answer(future: Future[dict[str, Any]]) -> dict[str, Any]:
+    """What a worker said; nothing where it has not, or could not."""
+    with suppress(Exception):
+        return future.result(timeout=10)
+    return {}
