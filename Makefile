@@ -21,10 +21,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(RUN)
 	@touch $@ $(VENV)/.bench
 
 bench: $(VENV)/.bench
-	$(RUN) run_bench.py --methods bicubic,realviformer,instavsr --keep-frames
+	-$(RUN) run_bench.py weights fetch --metrics lpips --timeout 5
+	$(RUN) run_bench.py --methods bicubic,realesr-animevideov3,realviformer,instavsr --datasets synthetic,footage --keep-frames
 	$(RUN) run_bench.py figure profile --clip photo-zoom
 	$(RUN) run_bench.py figure crops --clip photo-objects
-	$(RUN) run_bench.py figure scatter
+	$(RUN) run_bench.py figure scatter --dataset synthetic
 	$(RUN) run_bench.py report
 
 test: $(VENV)/.dev

@@ -1105,3 +1105,90 @@ def test_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     error = unavailable("lpips")
     assert error is not None
     assert error.hint == "pip install 'vsrbench[run]'"
+
+
+# metrics whose weights come out of wheels: equal to the packages' own code, by recorded values
+
+
+def test_stlpips_is_built_as_the_authors_build_it(no_weights: Path) -> None:
+    """Names and shapes of their checkpoints, and layers by hand; values of theirs: real weights."""
+    from vsrbench.metrics.shift_tolerant import STLPIPS, named_as_here
+
+    for net, layers, parameters in (("alex", 15, 2_470_848), ("vgg", 34, 14_716_160)):
+        made = STLPIPS(net)
+        assert len(made.layers) == layers
+        assert sum(p.numel() for p in made.parameters()) == parameters
+        theirs = {}
+        for name, value in made.state_dict().items():
+            first, *rest = name.split(".")
+            slice_ = sum(int(rest[0]) > tap for tap in made.taps) + 1 if first == "layers" else 0
+            renamed = {
+                "layers": f"net.slice{slice_}.{'.'.join(rest)}",
+                "lins": f"lin{rest[0] if rest else ''}.model.1.weight",
+            }.get(first, f"scaling_layer.{first}")
+            theirs[renamed] = value
+        assert named_as_here(theirs).keys() == made.state_dict().keys()
+        a, b = (
+            torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(s)) for s in (0, 1)
+        )
+        with torch.inference_mode():
+            assert float(made(a, a)) == 0
+            assert float(made(a, b)) != 0
+
+
+def test_real_stlpips_equals_the_package(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded by tests/golden/record_registry.py with the package's own code."""
+    monkeypatch.undo()
+    city = read(shared / "real/clips-gt/vid4-city/001.png")[100:356, 100:420]
+    small = cv2.resize(city, (80, 64), interpolation=cv2.INTER_AREA)
+    soft = cv2.resize(small, (320, 256), interpolation=cv2.INTER_CUBIC)
+    recorded = {"stlpips": 0.5303308963775635, "stlpips_vgg": 0.6118244528770447}
+    checked = 0
+    for name, value in recorded.items():
+        if unavailable(name, fetch=False) is None:
+            assert run(name, [soft], [city]).value == pytest.approx(value, abs=1e-5)
+            checked += 1
+    if not checked:
+        pytest.skip("needs weights out of the package registry: vsrbench weights fetch stlpips")
+
+
+def test_brisque_equals_the_package(shared: Path, weights: Path) -> None:
+    """Recorded by tests/golden/record_registry.py with the package's own code and libsvm."""
+    city = read(shared / "real/clips-gt/vid4-city/001.png")[100:356, 100:420]
+    small = cv2.resize(city, (80, 64), interpolation=cv2.INTER_AREA)
+    soft = cv2.resize(small, (320, 256), interpolation=cv2.INTER_CUBIC)
+    assert run("brisque_svr", [city]).value == pytest.approx(7.150273850276307, abs=1e-6)
+    assert run("brisque_svr", [soft]).value == pytest.approx(58.14462895238941, abs=1e-6)
+    with pytest.raises(DataError, match="no finite value"):
+        run("brisque_svr", [np.full((64, 64, 3), 9, np.uint8)])
+
+
+def test_niqe_on_all_real_clips_and_three_times_as_fast(shared: Path, weights: Path) -> None:
+    from pyiqa.archs.niqe_arch import calculate_niqe
+
+    from vsrbench.metrics.naturalness import niqe, read_model
+
+    mean, covariance = read_model(weights / "niqe_pris_params.npz")
+    frames = [
+        read(shared / "real" / name)
+        for name in (
+            "clips-gt/vid4-city/001.png",
+            "clips-gt/sintel-raft-demo/frame_0016.png",
+            "clips-gt/davis-judo/00000.jpg",
+            "clips-lq/realbasicvsr-demo_000/00000000.png",
+        )
+    ]
+    ours = theirs = 0.0
+    for frame in frames:
+        begun = time.process_time()
+        found = niqe(frame, mean, covariance)
+        between = time.process_time()
+        model = {
+            "mu_pris_param": torch.from_numpy(mean),
+            "cov_pris_param": torch.from_numpy(covariance),
+        }
+        expected = float(calculate_niqe(tensor(frame), **model))
+        theirs += time.process_time() - between
+        ours += between - begun
+        assert found == pytest.approx(expected, abs=1e-6)
+    assert theirs > 3 * ours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, get_args
 
 from vsrbench.cards.plugins import plugins
@@ -191,8 +191,6 @@ def _sources(kind: type, entries: list[dict[str, Any]], path: Path) -> tuple[Any
             raise UserError(f"{path}: a download has not exactly one of {known}")
         if bool(source.wheel) != bool(source.member):
             raise UserError(f"{path}: wheel and member are given together", "one file of a wheel")
-        if PurePath(source.file).is_absolute() or ".." in PurePath(source.file).parts:
-            raise UserError(f"{path}: file = '{source.file}' of a download leaves its folder")
     return sources
 
 

@@ -93,7 +93,9 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
     """Everything of one kind. Imports no torch."""
     from vsrbench import metrics
     from vsrbench.cards import specs
+    from vsrbench.cards.sources import described
     from vsrbench.data import datasets
+    from vsrbench.metrics.requirements import REQUIREMENTS, need_of
 
     if kind == "methods":
         for name, path in specs.method_files(root).items():
@@ -115,6 +117,10 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
         for name, info in metrics.known_metrics().items():
             unit = f" in {info.unit}" if info.unit else ""
             what = f"{info.title}{unit}, {info.better} is better"
+            if need := need_of(name):
+                what += f"; weights: {described(need)}"
+            elif (wants := REQUIREMENTS.get(name)) and wants.package:
+                what += f"; package {wants.install} ({wants.licence})"
             yield Entry(name, what, metrics.unavailable(name, fetch=False))
         what = "any other of pyiqa that scores single frames, such as pyiqa:topiq_nr"
         yield Entry(f"{metrics.PYIQA}NAME", f"{what} (PolyForm-Noncommercial licence)")
@@ -122,6 +128,7 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
 
 def _method(name: str, path: Path) -> Entry:
     from vsrbench.cards import specs
+    from vsrbench.core.download import describe
     from vsrbench.programs import command
 
     what = ""
@@ -133,7 +140,8 @@ def _method(name: str, path: Path) -> Entry:
         what = f"{card.title}, {scale}, {weights.get(card.weights.origin, f'{origin} weights')}"
         licence = card.weights.licence or card.licence
         size = sum(source.size for source in card.weights.sources[:1])
-        about = [f"{size / 1e6:,.0f} MB" if size else "", licence]
+        origins = [describe(source) for source in card.weights.sources[:1]]
+        about = [*origins, f"{size / 1e6:,.0f} MB" if size else "", licence]
         if any(about):
             what += f" ({', '.join(filter(None, about))})"
         if card.kind == "command":  # whose checkpoints take too long to read

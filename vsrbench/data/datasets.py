@@ -180,9 +180,10 @@ def on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
 def open_dataset(spec: DatasetSpec, note: Note) -> Dataset:
     """Open all clips of a spec. Raises MissingError when the set is not here, DataError."""
     if spec.kind == "embedded":
-        from vsrbench.data import synthetic
+        from vsrbench.data import footage, synthetic
 
-        return Dataset(spec, synthetic.clips(cache_folder(), note))
+        make = footage.clips if spec.name == footage.NAME else synthetic.clips
+        return Dataset(spec, make(cache_folder(), note))
     here = on_disk(spec, note)
     native = here.layout.native_scale or spec.native_scale or spec.scale
     return _pair(spec, here.lq, here.gt if here.layout.gt else None, note, native)

@@ -65,20 +65,23 @@ class ColourShift(MeanMetric):
 def periodic_jump(values: Array, shortest: int) -> tuple[float, int, int]:
     """The jump that comes back after every period, the period, and where the first one is.
 
-    values: one number a position. Looks for the period, `shortest` or more, and the phase whose
-    positions, two at least, all lie highest above the median of all; the shortest of equal ones.
-    (0, 0, 0) where no period has all of its positions above it.
+    values: one number a position. The jump of a period, `shortest` or more, and a phase is the
+    lowest of its positions, two at least, above the median of all. The largest jump wins, times how
+    often it comes, so that a period is not taken for twice of it.
+    (0, 0, 0) where no period has all of its positions above the median.
     """
     above = values - np.median(values)
-    best = (0.0, 0, 0)
+    best, most = (0.0, 0, 0), 0.0
     for period in range(shortest, len(values) // 2 + 1):
         rows = -(-len(values) // period)
         padded = np.full(rows * period, np.inf)
         padded[: len(values)] = above
-        lowest = padded.reshape(rows, period).min(0)
-        first = int(lowest.argmax())
-        if lowest[first] > best[0] + 1e-9:
-            best = (float(lowest[first]), period, first)
+        table = padded.reshape(rows, period)
+        lowest = table.min(0)
+        weighted = lowest * np.isfinite(table).sum(0)
+        first = int(weighted.argmax())
+        if weighted[first] > most + 1e-9:
+            most, best = float(weighted[first]), (float(lowest[first]), period, first)
     return best
 
 

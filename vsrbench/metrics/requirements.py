@@ -25,7 +25,7 @@ class Requirement:
     install: str = ""
     """Name of the module's package on PyPI."""
     licence: str = ""
-    """Licence of that package, where it is none of the permissive ones."""
+    """Licence of that package; empty where `pip install vsrbench[run]` brings it."""
     sources: tuple[Source, ...] = ()
     """Where its one file of weights is had: alternatives. Empty: needs none."""
     also: tuple[str, ...] = ()
@@ -106,11 +106,11 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             ),
         )
     ),
-    "vmaf": Requirement("vmaf_torch", "vmaf-torch"),
-    "vmaf_neg": Requirement("vmaf_torch", "vmaf-torch"),
-    "cvvdp": Requirement("pycvvdp", "cvvdp"),
-    "erqa": Requirement("erqa", "erqa"),
-    "legibility": Requirement("rapidocr", "rapidocr"),
+    "vmaf": Requirement("vmaf_torch", "vmaf-torch", "BSD-3-Clause"),
+    "vmaf_neg": Requirement("vmaf_torch", "vmaf-torch", "BSD-3-Clause"),
+    "cvvdp": Requirement("pycvvdp", "cvvdp", "MIT"),
+    "erqa": Requirement("erqa", "erqa", "MIT"),
+    "legibility": Requirement("rapidocr", "rapidocr", "Apache-2.0, models included"),
     "musiq": _pyiqa("musiq_koniq_ckpt-e95806b9.pth", "e95806b9", 0, "Apache-2.0"),
     "clipiqa": Requirement(
         "pyiqa",

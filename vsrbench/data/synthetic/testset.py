@@ -36,7 +36,7 @@ from vsrbench.data.synthetic.textures import (
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-    from vsrbench.core.types import Size
+    from vsrbench.core.types import Frame, Size
 
     Image = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -192,8 +192,15 @@ def clips(cache: Path, progress: Callable[[str], None] | None = None) -> list[Cl
 def _render(name: str, root: Path) -> None:
     shown = scene(name)
     gt = [shown.frame(t) for t in range(shown.count)]
-    lq = degrade(gt, SCALE, RECIPES[TESTS[name][1]], _seed(name))
-    sha = hashlib.sha256(b"".join(image.tobytes() for image in lq + gt))
+    keep_clip(root, name, degrade(gt, SCALE, RECIPES[TESTS[name][1]], _seed(name)), gt)
+
+
+def keep_clip(root: Path, name: str, lq: Sequence[Frame], gt: Sequence[Frame]) -> None:
+    """Write both sides of a clip below `root`, with a digest of their pixels: whole or not at all.
+
+    Raises UserError when it cannot be written.
+    """
+    sha = hashlib.sha256(b"".join(image.tobytes() for image in (*lq, *gt)))
     try:
         root.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root)
