@@ -611,3 +611,60 @@ def test_real_clip_with_classic_lq_is_seen_as_shifted(shared: Path) -> None:
     datacheck._check_shifts(spec, [datacheck._Clip("calendar", lq, gt)], found)
     (text,) = found.warnings
     assert "it lies +1.5 px down and +1.5 px right" in text
+
+
+# ---------------------------------------------------------------- names and numbers
+
+
+def test_names_in_both_forms_of_unicode_are_one_clip(tmp_path: Path) -> None:
+    import unicodedata
+
+    frames = [scene("v", t) for t in range(2)]
+    for side, form in (("LQ", "NFC"), ("GT", "NFD")):
+        clip = tmp_path / side / unicodedata.normalize(form, "café")
+        write(clip, [small(f, 4) for f in frames] if side == "LQ" else frames, False)
+        for path in clip.iterdir():
+            path.rename(path.with_name(unicodedata.normalize(form, f"é{path.name}")))
+    found = datasets.open_input(tmp_path / "LQ", tmp_path / "GT", 4)
+    assert not found.broken
+    assert [c.name for c in found.clips] == [unicodedata.normalize("NFC", "café")]
+    write(tmp_path / "LQ" / unicodedata.normalize("NFD", "café"), frames, False)
+    with pytest.raises(DataError, match="is there twice"):
+        datasets.clips_below(tmp_path / "LQ")
+
+
+def test_check_names_what_is_there_twice_and_what_does_not_pair(
+    check: Check, mini: Path, tmp_path: Path
+) -> None:
+    spec = specs.dataset_spec(mini, "udm10")
+    build(tmp_path / "data", spec, spec.layouts[0])
+    lq, gt = sides(spec, tmp_path / "data")
+    (gt / "00000002.png").rename(gt / "00000003.png")
+    assert any(
+        "frame 00000002 only in LQ, frame 00000003 only in GT" in e for e in check("udm10").errors
+    )
+    (gt / "00000003.png").rename(gt / "00000002.png")
+    for path in gt.iterdir():
+        path.rename(path.with_name(f"{int(path.stem) + 1:03d}.png"))
+    # (renamed in place, one after the other, into names of another form)
+    found = check("udm10", accept=True)
+    assert not found.errors
+    assert any("frames pair in order, LQ 00000000.png with GT 001.png" in w for w in found.warnings)
+    shutil.copy(lq / "00000001.png", lq / "00000001.jpg")
+    assert any(
+        "holds a frame twice: 00000001.jpg and 00000001.png" in e for e in check("udm10").errors
+    )
+
+
+def test_files_beside_the_clips_of_a_set_are_said(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = specs.dataset_spec(mini, "udm10")
+    build(tmp_path / "data", spec, spec.layouts[0])
+    lq, _ = sides(spec, tmp_path / "data")
+    shutil.copy(lq / "00000001.png", lq.parent / "cover.png")
+    (lq.parent / "@eaDir").mkdir()
+    monkeypatch.setenv(datasets.root_variable(spec), str(tmp_path / "data"))
+    said: list[str] = []
+    assert len(datasets.open_dataset(spec, said.append).clips) == 2
+    assert said == [f"not read in {lq.parent}: cover.png"]

@@ -109,7 +109,7 @@ def execute(options: argparse.Namespace) -> int:
     for metric in metrics:
         metric_info(metric)
     source = options.outputs.resolve()
-    title = options.name or (source.stem if source.is_file() else source.name)
+    title = options.name or datasets.own_name(options.outputs)
     name = datasets.safe_name(title)
     if name in {specs.GT_CARD.name, *specs.method_files(options.root)}:
         raise UserError(f"'{name}' is the name of a method here", "choose another with --name")

@@ -162,11 +162,10 @@ def on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
         )
     for pattern, clips in ((here.layout.lq, here.lq), (here.layout.gt, here.gt)):
         if clips and Path(pattern).name in ("{clip}", "*"):
-            folders = {path.parent for path in clips.values()}
-            files = (p for folder in sorted(folders) for p in sorted(folder.iterdir()))
-            stray = [p for p in files if p.is_file() and not is_hidden(p)]
-            if line := frames.left_out(root, [p for p in stray if p not in clips.values()]):
-                note(line)
+            for folder in sorted({path.parent for path in clips.values()}):
+                files = [p for p in sorted(folder.iterdir()) if p.is_file() and not is_hidden(p)]
+                if line := frames.left_out(folder, [p for p in files if p not in clips.values()]):
+                    note(line)
     # The pattern {clip} fits anything, also the folder that holds all the rest.
     more = [e.layout.name for e in others if e.lq not in ({}, here.lq) and "/" in e.layout.lq]
     if more:
