@@ -443,6 +443,18 @@ def test_damaged_pictures_never_end_the_process(tmp_path: Path, root: Path) -> N
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "bmp", "webp", "tif", "png"])
+def test_what_is_wrong_with_a_picture_is_said_once(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(scene(1)[0]).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="is truncated"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
 # ---------------------------------------------------------------- several pictures, tracks, damage
 
 

@@ -96,6 +96,7 @@ def read_image(path: Path) -> Frame:
     except OSError as error:
         raise unreadable(path, error) from error
     inverted = False
+    level = cv2.utils.logging.setLogLevel(0)  # what is wrong is said here
     try:
         if data.startswith(PNG):
             data = _plain_png(data)
@@ -110,6 +111,8 @@ def read_image(path: Path) -> Frame:
         raise DataError(f"{path} {error}", FETCH_AGAIN) from error
     except (struct.error, cv2.error) as error:  # cut in its header, or of an absurd size
         raise DataError(f"{path} is truncated or not an image", FETCH_AGAIN) from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if image.dtype == np.uint16:
         image = ~image if inverted else image  # of 8 bits OpenCV does so itself
         image = cv2.convertScaleAbs(image, alpha=1 / 257)
