@@ -513,6 +513,21 @@ def test_cut_anywhere_a_video_is_refused_or_loses_no_frame_unnoticed(
     assert refused >= 6
 
 
+@pytest.mark.parametrize("name", ["x.gif", "x.ts", "x.flv", "x.mkv", "x.mp4", "x.webm"])
+def test_what_follows_the_end_of_a_video_is_no_damage(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "x.gif":
+        first, *more = (Image.fromarray(f).quantize(64) for f in scene(6))
+        first.save(path, save_all=True, append_images=more)
+    else:
+        encode(path, scene(6), **WHOLE.get(name, {}))  # type: ignore[arg-type]
+    frames = list(open_frames(path))
+    assert len(frames) == 6
+    for junk in (b"\0" * 50, b"made by a recorder that adds a line at the end\n"):
+        path.write_bytes(path.read_bytes() + junk)
+        np.testing.assert_array_equal(list(open_frames(path)), frames)
+
+
 def test_streams_that_were_joined_are_read_to_the_end(tmp_path: Path) -> None:
     parts = [encode(tmp_path / f"{k}.ts", scene(8 + k), gop=4) for k in (0, 1)]
     path = tmp_path / "joined.ts"

@@ -42,10 +42,11 @@ def cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: int
             return _mxf_item_end(file, size) > size
         if container == "yuv4mpegpipe":
             return _y4m_frame_end(file, size, payload) > size
-        if container in ("gif", "apng"):
+        if container == "gif":
+            return not _gif_is_whole(file)
+        if container == "apng":
             file.seek(max(0, size - 64))
-            tail = file.read().rstrip(b"\0")
-            return not tail.endswith(b";") if container == "gif" else b"IEND" not in tail
+            return b"IEND" not in file.read()
     return False
 
 
@@ -143,6 +144,8 @@ def _flv_tag_end(file: BinaryIO, size: int) -> int:
     while at < size:
         file.seek(at)
         head = file.read(11)
+        if head[0] & 31 not in (8, 9, 18):  # what follows is no part of it
+            break
         at += 11 + int.from_bytes(head[1:4], "big") + 4 if len(head) == 11 else 11
     return at - 4  # writers may leave out the last size
 
@@ -179,5 +182,29 @@ def _partial_packet(file: BinaryIO, size: int) -> bool:
     head = file.read(409)
     for length, sync in ((188, 0), (192, 4), (204, 0)):
         if all(head[sync + k * length : sync + k * length + 1] == b"G" for k in (0, 1)):
-            return size % length != 0
+            rest = size % length
+            file.seek(size - rest + sync)
+            return rest > 0 and (rest <= sync or file.read(1) == b"G")  # else it is no packet
+    return False
+
+
+def _gif_is_whole(file: BinaryIO) -> bool:
+    """Whether all blocks are there up to the one that says so."""
+
+    def table(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 128 else 0
+
+    file.seek(10)
+    file.seek(2 + table(file.read(1)[0]), 1)
+    while kind := file.read(1):
+        if kind == b";":
+            return True
+        if kind == b",":
+            head = file.read(9)
+            if len(head) < 9:
+                return False
+            file.seek(table(head[8]), 1)
+        file.seek(1, 1)  # the label of an extension, or the size of a code
+        while (length := file.read(1)) and length != b"\0":
+            file.seek(length[0], 1)
     return False
