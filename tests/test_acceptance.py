@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 from vsrbench.methods.instavsr import acceptance
-from vsrbench.methods.instavsr.ablation import NOISE, named
 from vsrbench.methods.instavsr.acceptance import (
     BICUBIC,
     GAN,
@@ -22,6 +21,7 @@ from vsrbench.methods.instavsr.acceptance import (
     long,
     moved,
 )
+from vsrbench.methods.instavsr.clips import NOISE, make_clip
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import Record
@@ -133,7 +133,7 @@ def test_the_long_clip_runs_back_and_forth() -> None:
     rng = np.random.default_rng(1)
     gt = list(rng.integers(0, 255, (TURN, 400, 480, 3), dtype=np.uint8))
     lq = [frame[::4, ::4] for frame in gt]
-    clip = long(named("captured", "x", gt, lq))
+    clip = long(make_clip("captured", "x", gt, lq))
     assert clip.count == PASSES * (2 * TURN - 2) == 300
     assert clip.size == (80, 80)
     assert clip.gt is not None
