@@ -23,7 +23,7 @@ from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Weights
 from vsrbench.core.variables import cache_folder
 from vsrbench.data import synthetic
-from vsrbench.data.datasets import Dataset
+from vsrbench.data.datasets import Dataset, open_dataset
 from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.data.frames import open_frames
 from vsrbench.metrics import METRICS as METRIC_INFOS
@@ -112,7 +112,12 @@ def sets(gt: Sequence[Path], photos: Path) -> list[Dataset]:
         "still": (("temporal_std",), list(stills(np.array(first[0])))),
         "drift": (("psnr",), [long(longest)]),
     }
-    return [Dataset(replace(embedded, metrics=METRICS), clips)] + [
+    footage = dataset_spec(ROOT, "footage")
+    shown = open_dataset(footage, lambda text: print(text, file=sys.stderr)).clips
+    return [
+        Dataset(replace(embedded, metrics=METRICS), clips),
+        Dataset(replace(footage, metrics=METRICS), shown),
+    ] + [
         Dataset(DatasetSpec(name, 1, name, "synthetic", SCALE, metrics=metrics), own)
         for name, (metrics, own) in made.items()
     ]
