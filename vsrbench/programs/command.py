@@ -28,7 +28,7 @@ from vsrbench.cards import weights
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.files import below, content, read_toml
 from vsrbench.core.keys import digest
-from vsrbench.core.variables import COMMANDS, commands_file
+from vsrbench.core.variables import COMMANDS, commands_file, fetched_folder
 from vsrbench.data import frames
 from vsrbench.data.images import is_image
 from vsrbench.programs import setup
@@ -245,7 +245,7 @@ def values_of(card: MethodCard) -> dict[str, Any]:
 def told_by(card: MethodCard) -> dict[str, Any]:
     """What arguments can name that the card itself gives."""
     told = {k: v for k, v in card.settings.items() if k not in RESERVED}
-    return told | {"lossless": str(LOSSLESS)}
+    return told | {"lossless": str(LOSSLESS), "weights": str(fetched_folder())}
 
 
 def clip_values(card: MethodCard, size: Size, given: Path, out: Path) -> dict[str, Any]:
@@ -332,8 +332,8 @@ class CommandMethod:
 
     Names: {input}, the clip, {input_dir}, the folder that it alone lies in, {output_dir}; {width},
     {height} and {short} of the output in px, {scale}; {lossless}, our script that runs the next
-    argument with its video writers replaced (lossless.py); {python}, {repo} and whatever else the
-    settings or, before them, the user's table hold.
+    argument with its video writers replaced (lossless.py); {weights}, the folder of fetched files;
+    {python}, {repo} and whatever else the settings or, before them, the user's table hold.
     """
 
     def __init__(self, card: MethodCard, device: str) -> None:
