@@ -143,7 +143,7 @@ def sizes(card: MethodCard) -> list[Size]:
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_script(name: str, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(self: command.CommandMethod, clip: dict[str, Any]) -> Usage:
+    def run(self: command.CommandMethod, clip: dict[str, Any], place: Path) -> Usage:
         run_script(SCRIPTS[name], command.command_line(self.card, self.values | clip))
         return Usage(1.0, None, None)
 
@@ -295,7 +295,7 @@ def test_program(name: str, table: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delitem(sys.modules, "swiftvr", raising=False)
     served = []
 
-    def run(self: command.CommandMethod, clip: dict[str, Any]) -> Usage:
+    def run(self: command.CommandMethod, clip: dict[str, Any], place: Path) -> Usage:
         argv = command.command_line(self.card, self.values)
         assert argv[:2] == [sys.executable, str(command.WORKER)]
         if not served:
