@@ -11,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vsrbench.cards import specs
 from vsrbench.cards.code import code, files
 from vsrbench.cli import main
 from vsrbench.core import files as hashes
+from vsrbench.core import keys
 from vsrbench.core.types import Asked, MethodCard
 from vsrbench.data.datasets import open_input
 from vsrbench.results.store import Store
@@ -190,8 +192,12 @@ def test_a_file_is_read_again_only_when_it_may_have_changed(
 ) -> None:
     monkeypatch.setenv("VSRBENCH_CACHE", str(tmp_path / "cache"))
     read: list[Path] = []
-    whole = hashes.sha256_file
-    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path) or whole(path))
+
+    def watched(path: Path) -> str:
+        read.append(path)
+        return keys.sha256_file(path)
+
+    monkeypatch.setattr(hashes, "sha256_file", watched)
     monkeypatch.setattr(hashes, "_SETTLED_NS", -(10**18))  # as if it had lain there for long
     file = tmp_path / "net.bin"
     file.write_bytes(bytes(1 << 17))
@@ -442,7 +448,7 @@ def test_compare_is_right_after_any_history(
     choice = random.Random(seed)
     data = write_set(tmp_path / "set")
     where = ("--input", data / "LQ", "--gt", data / "GT", "--no-cost", "-q")
-    state = {"gain": 1.0, "mode": "nearest", "setting": 1.0}
+    state: dict[str, Any] = {"gain": 1.0, "mode": "nearest", "setting": 1.0}
 
     def put() -> None:
         weigh(mine / "mine.safetensors", state["gain"])
@@ -560,3 +566,112 @@ def test_old_results_load_and_say_what_cannot_be_compared(
     assert not store.notices
     assert {r.schema for r in found} <= {1, 2}
     assert shown(store.read(), []) == found or name == "reference"
+
+
+# What scores say
+
+
+def test_scores_of_gt_that_are_known_are_those_that_would_be_computed(
+    run: Run, tmp_path: Path
+) -> None:
+    data = write_set(tmp_path / "set", clips="a")
+    what = ("--methods", "mine", "--input", data / "LQ", "--gt", data / "GT", "--no-cost")
+    names = "psnr,ssim,psnr_y,ssim_y,ssim_rgb,tof,flicker,gradient_energy"
+    text = run(*what, "--metrics", names)[1]
+    stored = {r.metric: r for r in Store(tmp_path / "results").require() if r.method == "gt"}
+    assert psnr(text, "GT (reference)") == "80.00"
+    outputs = ("score", "--outputs", data / "GT", "--gt", data / "GT", "--metrics", names)
+    assert run(*outputs, results="true")[0] == 0
+    for r in Store(tmp_path / "true").require():
+        known = stored[r.metric]
+        assert known.value == pytest.approx(r.value, abs=1e-9)
+        assert known.per_frame == pytest.approx(r.per_frame, abs=1e-9)
+
+
+def test_without_gt_nothing_is_ranked_by_its_own_reference(run: Run, tmp_path: Path) -> None:
+    data = write_set(tmp_path / "set")
+    text = run("--methods", "mine", "--input", data / "LQ", "--no-cost")[1]
+    lines = text.splitlines()
+    head = [cell.strip() for cell in lines[0].split("|")]
+    for row in ("Bicubic", "Mine"):
+        cells = next(line for line in lines if line.startswith(f"| {row} ")).split("|")
+        for title in ("LR-PSNR dB ↑", "E_warp x1e-3 ↓", "Flicker levels ↓"):
+            assert re.match(r" *[\d.]+", cells[head.index(title)])  # neither bold nor underlined
+    assert "Without GT, LR-PSNR, E_warp, Flicker compare with LQ" in text
+    assert "are not ranked" in text
+    asked = {r.metric for r in Store(tmp_path / "results").require()}
+    assert "piqe" in asked
+    with_gt = run(
+        "--methods", "mine", "--input", data / "LQ", "--gt", data / "GT", "--no-cost", results="gt"
+    )[1]
+    assert "Without GT" not in with_gt
+    assert "**" in with_gt
+
+
+def test_lossy_outputs_and_gt_are_marked(run: Run, tmp_path: Path) -> None:
+    import av
+
+    gt = write_frames(tmp_path / "gt" / "a", 64, count=3)
+    pictures = [np.asarray(Image.open(p)) for p in sorted(gt.iterdir())]
+
+    def film(name: str, codec: str, pixels: str) -> Path:
+        with av.open(str(tmp_path / name), "w") as container:
+            stream: Any = container.add_stream(codec, 25)
+            stream.width = stream.height = 64
+            stream.pix_fmt = pixels
+            for picture in pictures:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+            container.mux(stream.encode())
+        return tmp_path / name
+
+    lossy = film("lossy.mp4", "libx264", "yuv420p")
+    text = run("score", "--outputs", lossy, "--gt", gt, "--metrics", "psnr", results="1")[1]
+    assert "| lossy (lossy)" in text
+    assert "lossy came as h264 yuv420p, which is lossy" in text
+    assert "| GT (reference) |" in text
+    text = run("score", "--outputs", gt, "--gt", lossy, "--metrics", "psnr", results="2")[1]
+    assert "| a (lossy)" in text
+    assert "GT came as h264 yuv420p, which is lossy" in text
+    whole = film("whole.mkv", "ffv1", "bgr0")
+    text = run("score", "--outputs", whole, "--gt", gt, "--metrics", "psnr", results="3")[1]
+    assert "lossy" not in text
+    (found,) = (r for r in Store(tmp_path / "3").require() if r.method == "whole")
+    assert found.read["outputs"] == {"codec": "ffv1", "pixels": "bgr0", "lossy": False}
+    assert found.read["gt"]["codec"] == "png"
+
+
+def test_records_carry_their_identity(run: Run, tmp_path: Path) -> None:
+    data = write_set(tmp_path / "set", clips="a")
+    outputs, gt = write_frames(tmp_path / "sr" / "a", 64, seed=3), data / "GT"
+    more = ("--border", 4, "--frames", "stride:2", "--metrics", "psnr,ssim")
+    assert run("score", "--outputs", outputs.parent, "--gt", gt, *more)[0] == 0
+    found = next(r for r in Store(tmp_path / "results").require() if r.method == "sr")
+    assert (found.schema, found.border_px, found.rule) == (2, 4, "stride:2")
+    assert found.source == str(tmp_path / "sr")
+    assert found.dataset_source == str(gt)
+    assert found.output
+    assert "4 px cut from each side" in run("table")[1]
+    run("score", "--outputs", outputs.parent, "--gt", gt, "--preset", "dove", results="dove")
+    assert {r.preset for r in Store(tmp_path / "dove").require()} == {"dove"}
+    run("--methods", "mine", "--input", data / "LQ", "--gt", gt, "--no-cost", results="run")
+    own = [r for r in Store(tmp_path / "run").require() if r.method == "mine"]
+    assert {len(r.code) for r in own} == {16}
+    warped = next(r for r in own if r.metric == "ewarp")
+    assert warped.flow == "dis" or warped.flow.startswith("dis")
+    assert len(warped.extra["valid_share"]) == 1
+
+
+def test_the_commit_is_that_of_vsrbench(run: Run, mine: Path, tmp_path: Path) -> None:
+    """A root of methods in a repository of the user's is recorded beside it."""
+    from vsrbench.core.env import git_state
+
+    root = mine.parents[1]
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "mine")):
+        subprocess.run(["git", "-C", root, *who, *words], check=True)
+    data = write_set(tmp_path / "set", clips="a")
+    run("--methods", "mine", "--input", data / "LQ", "--metrics", "lr_psnr", "--no-cost")
+    (line,) = Store(tmp_path / "results").read_runs()
+    assert line["env"]["git"]["commit"] == git_state(specs.ROOT)["commit"]
+    assert line["env"]["root"]["commit"] == git_state(root)["commit"]
+    assert str(line["env"]["git"]["commit"])[:7] in run("table")[1]

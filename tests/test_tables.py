@@ -301,15 +301,30 @@ def test_one_clip_has_no_interval() -> None:
 )
 def test_ranks_at_printed_precision(values: tuple[float, ...], marks: tuple[str, ...]) -> None:
     methods = ("bicubic", "ours", "theirs")
-    records = [score(m, "psnr", "a", v) for m, v in zip(methods, values, strict=True)]
-    found = cells([*records, score("gt", "psnr", "a", 80)])
+    records = [r for m, v in zip(methods, values, strict=True) for r in scores(m, "psnr", v, v)]
+    found = cells([*records, *scores("gt", "psnr", 80, 80)])
     assert tuple(found[m].mark for m in methods) == marks
     assert found["gt"].mark == ""
 
 
 def test_lower_is_better_where_it_says_so() -> None:
-    found = cells([*scores("ours", "lpips", 0.3), *scores("theirs", "lpips", 0.2)], "lpips")
+    found = cells(
+        [*scores("ours", "lpips", 0.3, 0.4), *scores("theirs", "lpips", 0.2, 0.3)], "lpips"
+    )
     assert (found["theirs"].mark, found["ours"].mark) == ("best", "second")
+
+
+def test_a_single_clip_ranks_nothing() -> None:
+    found = cells([*scores("ours", "psnr", 30), *scores("theirs", "psnr", 20)])
+    assert [c.mark for c in found.values()] == ["", ""]
+
+
+def test_best_at_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = replace(METRICS["psnr"], name="energy", better="one", decimals=3)
+    monkeypatch.setitem(METRICS, "energy", info)
+    values = {"bicubic": (0.7, 0.8), "ours": (1.04, 1.02), "theirs": (1.6, 1.5)}
+    found = cells([r for m, v in values.items() for r in scores(m, "energy", *v)], "energy")
+    assert [found[m].mark for m in values] == ["second", "best", ""]
 
 
 def test_noise_is_paired() -> None:
@@ -320,8 +335,28 @@ def test_noise_is_paired() -> None:
     base = scores("bicubic", "psnr", *spread)
     assert not cells([*base, *scores("ours", "psnr", *sure)])["ours"].noise
     found = cells([*base, *scores("ours", "psnr", *unsure)])
-    assert found["ours"].noise
-    assert not found["bicubic"].noise
+    assert found["bicubic"].noise
+    assert not found["ours"].noise
+
+
+def test_every_row_not_told_apart_from_the_best_is_marked() -> None:
+    """As SciPy and Holm's procedure by hand say; a third row that is far away is told apart."""
+    base = [30.0, 31.0, 32.0, 33.0, 34.0]
+    rows = {
+        "ours": base,
+        "theirs": [v - d for v, d in zip(base, (0.5, -0.2, 0.4, 0.3, -0.3), strict=True)],
+        "raw": [v - d for v, d in zip(base, (0.1, 0.3, 0.2, 0.25, 0.02), strict=True)],
+        "bicubic": [v - d for v, d in zip(base, (5.0, 5.1, 4.9, 5.2, 5.0), strict=True)],
+    }
+    ps = {m: stats.ttest_rel(base, v).pvalue for m, v in rows.items() if m != "ours"}
+    order = sorted(ps, key=lambda m: ps[m])
+    assert order == ["bicubic", "raw", "theirs"]
+    assert 0.05 / 2 < ps["raw"] < 0.05  # shown alone, and not among three
+    records = [
+        replace(r, weights_origin="none") for m, v in rows.items() for r in scores(m, "psnr", *v)
+    ]
+    found = cells(records)
+    assert {m for m in rows if found[m].noise} == {"theirs", "raw"}
 
 
 def test_denominator_is_every_clip_seen() -> None:
@@ -372,7 +407,7 @@ def test_a_row_whose_frames_came_as_lossy_video_says_so() -> None:
     assert titles["ours"].endswith(" (lossy)")
     assert not titles["theirs"].endswith(" (lossy)")
     (said,) = (n for n in block.notes if "lossy" in n)
-    assert "gave its frames as h264 yuv420p, which is lossy" in said
+    assert "Ours came as h264 yuv420p, which is lossy" in said
 
 
 def test_clip_that_changed_leaves_a_gap() -> None:

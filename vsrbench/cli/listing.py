@@ -15,6 +15,8 @@ from vsrbench.core.errors import OK, MissingError, UserError
 from vsrbench.core.progress import say_error
 from vsrbench.run.devices import pick_device
 
+BETTER = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
+
 
 def make_parser() -> Parser:
     """The arguments."""
@@ -116,7 +118,7 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
     else:
         for name, info in metrics.known_metrics().items():
             unit = f" in {info.unit}" if info.unit else ""
-            what = f"{info.title}{unit}, {info.better} is better"
+            what = f"{info.title}{unit}, {BETTER[info.better]}"
             if need := need_of(name):
                 what += f"; weights: {described(need)}"
             elif (wants := REQUIREMENTS.get(name)) and wants.package:

@@ -52,8 +52,20 @@ def git_state(root: Path) -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
+def own_git_state() -> dict[str, Any]:
+    """Commit and dirty flag of vsrbench's own checkout; both null for an installed package.
+
+    That may well lie in a checkout of something else.
+    """
+    package = Path(__file__).resolve().parents[1]
+    own = (package.parent / "run_bench.py").is_file()
+    return git_state(package.parent) if own else {"commit": None, "dirty": None}
+
+
 def capture(root: Path) -> dict[str, Any]:
     """Everything about the machine and the software that a reader of the numbers may ask for.
+
+    git: the state of vsrbench's own checkout; root: of the folder of methods and data sets.
 
     For what `accelerators` tells there are empty places.
     """
@@ -74,7 +86,8 @@ def capture(root: Path) -> dict[str, Any]:
         "cuda": None,
         "gpus": [],
         "packages": packages,
-        "git": git_state(root),
+        "git": own_git_state(),
+        "root": git_state(root),
     }
 
 

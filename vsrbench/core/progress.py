@@ -103,7 +103,8 @@ class Progress:
     def done(self, label: str, outcome: str) -> None:
         """The job ended; `outcome` is ok or what went wrong."""
         self._finished += 1
-        seconds = time.perf_counter() - self._begun.pop(label)
+        now = time.perf_counter()
+        seconds = now - self._begun.pop(label, now)  # gone where two jobs had one label
         self.line(f"[{self._finished}/{self.jobs}] {label}  {outcome}  {seconds:.1f} s")
 
     def once(self, text: str) -> None:

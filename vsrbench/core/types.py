@@ -352,8 +352,8 @@ class MetricInfo:
     """Name in table headers."""
     version: int
     """Bumped when a number can change."""
-    better: Literal["higher", "lower"]
-    """Direction."""
+    better: Literal["higher", "lower", "one"]
+    """Direction; `one` is best at 1."""
     target: str
     """`module:Class` below vsrbench.metrics."""
     unit: str = ""
@@ -373,6 +373,8 @@ class MetricInfo:
     """Difference that CI calls unchanged."""
     default: bool = True
     """Part of the default list."""
+    same: float | None = None
+    """What it gives for frames that are those of GT; None where that depends on them."""
     source: str = ""
     """Paper or code that defines it, and the convention used."""
     package: str = ""
@@ -406,7 +408,7 @@ class Score:
     """Mean over frames or pairs, in the printed unit."""
     per_frame: tuple[float, ...]
     """One value a frame (span frame) or a pair (span pair)."""
-    extra: Mapping[str, float | str] = field(default_factory=dict)
+    extra: Mapping[str, float | str | tuple[float, ...]] = field(default_factory=dict)
     """What belongs beside it, such as valid_ratio."""
 
     def __float__(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 RECENT = 5  # frames kept for indexing: a window t-2..t+2 sliding over a video decodes each once
 RULE = 2
 """Version of the rules by which files become pixels, where they are not what they were at first."""
+EXACT = set("png bmp tif tiff ppm apng ffv1 ffvhuff huffyuv utvideo rawvideo".split())  # noqa: SIM905
+"""Codecs and kinds of images that keep every value."""
 
 
 @dataclass(eq=False)
@@ -167,6 +170,16 @@ def left_out(path: Path, others: Sequence[Path]) -> str:
     names = [other.name + "/" * other.is_dir() for other in others]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"not read in {path}: {', '.join(names[:3])}{more}" if names else ""
+
+
+def is_lossy(source: FrameSource) -> bool:
+    """Whether a codec may have lost something of the frames that it was given.
+
+    So may any but those that never do (H.264 can keep all, and files do not say so), and whatever
+    holds colours at less than full resolution.
+    """
+    sampled = re.search("4[124][01]|422|nv12|nv16|nv21", source.pixel_format)
+    return bool(sampled) or not set(source.codec.split()) <= EXACT
 
 
 def digest(source: FrameSource) -> str:

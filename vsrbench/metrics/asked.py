@@ -21,6 +21,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=4,
         tolerance=0.0005,
         default=False,
+        same=0.0,
         source="Zhang et al. 2018, package lpips, v0.1, VGG-16",
     ),
     MetricInfo(
@@ -108,6 +109,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=2,
         tolerance=0.02,
         default=False,
+        same=80.0,
         source="as psnr, on Y of limited-range BT.601 (16..235), not rounded: the convention "
         "of MATLAB's rgb2ycbcr and of BasicSR; reads 1.32 dB more than full-range luma "
         "on grey pictures",
@@ -123,6 +125,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=4,
         tolerance=0.0005,
         default=False,
+        same=1.0,
         source="Wang et al. 2004 on the Y of psnr_y, 11x11 Gaussian of sigma 1.5, valid part, "
         "nothing clipped: the convention of BasicSR",
     ),
@@ -137,6 +140,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=4,
         tolerance=0.0005,
         default=False,
+        same=1.0,
         source="as ssim, mean over R, G and B: the convention of pyiqa's ssimc",
     ),
     MetricInfo(
@@ -150,6 +154,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=4,
         tolerance=0.0005,
         default=False,
+        same=1.0,
         source="Wang et al. 2003 on the luma of ssim: product over five scales, halved by 2x2 "
         "means, weights 0.0448, 0.2856, 0.3001, 0.2363, 0.1333: the convention of "
         "pyiqa's ms_ssim",
@@ -224,7 +229,7 @@ ASKED: tuple[MetricInfo, ...] = (
     MetricInfo(
         name="ewarp_self",
         title="E_warp (own flow)",
-        version=1,
+        version=2,
         better="lower",
         target="temporal:EWarpSelf",
         unit="x1e-3",
@@ -266,6 +271,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=3,
         tolerance=0.005,
         default=False,
+        same=0.0,
         source="Chu et al. 2020: mean length of the difference between the optical flows of "
         "the output and of the ground truth, Farneback of OpenCV on 8-bit luma; here on "
         "the whole frame and on all pairs",
@@ -283,6 +289,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=3,
         tolerance=0.01,
         default=False,
+        same=0.0,
         source="Chu et al. 2020: |LPIPS(g_(t-1), g_t) - LPIPS(o_(t-1), o_t)| with LPIPS as "
         "lpips; here on the whole frame and on all pairs",
     ),
@@ -355,7 +362,7 @@ ASKED: tuple[MetricInfo, ...] = (
         name="gradient_energy",
         title="Grad. energy",
         version=1,
-        better="higher",
+        better="one",
         target="fidelity:GradientEnergy",
         unit="x ref.",
         range=(0.0, float("inf")),
@@ -363,6 +370,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=3,
         tolerance=0.005,
         default=False,
+        same=1.0,
         source="mean squared difference of right and lower neighbours, relative to that of the "
         "reference (GT, else bicubic LQ); 1 is as sharp as the reference",
     ),

@@ -30,6 +30,7 @@ METRICS: dict[str, MetricInfo] = {
             needs=_GT_WEIGHTS,
             decimals=4,
             tolerance=0.0005,
+            same=0.0,
             source="Ding et al. 2020, package DISTS_pytorch, no resizing; values that rounding "
             "puts below 0 count as 0",
         ),
@@ -43,6 +44,7 @@ METRICS: dict[str, MetricInfo] = {
             needs=_GT_WEIGHTS,
             decimals=4,
             tolerance=0.0005,
+            same=0.0,
             source="Zhang et al. 2018, package lpips, v0.1, AlexNet",
         ),
         MetricInfo(
@@ -97,6 +99,7 @@ METRICS: dict[str, MetricInfo] = {
             needs=_GT,
             decimals=2,
             tolerance=0.02,
+            same=80.0,
             source="RGB, 8 bit, mean squared error over pixels and channels; capped at 80 dB, "
             "which is what identical frames get",
         ),
@@ -110,6 +113,7 @@ METRICS: dict[str, MetricInfo] = {
             needs=_GT,
             decimals=4,
             tolerance=0.0005,
+            same=1.0,
             source="Wang et al. 2004 on luma (0.299 R + 0.587 G + 0.114 B, full range, rounded to "
             "8 bit), 11x11 Gaussian of sigma 1.5, valid part, contrast term clipped at 0: the "
             "convention of pyiqa's ssim",
@@ -131,7 +135,7 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo(
             name="ewarp",
             title="E_warp",
-            version=1,
+            version=2,
             better="lower",
             target="temporal:EWarp",
             unit="x1e-3",
@@ -157,6 +161,7 @@ METRICS: dict[str, MetricInfo] = {
             span="pair",
             decimals=3,
             tolerance=0.01,
+            same=0.0,
             source="change from frame to frame that the reference (GT, else bicubic LQ) does not "
             "have: mean of max(0, |o_t - o_(t-1)| - |r_t - r_(t-1)|) over pixels and channels in "
             "8-bit levels, no motion compensation",

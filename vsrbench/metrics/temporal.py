@@ -60,33 +60,41 @@ def excess_change(
     return float(np.maximum(own - theirs, 0).mean())
 
 
+CUT = 0.25
+"""A pair of which the reference shows less than this share in both frames is a scene cut: ordinary
+pairs have 0.8 to 0.98, cuts with estimated flow 0.07 or less, with exact flow 0."""
+
+
 class _Coverage:
     """How much of each pair a warping error covers, and what follows for the mean.
 
-    A pair without a visible pixel, as at a scene cut of exact motion, is 0 in `per_frame` and left
-    out of the mean. Beside the value stand `valid_ratio`, the mean share of visible pixels over all
-    pairs, and `pairs_left_out`.
+    A scene cut is decided on the reference alone, the same for all methods; it is 0 in `per_frame`
+    and left out of the mean. Beside the value stand `valid_share`, the share of visible pixels of
+    each pair, `valid_ratio`, their mean, and `pairs_left_out`.
     """
 
     def __init__(self) -> None:
         self._shares: list[float] = []
+        self._kept: list[bool] = []
 
-    def add(self, share: float) -> None:
-        """Take the share of visible pixels of the next pair."""
+    def add(self, share: float, kept: bool) -> None:
+        """Take the share of visible pixels of the next pair, and whether it counts."""
         self._shares.append(share)
+        self._kept.append(kept)
 
     def mean(self, values: Sequence[float]) -> float:
         """Mean of one value a pair. Raises DataError when no pair could be compared."""
-        kept = [v for v, share in zip(values, self._shares, strict=True) if share]
+        kept = [v for v, counts in zip(values, self._kept, strict=True) if counts]
         if not kept:
-            raise DataError("no pixel is visible in two successive frames")
+            raise DataError("every pair of frames is a scene cut: too little is visible in both")
         return fmean(kept)
 
     def apply(self, score: Score, **extra: float | str) -> Score:
         """The score with its mean over the pairs that count. Raises DataError as `mean`."""
-        about = {
+        about: dict[str, float | str | tuple[float, ...]] = {
             "valid_ratio": fmean(self._shares),
-            "pairs_left_out": float(self._shares.count(0)),
+            "valid_share": tuple(self._shares),
+            "pairs_left_out": float(self._kept.count(False)),
         }
         return replace(score, value=self.mean(score.per_frame), extra=about | extra)
 
@@ -119,9 +127,10 @@ class EWarp(MeanMetric):
                 f"flow {sample.flow.forward.shape[:2]}"
             )
         (own, real), covered = warping_errors(previous, self._previous, sample.flow)
-        self._coverage.add(covered)
-        self._excess.append(1000 * (own - real))
-        return 1000 * own
+        counts = covered >= CUT
+        self._coverage.add(covered, counts)
+        self._excess.append(1000 * (own - real) * counts)
+        return 1000 * own * counts
 
     def result(self) -> Score:
         """Mean over the pairs. Raises DataError when no pair could be compared."""
@@ -139,22 +148,31 @@ class EWarpSelf(MeanMetric):
     def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
         super().__init__(info, device)
         self._estimator = best_estimator(device)
-        self._previous: Frame | None = None
+        self._previous: tuple[Frame, Frame] | None = None
         self._coverage = _Coverage()
 
     def score(self, sample: Sample) -> float | None:
         """Error of the pair that this frame ends."""
-        previous, self._previous = self._previous, sample.sr
+        previous, self._previous = self._previous, (sample.sr, sample.reference)
         if previous is None:
             return None
-        motion = self._estimator.both(previous, sample.sr)
-        (error,), covered = warping_errors((previous,), (sample.sr,), motion)
-        self._coverage.add(covered)
-        return 1000 * error
+        motion = self._estimator.both(previous[0], sample.sr)
+        (error,), covered = warping_errors(previous[:1], (sample.sr,), motion)
+        seen = covered
+        if not (_same(*previous) and _same(sample.sr, sample.reference)):
+            real = sample.flow or self._estimator.both(previous[1], sample.reference)
+            seen = float(visible_mask(real).mean())
+        counts = seen >= CUT
+        self._coverage.add(covered, counts)
+        return 1000 * error * counts
 
     def result(self) -> Score:
         """Mean over the pairs. Raises DataError when no pair could be compared."""
         return self._coverage.apply(super().result(), flow=self._estimator.name)
+
+
+def _same(a: Frame, b: Frame) -> bool:
+    return a is b or np.array_equal(a, b)
 
 
 class EWarpEvalCrafter(MeanMetric):
@@ -163,7 +181,8 @@ class EWarpEvalCrafter(MeanMetric):
     Frames in 0..1 are halved (bilinear, pixel centres), padded to multiples of 8 by repeating the
     border on both sides, and given to RAFT (20 updates), which divides by 255 again; the padding
     stays. The error of a pair is the squared difference, summed over channels, divided by the
-    number of pixels that the masks of Lai et al. leave.
+    number of pixels that the masks of Lai et al. leave. Only pairs without any are left out: that
+    code knows no cuts.
     """
 
     fewest = "two frames"
@@ -184,7 +203,7 @@ class EWarpEvalCrafter(MeanMetric):
         a, b = 2 * before / 255 - 1, 2 * self._halved / 255 - 1
         forward, backward = self._raft.net.between(a, b, 20)
         shown = ~occlusion_mask(forward, backward)
-        self._coverage.add(float(shown.mean()))
+        self._coverage.add(float(shown.mean()), bool(shown.any()))
         previous, current = (x.permute(1, 2, 0).numpy() for x in (before, self._halved))
         squares = np.square(warp(current, forward) - previous)[shown]
         return 1000 * float(squares.sum()) / max(1, len(squares))

@@ -44,8 +44,6 @@ GIVEN = ("input", "input_dir", "output_dir", "height", "width", "short", "scale"
 """What a run itself gives to the arguments."""
 LOSSLESS = Path(__file__).with_name("lossless.py")
 WORKER = Path(__file__).with_name("worker.py")
-EXACT = frozenset(("png", "bmp", "tif", "tiff", "ppm", "ffv1", "huffyuv", "ffvhuff", "rawvideo"))
-"""Codecs and kinds of images that keep every value; H.264 may, but does not say so."""
 RESERVED = frozenset(
     (
         "argv",
@@ -376,7 +374,7 @@ class CommandMethod:
             self.read = {
                 "codec": outputs.codec,
                 "pixels": outputs.pixel_format,
-                "lossy": not set(outputs.codec.split()) <= EXACT,
+                "lossy": frames.is_lossy(outputs),
             }
             expected = count + self._surplus(count)
             if len(outputs) != expected:

@@ -18,12 +18,13 @@ from tabulate import tabulate
 
 from vsrbench.core.errors import MissingError
 from vsrbench.core.types import Measurement, MetricInfo, Record, size_text
+from vsrbench.results.ranking import half_width
 from vsrbench.results.summary import (
     COST,
     Column,
+    alike,
     cost_size,
     current_state,
-    half_width,
     made_by,
     metric_column,
     metric_infos,
@@ -173,15 +174,16 @@ def _score_change(
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
         return change("lost", f"clip '{gone[0]}'{more}: {what}")
     for clip, r in old.items():
-        if scoring(r) != scoring(now[clip]):
+        if not alike(scoring(r), scoring(now[clip])):
             return change("apart", f"clip '{clip}': {_what_differs(r, now[clip])}")
-    sign = 1.0 if info.better == "higher" else -1.0
-    gains = {clip: sign * (_value(now[clip]) - _value(r)) for clip, r in old.items()}
+    pairs = {clip: (_value(r), _value(now[clip])) for clip, r in old.items()}
+    gains = {clip: column.rank(was) - column.rank(value) for clip, (was, value) in pairs.items()}
     mean = statistics.fmean(gains.values())
     limit = limits.get(metric, info.tolerance)
     # Differences of printed decimals carry binary noise: at the limit is still within it.
     verdict: Verdict = "same" if abs(mean) <= limit + 1e-9 else "better" if mean > 0 else "worse"
     worst = min(gains, key=lambda clip: gains[clip])
+    was, value = pairs[worst]
     return Change(
         dataset,
         method,
@@ -190,7 +192,7 @@ def _score_change(
         statistics.fmean(_value(r) for r in old.values()),
         statistics.fmean(_value(now[clip]) for clip in old),
         half_width(list(gains.values())),
-        f"{worst} {signed(column, sign * gains[worst])}" if gains[worst] < 0 else "",
+        f"{worst} {signed(column, value - was)}" if gains[worst] < 0 else "",
     )
 
 
@@ -206,6 +208,8 @@ def _what_differs(a: Record, b: Record) -> str:
         return f"version {a.metric_version} of the metric against {b.metric_version}"
     if a.extra.get("flow") != b.extra.get("flow"):
         return f"flow {a.extra.get('flow')} against {b.extra.get('flow')}"
+    if None not in (a.border_px, b.border_px) and a.border_px != b.border_px:
+        return f"{a.border_px} px cut from each side against {b.border_px}"
     if a.extra.get("pyiqa") != b.extra.get("pyiqa"):
         return "{} against {}".format(*(r.extra["pyiqa"]["version"] for r in (a, b)))
     return "scored by another protocol"

@@ -203,7 +203,9 @@ def beside(known: Published, measured: Summary, bases: Mapping[str, str]) -> Sum
     """
     blocks = []
     for block in measured.blocks:
-        name = bases.get(block.dataset, block.dataset)
+        sets = {v.set for source in known.sources for v in known.of(source)}
+        own_rows = block.dataset in sets  # published under its own name, or as its base
+        name = block.dataset if own_rows else bases.get(block.dataset, block.dataset)
         rows, notes = [], []
         columns = {c.name: c for c in block.columns}
         for source in known.sources.values():

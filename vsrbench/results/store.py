@@ -37,6 +37,7 @@ class _Env(TypedDict):
     gpus: list[_Gpu]
     packages: dict[str, str]
     git: _Git
+    root: NotRequired[_Git]
 
 
 class _Run(TypedDict):

@@ -6,12 +6,12 @@ keeps its reason instead.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from itertools import chain
+from typing import Any
 
 from vsrbench.core.errors import unknown
 from vsrbench.core.types import (
@@ -25,10 +25,10 @@ from vsrbench.core.types import (
 )
 from vsrbench.metrics import METRICS, metric_info, recorded
 from vsrbench.results.doubles import identical_scores
-from vsrbench.results.student import quantile
+from vsrbench.results.ranking import Better, Mark, half_width, marks, rank
 
-Mark = Literal["", "best", "second"]
-
+SELF = frozenset({"reference", "flow", "lq"})
+"""Needs of metrics that, without GT, compare with LQ or with its bicubic upscaling, a row."""
 GT = "gt"
 """The reference row: shown last, never ranked."""
 BASELINE = "bicubic"
@@ -53,7 +53,7 @@ class Column:
     """Name in headers."""
     unit: str
     """Printed unit; empty without one."""
-    better: Literal["higher", "lower", ""]
+    better: Better
     """Direction; empty when neither is better, which is never ranked."""
     decimals: int
     """Printed decimals; ranks are taken at this precision."""
@@ -61,7 +61,11 @@ class Column:
     @property
     def arrow(self) -> str:
         """The direction as a sign."""
-        return {"higher": "↑", "lower": "↓", "": ""}[self.better]
+        return {"higher": "↑", "lower": "↓", "one": "→1", "": ""}[self.better]
+
+    def rank(self, value: float) -> float:
+        """A number that is smaller for what is better."""
+        return rank(self.better, value)
 
     @property
     def label(self) -> str:
@@ -106,7 +110,7 @@ class Cell:
     absent: bool = False
     """There is no value and nothing failed: it was not asked for, or what it needs is not here."""
     noise: bool = False
-    """Best, but the paired difference to the next does not exclude zero."""
+    """Not told apart from the best, by clips in pairs."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Block:
     title: str
     """Name in tables."""
     clips: Mapping[str, int]
-    """Clip -> number of frames: the denominator of every cell."""
+    """Clip -> number of frames, 0 without any score: the denominator of every cell."""
     size: Size
     """(height, width) of the LQ frames in px; the most frequent one."""
     scale: int = 0
@@ -159,6 +163,8 @@ class Block:
     """What a reader must know beside the cells."""
     runs: tuple[str, ...] = ()
     """Ids of the runs behind the numbers."""
+    unranked: tuple[str, ...] = ()
+    """Titles of the metrics that, for want of GT, compare with LQ or with a row of the block."""
 
 
 @dataclass(frozen=True)
@@ -212,14 +218,6 @@ def newest(records: Iterable[Record]) -> dict[tuple[str, str, str, str], Record]
     return {(r.dataset, r.method, r.clip, r.metric): r for r in quality}
 
 
-def half_width(values: Sequence[float]) -> float | None:
-    """Half-width of the Student-t 95 % interval of the mean; None for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return None
-    return quantile(0.95, n - 1) * statistics.stdev(values) / math.sqrt(n)
-
-
 def summarise(
     records: Iterable[Record],
     methods: Sequence[str] | None = None,
@@ -258,9 +256,10 @@ def summarise(
         empty = Block(
             dataset=dataset,
             title=spec.title if spec else dataset,
-            clips={r.clip: r.frames for r in sorted(own, key=lambda r: r.clip)},
+            clips=_lengths(own),
             size=size,
             scale=own[0].scale,
+            # Records of schema 1 do not say it, and later ones do.
             border_px=spec.border_px if spec else None,
         )
         blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, infos, costs))
@@ -271,6 +270,14 @@ def summarise(
             empty = Block("", "Cost", {}, size)
             blocks.append(_block(empty, [heads[m] for m in chosen], [], [], infos, costs))
     return Summary(tuple(blocks))
+
+
+def _lengths(quality: Iterable[Record]) -> dict[str, int]:
+    """Clip -> number of its frames that were scored, by name."""
+    found: dict[str, int] = {}
+    for r in sorted(quality, key=lambda r: r.clip):
+        found[r.clip] = max(found.get(r.clip, 0), r.frames if r.status == "ok" else 0)
+    return found
 
 
 def refuse(kind: str, asked: Sequence[str] | None, known: Iterable[str]) -> None:
@@ -305,12 +312,16 @@ def _block(
     parts, notes = _cost_parts(empty.size, has_lq, cost, measured)
     setting = Counter(map(setting_text, measured.values())).most_common(1)[0][0] if measured else ""
 
+    with_gt = any(r.method == GT or r.reference == "gt" for r in quality)
+    unranked = [m for m in wanted if not with_gt and infos[m].needs & SELF]
     table = {(r.method, r.clip, r.metric): r for r in quality}
     current = current_state(quality)
     lossy = _lossy(r for r in quality if r.method in names and r.metric in wanted)
     rows = []
     for head in heads:
-        cells = {c.name: _score(head, c.name, empty.clips, table, current) for c in scores} | {
+        own = {c.name: _score(head, c.name, empty.clips, table, current) for c in scores}
+        own |= {m: replace(own[m], comparable=False) for m in unranked}
+        cells = own | {
             c.name: _cost_cell(head, cost.get(head.method), part, setting)
             for part, c in parts.items()
         }
@@ -318,6 +329,7 @@ def _block(
         measurement = measured.get(head.method)
         title = f"{head.title} (lossy)" if head.method in lossy else head.title
         rows.append(Row(head.method, title, head.weights_origin, cells, precision, measurement))
+    said = dict.fromkeys(chain.from_iterable(lossy.values()))
     columns = (*scores, *parts.values())
     used = [r for r in quality if r.method in names and r.metric in wanted and r.status == "ok"]
     others = [r for r in used if r.method != GT]  # test sets share GT between clips
@@ -334,9 +346,24 @@ def _block(
         scored_on={text: tuple(metrics) for text, metrics in scored_on.items()},
         flows={name: tuple(metrics) for name, metrics in flows.items()},
         setting=setting,
-        notes=(*_shifts(quality), *lossy.values(), *identical_scores(others), *notes),
+        notes=(*said, *_shifts(quality), *identical_scores(others), *notes),
+        unranked=tuple(infos[m].title for m in unranked),
         runs=tuple(sorted({r.run_id for r in (*used, *cost.values())})),
     )
+
+
+def _lossy(quality: Iterable[Record]) -> dict[str, dict[str, None]]:
+    """Method -> lines on the lossy files in which its outputs, or GT, came; of those that did."""
+    found: dict[str, dict[str, None]] = {}
+    for r in quality:
+        for side, who in (("outputs", r.title), ("gt", "GT")):
+            files = r.read.get(side, {})
+            if files.get("lossy"):
+                kind = " ".join(filter(None, (files.get("codec"), files.get("pixels"))))
+                found.setdefault(r.method, {})[
+                    f"{who} came as {kind}, which is lossy: these are the scores of those files."
+                ] = None
+    return found
 
 
 def current_state(quality: Iterable[Record]) -> dict[Any, tuple[Any, ...]]:
@@ -358,7 +385,13 @@ def made_by(r: Record) -> tuple[Any, ...]:
 def scoring(r: Record) -> tuple[Any, ...]:
     """What two scores of one clip must share to be compared."""
     beside = map(r.extra.get, ("flow", "protocol", "pyiqa"))
-    return (r.clip_digest, r.metric_version, *beside)
+    return (r.clip_digest, r.metric_version, *beside, r.border_px, r.flow or None)
+
+
+def alike(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two scores can be compared, by `scoring`; records of schema 1 lack the last two."""
+    later = zip(a[-2:], b[-2:], strict=True)
+    return a[:-2] == b[:-2] and all(x == y or None in (x, y) for x, y in later)
 
 
 def _extent(r: Record, border_px: int | None) -> str:
@@ -376,7 +409,7 @@ def _extent(r: Record, border_px: int | None) -> str:
         text += f", GT cropped to what the outputs show ({protocol['crop']})"
     if "lq" in protocol:
         text += f", LQ {protocol['lq']}"
-    border = protocol.get("border_px", border_px)
+    border = r.border_px if r.border_px is not None else protocol.get("border_px", border_px)
     return text + {None: "", 0: ", no border cut"}.get(border, f", {border} px cut from each side")
 
 
@@ -403,7 +436,7 @@ def _score(
             problems[clip] = reason(r) if r.status == "skipped" else f"failed: {reason(r)}"
         elif current[head.method] != made_by(r):
             problems[clip] = "scored with older weights or settings; run it again"
-        elif current[clip, metric] != scoring(r):
+        elif not alike(current[clip, metric], scoring(r)):
             problems[clip] = "scored on other frames or by another version; run it again"
         else:
             values[clip] = r.value
@@ -460,48 +493,16 @@ def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> 
 
 
 def ranked(rows: Sequence[Row], columns: Iterable[Column]) -> tuple[Row, ...]:
-    """The rows with best, second and noise marked, column by column."""
+    """The rows with best, second and what is not told apart from the best, column by column."""
     cells = [dict(row.cells) for row in rows]
     for column in columns:
-        sign = {"higher": -1.0, "lower": 1.0, "": 0.0}[column.better]
-        keys = {
-            i: sign * round(cell.value, column.decimals)
-            for i, cell in enumerate(row.cells[column.name] for row in rows)
-            if cell.value is not None and cell.comparable
-        }
-        if not sign or len(keys) < 2:
-            continue
-        levels = sorted(set(keys.values()))
-        best = [i for i in keys if keys[i] == levels[0]]
-        second = [i for i in keys if levels[1:] and keys[i] == levels[1]]
-        for i in best:
-            own = cells[i][column.name]
-            close = len(best) == 1 and any(_close(own, cells[j][column.name]) for j in second)
-            cells[i][column.name] = replace(own, mark="best", noise=close)
-        for i in second if len(best) == 1 else []:
-            cells[i][column.name] = replace(cells[i][column.name], mark="second")
+        own = {i: row.cells[column.name] for i, row in enumerate(rows)}
+        fair = {i: cell for i, cell in own.items() if cell.value is not None and cell.comparable}
+        values = {i: cell.value for i, cell in fair.items() if cell.value is not None}
+        clips = {i: cell.clips for i, cell in fair.items() if cell.clips}
+        for i, (mark, noise) in marks(column.better, column.decimals, values, clips).items():
+            cells[i][column.name] = replace(own[i], mark=mark, noise=noise)
     return tuple(replace(row, cells=c) for row, c in zip(rows, cells, strict=True))
-
-
-def _close(a: Cell, b: Cell) -> bool:
-    """True when the paired 95 % interval (Student t over clips) of a - b holds zero."""
-    gaps = [a.clips[clip] - b.clips[clip] for clip in a.clips]
-    half = half_width(gaps)
-    return half is not None and abs(statistics.fmean(gaps)) <= half
-
-
-def _lossy(quality: Iterable[Record]) -> dict[str, str]:
-    """Method -> a line on the lossy files in which its outputs came; of those that did."""
-    found = {}
-    for r in quality:
-        files = r.read.get("outputs", {})
-        if files.get("lossy"):
-            kind = " ".join(filter(None, (files.get("codec"), files.get("pixels"))))
-            found[r.method] = (
-                f"{r.title} gave its frames as {kind}, which is lossy: these are the scores of "
-                "those files."
-            )
-    return found
 
 
 def _shifts(quality: Iterable[Record]) -> list[str]:

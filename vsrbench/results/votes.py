@@ -187,7 +187,7 @@ def agreements(votes: Sequence[Vote], records: Iterable[Record]) -> list[Agreeme
         if info is None or r.value is None:
             continue
         # A metric that is best at 1 prefers what is nearer to it.
-        value = -abs(r.value - 1) if str(info.better) == "one" else r.value
+        value = -abs(r.value - 1) if info.better == "one" else r.value
         better[r.metric] = -1.0 if info.better == "lower" else 1.0
         scores.setdefault(r.metric, {})[r.dataset, r.clip, r.method] = value
     found = []

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vsrbench.cards.specs import GT_CARD
 from vsrbench.core.errors import ContractError, MissingError, UserError, WriteError
 from vsrbench.core.types import Clip, Method, Metric, MetricInfo, PairFlow, Record, Sample, Score
 from vsrbench.data import frames
@@ -80,18 +81,22 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
         return
     if not job.todo and not job.keep:
         return
+    known = _known(job)
     # Not the exceptions themselves, which would hold on to the tensors of the code that failed.
     failures: dict[str, Mapping[str, str]] = {}
     running: dict[str, Metric] = {}
     for metric in job.todo:
         try:
-            running[metric.name] = load_metric(metric.name, context.device)
+            running[metric.name] = known.get(metric.name) or load_metric(
+                metric.name, context.device
+            )
         except Exception as error:
             failures[metric.name] = _failure(f"metric '{metric.name}'", "loading", error)
     flow = _flow(job, context)
     chosen = {m.name: _chosen_frames(m, job.clip) for m in job.todo}
+    blind = not job.keep and len(known) == len(job.todo)
     try:
-        for sample in _samples(job, method, context):
+        for sample in () if blind else _samples(job, method, context):
             at = f"at frame {sample.index}"
             moving = [name for name in running if "flow" in metric_info(name).needs]
             if flow is not None and moving and sample.index:
@@ -130,15 +135,44 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             continue
         record = _record(job, context, metric, "ok", None, seconds)
         extra = {**record.extra, **extra}
-        read = _read(job, method)
+        read = {**record.read, **_coded(job, method)}
         yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra, read=read)
 
 
-def _read(job: Job, method: Callable[[], Method]) -> dict[str, Any]:
-    """In which files the frames of a program came, as a record keeps it."""
+def _coded(job: Job, method: Callable[[], Method]) -> dict[str, Any]:
+    """In which files the frames of a program came."""
     if job.card.kind != "command" or job.reuse:
         return {}
     return {"outputs": dict(getattr(method(), "read", {}))}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Stands for a metric whose score needs no frames."""
+
+    score: Score
+
+    def update(self, sample: Sample) -> None:
+        """Look away."""
+
+    def result(self) -> Score:
+        """The score."""
+        return self.score
+
+
+def _known(job: Job) -> dict[str, _Known]:
+    """Metrics that say of GT, held against itself, what they say of every GT.
+
+    They are not computed; where others need the frames, one that cannot be read fails them, too.
+    """
+    if job.card.name != GT_CARD.name or job.clip.gt is None:
+        return {}
+    counts = {"frame": job.clip.count, "pair": job.clip.count - 1}
+    return {
+        m.name: _Known(Score(m.same, (m.same,) * counts[m.span]))
+        for m in job.todo
+        if m.same is not None and m.span in counts and m.frames == "all"
+    }
 
 
 def _chosen_frames(metric: MetricInfo, clip: Clip) -> Container[int]:
@@ -259,6 +293,21 @@ def _registration(job: Job) -> dict[str, Any]:
     return {"shift": [dy, dx], "psnr_at_zero": at_zero, "psnr_at_shift": at_best}
 
 
+def _read(**sides: Any) -> dict[str, dict[str, Any]]:
+    """Codec and pixel format of the files behind a score, and whether something may be lost.
+
+    What the harness itself makes, and keeps, is PNG.
+    """
+    found = {}
+    for side, source in sides.items():
+        while source is not None and hasattr(source, "source"):  # views and resized ones
+            source = source.source
+        if isinstance(source, frames.FrameSource):
+            about = {"codec": source.codec, "pixels": source.pixel_format}
+            found[side] = {**about, "lossy": frames.is_lossy(source)}
+    return found
+
+
 def _user_error(who: str, doing: str, error: Exception) -> UserError:
     return error if isinstance(error, UserError) else foreign_error(who, doing, error)
 
@@ -284,6 +333,7 @@ def _record(
     seconds: float = 0.0,
 ) -> Record:
     card, clip = job.card, job.clip
+    outputs = clip.outputs if scores_outputs(card) else None
     return Record(
         key=job.quality_key(metric),
         run_id=context.run_id,
@@ -318,6 +368,7 @@ def _record(
         reference="gt" if clip.gt is not None else "bicubic" if clip.lq else "outputs",
         border_px=clip.border_px,
         flow=job.flow_of(metric),
+        read=_read(lq=clip.lq, gt=clip.gt, outputs=outputs),
         rule=str(clip.protocol.get("frames", "all")),
         preset=context.preset,
     )

@@ -89,7 +89,8 @@ class Worker(Protocol):
 
 def label(job: Job) -> str:
     """What a job is called."""
-    return f"{job.card.name}  {job.clip.dataset}/{job.clip.name}"
+    name = "/".join(Path(job.card.source).parts[-2:]) or job.card.name
+    return f"{name}  {job.clip.dataset}/{job.clip.name}"
 
 
 DEATHS = 3

@@ -157,16 +157,18 @@ class Run:
         """The metrics of a data set: asked for, its own defaults, or all that the data allows.
 
         Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
+        Without GT, PIQE, which needs neither GT nor weights, is among the defaults.
         """
         clips = dataset.clips
-        alone = bool(clips) and all(clip.gt is None and not clip.lq for clip in clips)
+        no_gt = bool(clips) and all(clip.gt is None for clip in clips)
+        alone = no_gt and not any(clip.lq for clip in clips)
         return (
             self.choice.metrics
             or dataset.spec.metrics
             or tuple(
                 m.name
                 for m in known_metrics().values()
-                if (m.default or (m.name == "ewarp_self" and alone))
+                if (m.default or (m.name == "ewarp_self" and alone) or (m.name == "piqe" and no_gt))
                 and (not clips or any(unfit(m, clip) is None for clip in clips))
             )
         )

@@ -185,7 +185,7 @@ def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
     cells = [cell for row in block.rows for cell in row.cells.values()]
     said: list[str] = []
     if block.clips:
-        lengths = sorted(set(block.clips.values()))
+        lengths = sorted(set(block.clips.values()) - {0}) or [0]
         each = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         said.append(f"Means over {_count(len(block.clips), 'clip')} of {each} frames.")
         for extent, metrics in block.scored_on.items():
@@ -200,7 +200,12 @@ def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
         reference = f", {' and '.join(apart)} apart" if apart else ""
         said.append(f"Bold: best, underlined: second, at printed precision{reference}.")
     if any(cell.noise for cell in cells):
-        said.append("~: paired difference to the next within noise (95 %).")
+        said.append("~: not told apart from the best (paired t-test over clips, Holm, 5 %).")
+    if block.unranked:
+        said.append(
+            f"Without GT, {', '.join(block.unranked)} compare with LQ, as it is or upscaled: they "
+            "reward what stays like it, as bicubic does by construction, and are not ranked."
+        )
     origins: list[Origin] = list(
         dict.fromkeys(row.origin for row in block.rows if not row.published)
     )
@@ -274,11 +279,10 @@ def _selected(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
         columns = [c for c in columns if c.name not in empty]
     order = list(block.rows)
     if by := next((c for c in block.columns if c.name == sort), None):
-        sign = -1 if by.better == "higher" else 1
 
         def rank(row: Row) -> tuple[bool, bool, float]:
             value = row.cells[by.name].value
-            return row.method == GT, value is None, sign * (value or 0.0)
+            return row.method == GT, value is None, 0.0 if value is None else by.rank(value)
 
         order.sort(key=rank)
     return replace(block, columns=tuple(columns), rows=tuple(order), notes=tuple(notes))

@@ -73,8 +73,7 @@ def scatter(
             f"measure the cost: cost --methods ... --size {block.size[0]}x{block.size[1]}",
         )
     fair = [p for p in points if p.row.cells[x].comparable]
-    lower_x, lower_y = (columns[c].better != "higher" for c in (x, y))
-    best = [fair[i] for i in pareto([(p.x, p.y) for p in fair], lower_x, lower_y)]
+    best = [fair[i] for i in pareto([(columns[x].rank(p.x), columns[y].rank(p.y)) for p in fair])]
     best.sort(key=lambda p: p.x)
 
     with chart(out, 6.0, 4.2) as axes:
