@@ -80,6 +80,7 @@ class STLPIPS(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Two n x 3 x h x w in 0..1 -> n distances, 0 for the same."""
         x = (torch.cat([a, b]) * 2 - 1 - self.shift) / self.scale
+        x = x.contiguous(memory_format=torch.channels_last)  # half of the time on a CPU
         total = torch.zeros(len(a), device=a.device)
         for number, layer in enumerate(self.layers):
             x = layer(x)
@@ -111,7 +112,8 @@ def network(path: Path, net: str, device: str) -> STLPIPS:
     with torch.device("meta"):
         made = STLPIPS(net)
     load_strictly(made, named_as_here(read_checkpoint(path)[0]), f"ST-LPIPS ({net})", assign=True)
-    return made.eval().requires_grad_(False).to(device)
+    made.eval().requires_grad_(False).to(device)
+    return made.to(memory_format=torch.channels_last)
 
 
 class ShiftTolerant(MeanMetric):

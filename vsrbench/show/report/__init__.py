@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import UserError
 from vsrbench.core.files import replacing
 from vsrbench.core.types import MetricInfo, Record
 from vsrbench.metrics import recorded
+from vsrbench.results.agreement import read_study
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
 from vsrbench.show import figures
@@ -109,6 +111,7 @@ def build(
     comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
     shown = {row.method for block in summary.blocks for row in block.rows}
     infos = metric_infos(records)
+    study = read_study(ROOT)
     runs = _runs(store, {run for block in summary.blocks for run in block.runs})
     environment = Environment(
         loader=PackageLoader("vsrbench.show", "report"),
@@ -119,6 +122,8 @@ def build(
     )
     page = environment.get_template("page.html").render(
         blocks=[_block(block, infos, store) for block in summary.blocks],
+        study=study.study,
+        people={opinion.id: opinion.text() for opinion in study.opinions},
         comparisons=[asdict(comparison) for comparison in comparisons],
         left_out=left_out,
         vote=vote,
