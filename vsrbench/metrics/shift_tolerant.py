@@ -113,7 +113,9 @@ def network(path: Path, net: str, device: str) -> STLPIPS:
         made = STLPIPS(net)
     load_strictly(made, named_as_here(read_checkpoint(path)[0]), f"ST-LPIPS ({net})", assign=True)
     made.eval().requires_grad_(False).to(device)
-    return made.to(memory_format=torch.channels_last)
+    for filters in (p for p in made.parameters() if p.dim() == 4):
+        filters.data = filters.data.contiguous(memory_format=torch.channels_last)
+    return made
 
 
 class ShiftTolerant(MeanMetric):
