@@ -36,7 +36,7 @@ from ..training.photos import kept_for_tests
 from .ablation import Claim
 from .clips import NOISE, make_clip, open_captured, stills
 
-RESULTS = ROOT / "results" / "acceptance"
+RESULTS = Path("build/acceptance")
 DOCUMENT = ROOT / "docs" / "acceptance.md"
 METRICS = ("psnr", "niqe", "stlpips", "gradient_energy", "ewarp", "flicker")
 BICUBIC, GT, RIVAL, GAN = "bicubic", "gt", "realviformer", "realesr-animevideov3"
@@ -272,10 +272,10 @@ def document(found: Scores, own: str) -> str:
     )
     parts = [
         "# What the shipped weights of InstaVSR reach",
-        "Made by `python -m vsrbench.methods.instavsr.acceptance write` from `results/acceptance`, "
-        "which `... score --gt CLIPS --photos FOLDER` fills.",
+        "Made by `python -m vsrbench.methods.instavsr.acceptance write` from the records of "
+        "`... score --gt CLIPS --photos FOLDER`.",
         f"Clips: {clips}. `captured`: real GT frames under the recipe `real`. `photographs`: "
-        "photographs that no training saw, moved smoothly, every other one under `real`, the rest "
+        "photographs that the trainer leaves out, moved smoothly, every other one under `real`, the rest "
         "under `mild`. The still is the static clip under white noise of 8 levels; the long clip "
         f"runs {PASSES} times back and forth, and its last pass is held against its second.",
         tabulate(
