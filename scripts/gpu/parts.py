@@ -107,11 +107,18 @@ def levers(bench: Bench) -> None:
 
 
 TINY: Mapping[str, Mapping[str, Any]] = {
+    "instavsr-unpruned": {
+        **{"channels": [8, 8, 8, 8], "heads": [1, 1, 1, 1], "layers": 1, "groups": 4, "text": 8},
+        **{"vae_channels": [8, 8, 8, 8], "vae_layers": 1},
+    },
     "realviformer-official": {"num_feat": 16, "num_blocks": [1, 1, 1, 1], "hr_feat": 16},
     "realbasicvsr": {"channels": 8, "blocks": 1, "cleaning_blocks": 1},
 }
 """Settings of untrained networks at small size."""
-PEERS = ("instavsr", "realviformer-official", "realbasicvsr", "realesrgan")
+PEERS = (
+    *("instavsr-unpruned", "instavsr"),
+    *("realviformer-official", "realbasicvsr", "realesrgan"),
+)
 """Cards that `instavsr-full` is held against, as they say and in fp16."""
 
 
@@ -139,19 +146,20 @@ def peers(bench: Bench) -> None:
 
 def with_weights(card: MethodCard, folder: Path, small: bool) -> MethodCard:
     """The card, with random weights of the right shapes where its own are not here."""
+    file = ""
     try:
         locate(card)
+        if card.weights.origin != "random":
+            return card
     except MissingError:
-        file = ""
         if card.entry.startswith("methods.spandrel."):  # reads the architecture from a checkpoint
             import torch
             from spandrel.architectures.ESRGAN import ESRGAN
 
             file = str(folder / f"{card.name}.pth")
             torch.save(ESRGAN(num_blocks=1 if small else 23, scale=SCALE).state_dict(), file)
-        settings = {**card.settings, **(TINY.get(card.name, {}) if small else {})}
-        return replace(card, weights=Weights(origin="random", file=file), settings=settings)
-    return card
+    settings = {**card.settings, **(TINY.get(card.name, {}) if small else {})}
+    return replace(card, weights=Weights(origin="random", file=file), settings=settings)
 
 
 def scoring(bench: Bench) -> None:
