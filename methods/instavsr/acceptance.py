@@ -275,9 +275,10 @@ def document(found: Scores, own: str) -> str:
         "Made by `python -m vsrbench.methods.instavsr.acceptance write` from the records of "
         "`... score --gt CLIPS --photos FOLDER`.",
         f"Clips: {clips}. `captured`: real GT frames under the recipe `real`. `photographs`: "
-        "photographs that the trainer leaves out, moved smoothly, every other one under `real`, the "
-        "rest under `mild`. The still is the static clip under white noise of 8 levels; the long clip "
-        f"runs {PASSES} times back and forth, and its last pass is held against its second.",
+        "photographs that the trainer leaves out, moved smoothly, every other one under `real`, "
+        "the rest under `mild`. The still is the static clip under white noise of 8 levels; the "
+        f"long clip runs {PASSES} times back and forth, and its last pass is held against its "
+        "second.",
         tabulate(
             [claim.line() for claim in demands(found, own)],
             ("demand", "measured", own, "wanted", "holds"),
