@@ -28,8 +28,8 @@ from vsrbench.core.errors import ContractError, MissingError, UserError
 from vsrbench.data import frames
 from vsrbench.results.store import Store
 from vsrbench.run import cost, executors
-from vsrbench.run.runner import Choice
 from vsrbench.run.runner import Run as Runner
+from vsrbench.run.runner import RunConfig
 
 ADAPTER = '''
 """A method that does what its settings say."""
@@ -434,7 +434,10 @@ def test_tracebacks_are_there_with_v(run: Run, tmp_path: Path) -> None:
 
 def test_the_exit_code_of_a_run_is_on_record(root: Path, tmp_path: Path) -> None:
     for error in (MissingError("gone"), KeyboardInterrupt(), RuntimeError("a defect")):
-        with pytest.raises(type(error)), Runner(Choice(root, ("cpu",)), Store(tmp_path)).logged():
+        with (
+            pytest.raises(type(error)),
+            Runner(RunConfig(root, ("cpu",)), Store(tmp_path)).logged(),
+        ):
             raise error
     lines = (tmp_path / "runs.jsonl").read_text().splitlines()
     assert [json.loads(line)["exit_code"] for line in lines] == [3, 130, 1]

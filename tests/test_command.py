@@ -228,7 +228,7 @@ def test_interrupt_ends_the_whole_tree(repo: Path) -> None:
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(variables.COMMANDS, raising=False)
     with pytest.raises(MissingError, match="is not set"):
-        command.places("toy")
+        command.read_places("toy")
     file = tmp_path / "c.toml"
     monkeypatch.setenv(variables.COMMANDS, str(file))
     for text, message in (
@@ -238,10 +238,10 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         file.write_text(text)
         with pytest.raises(MissingError, match=message):
-            command.places("toy")
+            command.read_places("toy")
     file.write_text("[toy")
     with pytest.raises(UserError, match="not valid TOML"):
-        command.places("toy")
+        command.read_places("toy")
 
 
 def test_identity_follows_everything_that_can_change_the_output(

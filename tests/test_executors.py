@@ -281,7 +281,7 @@ def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, 
         for card in cards.split()
         for name in names.split()
     ]
-    shared = executors.Shared("run", False, Path("cache"), Path("logs"))
+    shared = executors.RunContext("run", False, Path("cache"), Path("logs"))
     found = list(executors.run(jobs, [Fake] * places, shared, Unwatched()))
     assert len(found) == len(jobs)
     return [
@@ -354,7 +354,7 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for share in (1, 2):
         monkeypatch.setattr(executors, "_here", {})
         monkeypatch.setenv("VSRBENCH_LOGS", "")
-        shared = executors.Shared("run", True, tmp_path, tmp_path)
+        shared = executors.RunContext("run", True, tmp_path, tmp_path)
         executors._begin(shared, "cpu", share)
         executors._prepare()
     assert seen == [3, 3]

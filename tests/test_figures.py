@@ -18,7 +18,7 @@ from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
 from vsrbench.data.frames import FrameWriter, write_sums
 from vsrbench.results.summary import summarise
-from vsrbench.run.plan import mark
+from vsrbench.run.plan import mark_of
 from vsrbench.show import figures
 
 Picture = NDArray[np.uint8]
@@ -211,7 +211,7 @@ def made(output: str, metric: str, value: float, **changes: Any) -> Record:
 
 
 def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
-    mark(kept / "ours" / "toy" / "pan").write_text("one\n")
+    mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
 
     def shown_of(*records: Record) -> list[float | None]:
         return [r.value for r in figures.kept_scores(kept, "toy", "pan", ["ours"], records)]
@@ -236,13 +236,13 @@ def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
     first.write_bytes(whole)
     # A record of schema 1 does not say which frames it scores.
     assert shown_of(made("", "psnr", 30)) == []
-    mark(kept / "ours" / "toy" / "pan").unlink()
+    mark_of(kept / "ours" / "toy" / "pan").unlink()
     assert shown_of(made("one", "psnr", 30)) == []
 
 
 @pytest.mark.parametrize("draw", [figures.profile, figures.crops])
 def test_new_scores_are_not_put_under_old_pictures(draw: Any, kept: Path, tmp_path: Path) -> None:
-    mark(kept / "ours" / "toy" / "pan").write_text("one\n")
+    mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
     with pytest.raises(MissingError, match="other weights"):
         draw(kept, "toy", "pan", ["ours"], tmp_path / "o.png", records=[made("two", "psnr", 31)])
 

@@ -347,7 +347,7 @@ def test_what_a_program_lacks_is_one_line(staying: MethodCard) -> None:
         upscale(broken, clip(1))
     absent = MethodCard(**(vars(staying) | {"folder": "/nowhere"}))
     with pytest.raises(MissingError, match=r"names /nowhere/program\.py, not there"):
-        command.ready(absent)
+        command.check_arguments(absent)
 
 
 def test_cost_of_a_loaded_model_is_a_region_of_its_own(staying: MethodCard) -> None:

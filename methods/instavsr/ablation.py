@@ -34,7 +34,7 @@ from vsrbench.metrics import METRICS as METRIC_INFOS
 from vsrbench.results.store import Store
 from vsrbench.results.summary import metric_column, newest
 from vsrbench.run.cost import FRAMES
-from vsrbench.run.runner import Choice, Run
+from vsrbench.run.runner import Run, RunConfig
 
 from ..training.batch import SCALE
 from ..training.config import Config, read_config
@@ -233,8 +233,8 @@ def score(folder: Path, gt: Sequence[Path], device: str) -> int:
     cards = [method_card(ROOT, name) for name in BESIDE]
     cards += [card(name, seed, folder) for name, seed in runs()]
     there = [c for c in cards if c.name in BESIDE or Path(c.weights.file).exists()]
-    choice = Choice(ROOT, tuple(device.split(",")), with_cost=False)
-    quality, cost = Run(choice, store), Run(choice, store)
+    config = RunConfig(ROOT, tuple(device.split(",")), with_cost=False)
+    quality, cost = Run(config, store), Run(config, store)
     given = sets(gt)
     quality.go(there, given)
     for name, sigma in SOFT.items():

@@ -29,7 +29,7 @@ from vsrbench.data.frames import open_frames
 from vsrbench.metrics import METRICS as METRIC_INFOS
 from vsrbench.results.store import Store
 from vsrbench.results.summary import metric_column, newest
-from vsrbench.run.runner import Choice, Run
+from vsrbench.run.runner import Run, RunConfig
 
 from ..training.batch import SCALE
 from ..training.photos import kept_for_tests
@@ -133,7 +133,7 @@ def score(
     if weights:
         where = Weights("trained_here", str(weights.resolve()))
         own = replace(own, name=weights.stem, title=f"InstaVSR, {weights.stem}", weights=where)
-    run = Run(Choice(ROOT, tuple(device.split(",")), with_cost=False), store)
+    run = Run(RunConfig(ROOT, tuple(device.split(",")), with_cost=False), store)
     *compared, still, drift = sets(gt, photos)
     others = [method_card(ROOT, name) for name in (BICUBIC, RIVAL)]
     run.go([own, *others, gan_card()], compared)

@@ -72,7 +72,7 @@ def evaluate(
     What fails is a row of the result with its reason, and `Results.exit_code` says so. Raises
     UserError for names and arguments that mean nothing, MissingError for data that is not here.
     """
-    from vsrbench.run.runner import Choice, Run
+    from vsrbench.run.runner import Run, RunConfig
 
     place = Path(root)
     named = methods if isinstance(methods, Mapping) else {str(m): m for m in _listed(methods)}
@@ -87,7 +87,7 @@ def evaluate(
             objects[_checked(name, method, place)] = method
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, method_card(place, "bicubic"))
-    choice = Choice(
+    config = RunConfig(
         root=place,
         devices=devices,
         metrics=tuple(metrics or ()),
@@ -99,7 +99,7 @@ def evaluate(
     )
     store = Store(Path(results) if results else default_results())
     store.prepare()
-    run = Run(choice, store)
+    run = Run(config, store)
     sets = list(_sets(data, gt, scale, place, run))
     run.go(at_precision(cards, devices[0]), sets, _made_by(objects, sets))
     own = {dataset.spec.name: dataset.spec for dataset in sets}

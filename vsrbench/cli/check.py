@@ -79,7 +79,7 @@ def _problem(root: Path, kind: str, name: str) -> UserError | None:
         if kind == "methods":
             card = specs.method_card(root, name)
             if card.kind == "command":
-                command.ready(card)
+                command.check_arguments(card)
             command.identify(card)
             method.entry(card)
         elif kind == "datasets":

@@ -37,15 +37,15 @@ def execute(options: argparse.Namespace) -> int:
     """Measure, and print a table."""
     from vsrbench.api import Results
     from vsrbench.run.executors import Crew
-    from vsrbench.run.runner import Choice, Run
+    from vsrbench.run.runner import Run, RunConfig
 
     with Crew() as crew:
         devices = devices_of(options, crew)
         cards = read_cards(options, devices[0])
         store = open_store(options)
         store.prepare()
-        choice = Choice(options.root, devices, fresh=options.fresh, verbose=options.verbose)
-        run = Run(choice, store, crew)
+        config = RunConfig(options.root, devices, fresh=options.fresh, verbose=options.verbose)
+        run = Run(config, store, crew)
         with run.logged():
             run.cost(cards, options.size, options.scale, options.frames)
         print(Results(store, options.root, records=store.of_run(run.id)).table(None))

@@ -35,7 +35,7 @@ GROUPS = ("ready", "one command away", "needs an environment of its own", "not r
 
 @dataclass(frozen=True)
 class Entry:
-    """One method, data set or metric in the list."""
+    """One method, dataset or metric in the list."""
 
     name: str
     """On the command line."""
@@ -147,7 +147,7 @@ def _method(name: str, path: Path) -> Entry:
         if any(about):
             what += f" ({', '.join(filter(None, about))})"
         if card.kind == "command":  # whose checkpoints take too long to read
-            command.ready(card)
+            command.check_arguments(card)
         else:
             command.identify(card)
     except UserError as error:

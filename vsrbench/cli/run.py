@@ -81,7 +81,7 @@ def make_parser() -> Parser:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Run, score, measure, and print a table for each data set."""
+    """Run, score, measure, and print a table for each dataset."""
     if options.gt and not options.input:
         raise UserError("--gt needs --input", "--input LQ --gt GT")
     processes.warm_up()
@@ -95,7 +95,7 @@ def _execute(options: argparse.Namespace, crew: Crew) -> int:
     from vsrbench.cards import specs
     from vsrbench.data import datasets
     from vsrbench.metrics import metric_info
-    from vsrbench.run.runner import Choice, Run
+    from vsrbench.run.runner import Run, RunConfig
 
     devices = devices_of(options, crew)
     cards = read_cards(options, devices[0])
@@ -108,7 +108,7 @@ def _execute(options: argparse.Namespace, crew: Crew) -> int:
     store = open_store(options)
     if not options.dry_run:
         store.prepare()
-    choice = Choice(
+    config = RunConfig(
         root=options.root,
         devices=devices,
         metrics=tuple(options.metrics or ()),
@@ -118,7 +118,7 @@ def _execute(options: argparse.Namespace, crew: Crew) -> int:
         with_cost=not options.no_cost,
         verbose=options.verbose,
     )
-    run = Run(choice, store, crew)
+    run = Run(config, store, crew)
     sets = []
     if options.input:
         sets.append(datasets.open_input(options.input, options.gt, options.scale))

@@ -58,7 +58,7 @@ def print_tables(
     sets: Sequence[Dataset],
     form: str | None = None,
 ) -> None:
-    """One table for each data set: what this run asked for, whether new or reused."""
+    """One table for each dataset: what this run asked for, whether new or reused."""
     from vsrbench.api import Results
 
     records = run.store.of_run(run.id)

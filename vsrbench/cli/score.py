@@ -80,7 +80,7 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.data import datasets, outputs
     from vsrbench.metrics import PRESETS, metric_info
     from vsrbench.run.executors import Crew
-    from vsrbench.run.runner import Choice, Run
+    from vsrbench.run.runner import Run, RunConfig
 
     processes.warm_up()
     if options.preset and options.preset not in PRESETS:
@@ -127,7 +127,7 @@ def execute(options: argparse.Namespace) -> int:
     if found.clips and all(clip.lq for clip in found.clips):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     with Crew() as crew:
-        choice = Choice(
+        config = RunConfig(
             root=options.root,
             devices=devices_of(options, crew),
             metrics=tuple(dict.fromkeys(metrics)),
@@ -137,7 +137,7 @@ def execute(options: argparse.Namespace) -> int:
             verbose=options.verbose,
             preset=options.preset or "",
         )
-        run = Run(choice, store, crew)
+        run = Run(config, store, crew)
         run.go(cards, [found])
         print_tables(options, run, [found], options.format)
         say_counts(run)

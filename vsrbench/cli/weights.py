@@ -188,7 +188,7 @@ def _checkout(card: MethodCard) -> Path | None:
     if card.kind != "command":
         return None
     try:
-        return Path(command.places(card.name)["repo"])
+        return Path(command.read_places(card.name)["repo"])
     except UserError:
         return None
 

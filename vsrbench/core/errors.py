@@ -45,7 +45,7 @@ class UserError(Exception):
 
 
 class MissingError(UserError):
-    """A file, package, device or data set that is needed is not here."""
+    """A file, package, device or dataset that is needed is not here."""
 
     exit_code = MISSING
 

@@ -48,7 +48,7 @@ class ColourShift(MeanMetric):
     def score(self, sample: Sample) -> float:
         """Mean over cells of the distance. Raises DataError below 8 px of LQ."""
         if sample.lq is None:
-            raise DataError("needs LQ", "use a data set with LQ or give --lq")
+            raise DataError("needs LQ", "use a dataset with LQ or give --lq")
         at_least(CELLS, sample.lq)
         shift = cell_colours(sample.sr) - cell_colours(sample.lq)
         self._shifts.append(shift.mean((0, 1)))

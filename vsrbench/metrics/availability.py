@@ -31,7 +31,7 @@ def unavailable(name: str, fetch: bool = True) -> MissingError | None:
     """
     if "command" in metric_info(name).needs:
         try:
-            command.places(name)
+            command.read_places(name)
         except UserError as error:
             return MissingError(error.message, error.hint)
         return None

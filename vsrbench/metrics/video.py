@@ -14,7 +14,7 @@ from vsrbench.core.errors import ContractError, DataError
 from vsrbench.core.types import MetricInfo, Sample, Score
 from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.metrics import bridge
-from vsrbench.programs.command import TIMEOUT_S, places, write_video
+from vsrbench.programs.command import TIMEOUT_S, read_places, write_video
 from vsrbench.programs.process import execute, workplace
 
 
@@ -64,7 +64,7 @@ class VideoMetric:
 
     def __init__(self, info: MetricInfo, device: str = "cpu") -> None:
         self.info, self.device = info, device
-        self._places = places(info.name)
+        self._places = read_places(info.name)
         self._scratch = tempfile.TemporaryDirectory(prefix="vsrbench-")
         self._folder = Path(self._scratch.name)
         self._writer = FrameWriter(self._folder / "frames").__enter__()

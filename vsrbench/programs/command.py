@@ -61,7 +61,7 @@ RESERVED = frozenset(
 """Settings of a card that are not values for its arguments."""
 
 
-def places(name: str) -> dict[str, str]:
+def read_places(name: str) -> dict[str, str]:
     """The user's table for a program: `python`, `repo` and whatever else its arguments name.
 
     Raises MissingError when there is none or what it names is not there, UserError for bad TOML.
@@ -106,9 +106,9 @@ def commit(name: str, argv: Sequence[str] = (), leave_out: Sequence[str] = ()) -
     not, but for hidden files, byte code, Python environments and what fits a pattern of
     `leave_out` (names relative to the checkout, such as "results/*"); and files and folders
     elsewhere that the user's table or an argument of `argv` names. Looked at once until
-    `look_again`. Raises as `places`, and DataError for what cannot be read.
+    `look_again`. Raises as `read_places`, and DataError for what cannot be read.
     """
-    return _commit(tuple(sorted(places(name).items())), tuple(argv), tuple(leave_out))
+    return _commit(tuple(sorted(read_places(name).items())), tuple(argv), tuple(leave_out))
 
 
 def look_again() -> None:
@@ -216,7 +216,7 @@ def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
         ) from error
 
 
-def ready(card: MethodCard) -> None:
+def check_arguments(card: MethodCard) -> None:
     """Raises MissingError or UserError for a place that is not given, and for what is not there.
 
     That is a place that the arguments name, and what the recipe of the environment puts there.
@@ -230,10 +230,10 @@ def ready(card: MethodCard) -> None:
 def values_of(card: MethodCard) -> dict[str, Any]:
     """What arguments can name before a clip is there: settings, the user's table, our scripts.
 
-    Raises as `places`.
+    Raises as `read_places`.
     """
     try:
-        return told_by(card) | places(card.name)
+        return told_by(card) | read_places(card.name)
     except MissingError as error:
         if command := setup.hint(card):
             error.hint = f"{command}, or {error.hint}"
@@ -336,7 +336,7 @@ class CommandMethod:
 
     def __init__(self, card: MethodCard, device: str) -> None:
         self.card, self.device, self.values = card, device, values_of(card)
-        self.places = places(card.name)
+        self.places = read_places(card.name)
         self.usage: Usage | None = None
         """Of the last call."""
         self.loading: Usage | None = None

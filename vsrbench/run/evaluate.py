@@ -19,7 +19,7 @@ from vsrbench.metrics import about_pyiqa, load_metric, metric_info
 from vsrbench.metrics.base import worst_second
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.run.method import foreign_error, upscale
-from vsrbench.run.plan import EXACT_FLOW, Job, mark, marked, scores_outputs
+from vsrbench.run.plan import EXACT_FLOW, Job, is_marked, mark_of, scores_outputs
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -222,13 +222,13 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     """Output frames next to LQ, GT and reference; kept on the way if the job says so."""
     clip, border = job.clip, job.clip.border_px
     reference = reference_frames(clip)
-    if marked(job.frames, job.output_key) and (why := frames.altered(job.frames)):
+    if is_marked(job.frames, job.output_key) and (why := frames.altered(job.frames)):
         context.note(f"kept frames in {job.frames} do not serve, {why}: they are made again")
     with ExitStack() as stack:
         writer = None
         if job.keep:
             with _writing(job.frames):
-                for file in (mark(job.frames), frames.sums(job.frames)):
+                for file in (mark_of(job.frames), frames.sums(job.frames)):
                     file.unlink(missing_ok=True)
             writer = stack.enter_context(frames.FrameWriter(job.frames, replace=True))
         for index, sr in enumerate(_outputs(job, method, context)):
@@ -246,7 +246,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     if writer is not None:
         with _writing(job.frames):
             frames.write_sums(job.frames, writer.digests)
-            mark(job.frames).write_text(job.output_key + "\n")
+            mark_of(job.frames).write_text(job.output_key + "\n")
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Shared:
+class RunContext:
     """What the jobs of a run share, wherever they run."""
 
     run_id: str
@@ -98,7 +98,10 @@ DEATHS = 3
 
 
 def run(
-    jobs: Sequence[Job], workers: Sequence[Callable[[], Worker]], shared: Shared, watcher: Watcher
+    jobs: Sequence[Job],
+    workers: Sequence[Callable[[], Worker]],
+    about: RunContext,
+    watcher: Watcher,
 ) -> Generator[Done, None, None]:
     """Every job with what came of it: in order with one worker, with several as they end.
 
@@ -129,9 +132,9 @@ def run(
         while place not in running and (job := next_job(place)):
             watcher.start(label(job))
             if why := banned.get(job.card.name):
-                yield job, failed(job, ContractError(f"{why}: not run again", HINT), shared)
+                yield job, failed(job, ContractError(f"{why}: not run again", HINT), about)
             elif job.error is not None or not (job.todo or job.keep):
-                yield job, failed(job, job.error, shared)
+                yield job, failed(job, job.error, about)
             else:
                 if place not in crew:
                     crew[place] = workers[place]()
@@ -166,7 +169,7 @@ def run(
                     waiting[_method(job)].appendleft(job)
                 else:
                     banned[name] = why
-                    done = job, failed(job, ContractError(why, HINT).because(died.log), shared)
+                    done = job, failed(job, ContractError(why, HINT).because(died.log), about)
             if done and place not in crew:
                 yield done
                 yield from assign(place)
@@ -192,10 +195,10 @@ def _end(workers: Any) -> None:
         list(pool.map(lambda worker: worker.end(), workers))
 
 
-def failed(job: Job, error: UserError | None, shared: Shared) -> Found:
+def failed(job: Job, error: UserError | None, about: RunContext) -> Found:
     """What comes of a job that cannot run, or has nothing to run."""
     context = Context(
-        shared.run_id, "cpu", None, shared.cache, lambda: None, lambda _: None, shared.preset
+        about.run_id, "cpu", None, about.cache, lambda: None, lambda _: None, about.preset
     )
     return _found(replace(job, error=error), _no_method, context)
 
@@ -246,14 +249,14 @@ class Crew:
         return process
 
     def run(
-        self, jobs: Sequence[Job], devices: Sequence[str], shared: Shared, watcher: Watcher
+        self, jobs: Sequence[Job], devices: Sequence[str], about: RunContext, watcher: Watcher
     ) -> Generator[Done, None, None]:
         """`run` on these torch devices; one that is named twice runs two jobs at a time."""
 
         def worker(device: str) -> Worker:
-            return OnDevice(self._take(), device, len(devices), shared)
+            return OnDevice(self._take(), device, len(devices), about)
 
-        yield from run(jobs, [partial(worker, device) for device in devices], shared, watcher)
+        yield from run(jobs, [partial(worker, device) for device in devices], about, watcher)
 
     def end(self) -> None:
         """End all, so that the devices are idle."""
@@ -265,10 +268,10 @@ class Crew:
 class OnDevice:
     """A worker that is a process of this machine."""
 
-    def __init__(self, process: Process, device: str, share: int, shared: Shared) -> None:
+    def __init__(self, process: Process, device: str, share: int, about: RunContext) -> None:
         """share: how many there are, which divide the cores among them."""
         self._process = process
-        process.submit(_begin, shared, device, share)
+        process.submit(_begin, about, device, share)
 
     def submit(self, job: Job, told: Callable[[str], None]) -> Future[Found]:
         """Have it do a job."""
@@ -315,15 +318,15 @@ def _asked(work: Callable[[], T]) -> T:
         raise missing_package(error, "this command") from error
 
 
-def _begin(shared: Shared, device: str, share: int) -> None:
-    os.environ[variables.LOGS] = str(shared.logs)
-    _here.update(shared=shared, device=device, share=share, folder=Path.cwd())
+def _begin(about: RunContext, device: str, share: int) -> None:
+    os.environ[variables.LOGS] = str(about.logs)
+    _here.update(about=about, device=device, share=share, folder=Path.cwd())
 
 
 def _prepare() -> Context:
     """With the first job, so that it is a job that fails where this does. Raises UserError."""
     if "context" not in _here:
-        shared, device, share = _here["shared"], _here["device"], _here["share"]
+        about, device, share = _here["about"], _here["device"], _here["share"]
         try:
             import cv2
             import torch
@@ -336,38 +339,38 @@ def _prepare() -> Context:
                 cv2.setNumThreads(threads)
             no_tf32()
             _here["loader"] = Loader(device)
-            estimator = best_estimator(device) if shared.needs_flow else None
+            estimator = best_estimator(device) if about.needs_flow else None
         except ImportError as error:
             raise missing_package(error, "running methods") from error
         except Exception as error:
             raise foreign_error("flow", f"on {device}", error) from error
-        _here["context"] = _context(shared, device, estimator)
+        _here["context"] = _context(about, device, estimator)
     context: Context = _here["context"]
     return context
 
 
-def _context(shared: Shared, device: str, estimator: Estimator | None) -> Context:
+def _context(about: RunContext, device: str, estimator: Estimator | None) -> Context:
     tell = processes.tell
     return Context(
-        shared.run_id, device, estimator, shared.cache, partial(tell, FRAME), tell, shared.preset
+        about.run_id, device, estimator, about.cache, partial(tell, FRAME), tell, about.preset
     )
 
 
 def _work(job: Job) -> Found:
     """In a worker: a job. What it raises that is no Exception fails it like one."""
-    shared, device = _here["shared"], _here["device"]
+    about, device = _here["about"], _here["device"]
     os.chdir(_here["folder"])  # a method may have gone elsewhere
     try:
         context = _prepare()
     except UserError as error:
-        return failed(job, error, shared)
+        return failed(job, error, about)
     try:
         found = _found(job, partial(_here["loader"].load, job.card), context)
     except processes.Ended:
         raise
     except BaseException as error:
         raised = foreign_error(f"'{job.card.name}'", f"on clip '{job.clip.name}'", error)
-        found = failed(job, raised, shared)
+        found = failed(job, raised, about)
     if any(
         "ran out of memory" in (record.error or {}).get("message", "") for record in found.records
     ):

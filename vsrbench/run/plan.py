@@ -83,19 +83,19 @@ def scores_outputs(card: MethodCard) -> bool:
     return card.kind == "frames" and card.name != GT_CARD.name
 
 
-def mark(folder: Path) -> Path:
+def mark_of(folder: Path) -> Path:
     """The file beside kept frames that holds their identity."""
     return folder.with_name(folder.name + ".key")
 
 
-def kept(folder: Path, output_key: str) -> bool:
+def is_kept(folder: Path, output_key: str) -> bool:
     """True if `folder` holds the whole output with this identity, every frame as it was written."""
-    return marked(folder, output_key) and not altered(folder)
+    return is_marked(folder, output_key) and not altered(folder)
 
 
-def marked(folder: Path, output_key: str) -> bool:
+def is_marked(folder: Path, output_key: str) -> bool:
     """True if the output with this identity was kept in `folder`, whatever became of it."""
-    file = mark(folder)
+    file = mark_of(folder)
     return file.is_file() and folder.is_dir() and file.read_text().strip() == output_key
 
 
@@ -140,7 +140,7 @@ def plan(
                 if not _same_refusal(done.get(job.quality_key(metric_info(name))), why)
             }
             serves = bool(todo) or keep_frames
-            reuse = serves and not fresh and kept(job.frames, job.output_key)
+            reuse = serves and not fresh and is_kept(job.frames, job.output_key)
             keep = keep_frames and job.error is None and not reuse
             found = {name: job.quality_key(metric_info(name)) for name in metrics}
             asked.append(Asked(card.name, found, card.source, spec.name, spec.path, clip.name))
@@ -182,7 +182,7 @@ def _job(
             error = refusal
     refused = {}
     for name in metrics:
-        why = missing.get(name) or (None if error else unfit(metric_info(name), clip))
+        why = missing.get(name) or (None if error else explain_unfit(metric_info(name), clip))
         if not why and not error and card.weights.origin == "random":
             why = UserError(f"'{card.name}' is untrained: cost only")
         if why:
@@ -204,7 +204,7 @@ def _job(
     )
 
 
-def unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
+def explain_unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
     """Why a metric makes no sense for a clip; None when it does."""
     if "gt" in metric.needs and clip.gt is None:
         return UserError(f"'{metric.name}' needs ground truth and clip '{clip.name}' has none")

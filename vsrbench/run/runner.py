@@ -41,11 +41,11 @@ from vsrbench.run import cost, executors
 from vsrbench.run.evaluate import error_json, timestamp
 from vsrbench.run.executors import Crew, Found
 from vsrbench.run.method import at_scale
-from vsrbench.run.plan import Job, Made, made, plan, unfit
+from vsrbench.run.plan import Job, Made, explain_unfit, made, plan
 
 
 @dataclass(frozen=True)
-class Choice:
+class RunConfig:
     """How a run is to be done."""
 
     root: Path
@@ -53,7 +53,7 @@ class Choice:
     devices: tuple[str, ...]
     """Torch devices of one kind, a process for each where there are several."""
     metrics: tuple[str, ...] = ()
-    """Metrics asked for by name; empty for the defaults of each data set."""
+    """Metrics asked for by name; empty for the defaults of each dataset."""
     keep_frames: bool = False
     """Keep outputs as PNG."""
     fresh: bool = False
@@ -61,7 +61,7 @@ class Choice:
     quiet: bool = False
     """No progress."""
     with_cost: bool = True
-    """Measure cost at the most frequent size of each data set."""
+    """Measure cost at the most frequent size of each dataset."""
     verbose: bool = False
     """Show the tracebacks of what failed."""
     preset: str = ""
@@ -74,10 +74,10 @@ class Choice:
 
 
 class Run:
-    """One run over methods and data sets; `counts` and `missing` tell how it went."""
+    """One run over methods and datasets; `counts` and `missing` tell how it went."""
 
-    def __init__(self, choice: Choice, store: Store, crew: Crew | None = None) -> None:
-        self.choice, self.store, self.crew = choice, store, crew or Crew()
+    def __init__(self, config: RunConfig, store: Store, crew: Crew | None = None) -> None:
+        self.config, self.store, self.crew = config, store, crew or Crew()
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
         self.missing = False
@@ -115,7 +115,7 @@ class Run:
             self._quality(cards, sets)
             for card, dataset in outputs:
                 self._quality([card], [dataset])
-            for dataset in sets if self.choice.with_cost else ():
+            for dataset in sets if self.config.with_cost else ():
                 size = usual_size(clip.size for clip in dataset.clips)
                 scales = [clip.scale for clip in dataset.clips if clip.size == size]
                 if scales:
@@ -129,8 +129,8 @@ class Run:
             "started": timestamp(),
             "argv": sys.argv[1:],
             "version": __version__,
-            "device": ",".join(self.choice.devices),
-            "env": env.capture(self.choice.root),
+            "device": ",".join(self.config.devices),
+            "env": env.capture(self.config.root),
         }
         accelerators = self.crew.ask(env.accelerators)
         remove_leftovers(self.store.logs, *self.store.frames.glob("*/*"))
@@ -154,7 +154,7 @@ class Run:
                 self.store.append_run(about | end | {"asked": asked})
 
     def wanted(self, dataset: Dataset) -> tuple[str, ...]:
-        """The metrics of a data set: asked for, its own defaults, or all that the data allows.
+        """The metrics of a dataset: asked for, its own defaults, or all that the data allows.
 
         Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
         Without GT, PIQE, which needs neither GT nor weights, is among the defaults.
@@ -163,13 +163,13 @@ class Run:
         no_gt = bool(clips) and all(clip.gt is None for clip in clips)
         alone = no_gt and not any(clip.lq for clip in clips)
         return (
-            self.choice.metrics
+            self.config.metrics
             or dataset.spec.metrics
             or tuple(
                 m.name
                 for m in known_metrics().values()
                 if (m.default or (m.name == "ewarp_self" and alone) or (m.name == "piqe" and no_gt))
-                and (not clips or any(unfit(m, clip) is None for clip in clips))
+                and (not clips or any(explain_unfit(m, clip) is None for clip in clips))
             )
         )
 
@@ -180,15 +180,17 @@ class Run:
         )
         for why in reasons.values():
             note(f"missing: {why.message}\n  {why.hint}")
-        self.missing |= bool(self.choice.metrics and reasons)
-        for name in self.choice.metrics:
-            whys = [unfit(metric_info(name), clip) for dataset in sets for clip in dataset.clips]
+        self.missing |= bool(self.config.metrics and reasons)
+        for name in self.config.metrics:
+            whys = [
+                explain_unfit(metric_info(name), clip) for dataset in sets for clip in dataset.clips
+            ]
             if name not in reasons and whys and all(whys):
                 note(f"not computed: {whys[0]}")
                 self.missing = True
         flow = self._flow(asked, sets)
         depends = {name: depends_on(name) for name in asked}
-        done = {} if self.choice.fresh else self.store.latest()
+        done = {} if self.config.fresh else self.store.latest()
         for line in self.store.notices:
             note(f"note: {line}")
         jobs: list[Job] = []
@@ -207,8 +209,8 @@ class Run:
                 done,
                 self.store.frames,
                 places,
-                self.choice.keep_frames,
-                self.choice.fresh,
+                self.config.keep_frames,
+                self.config.fresh,
                 flow,
                 depends,
             )
@@ -220,15 +222,15 @@ class Run:
         note(
             f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
             f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "
-            f"in {len(jobs)} jobs on {', '.join(self.choice.devices)}"
+            f"in {len(jobs)} jobs on {', '.join(self.config.devices)}"
         )
         frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
-        shared = executors.Shared(
-            self.id, bool(flow), cache_folder() / "flow", self.store.logs, self.choice.preset
+        about = executors.RunContext(
+            self.id, bool(flow), cache_folder() / "flow", self.store.logs, self.config.preset
         )
         with (
-            Progress(frames, len(jobs), self.choice.quiet) as progress,
-            closing(self.crew.run(jobs, self.choice.devices, shared, progress)) as results,
+            Progress(frames, len(jobs), self.config.quiet) as progress,
+            closing(self.crew.run(jobs, self.config.devices, about, progress)) as results,
         ):
             for job, found in results:
                 progress.done(executors.label(job), self._record(job, found, progress))
@@ -254,7 +256,7 @@ class Run:
             self.counts["failed"] += 1
             outcome = f"FAILED: {found.error}"
             logs[error_json(found.error).get("log", "")] = None
-        if self.choice.verbose:
+        if self.config.verbose:
             for log in filter(None, logs):
                 progress.line(log.rstrip())
         if isinstance(job.error, MissingError):
@@ -268,8 +270,8 @@ class Run:
 
     def cost(self, cards: Sequence[MethodCard], size: Size, scale: int, frames: int) -> None:
         """Measure every card that has no figure for this LQ size on this machine yet."""
-        done = {} if self.choice.fresh else self.store.latest()
-        machine = self.crew.ask(cost.machine, self.choice.device).result()
+        done = {} if self.config.fresh else self.store.latest()
+        machine = self.crew.ask(cost.machine, self.config.device).result()
         self.crew.end()  # nothing else on the device
         for card in cards:
             made_by, error, measurement = Made(), None, None
@@ -290,14 +292,14 @@ class Run:
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
                 try:
                     measurement = cost.measure(
-                        card, size, frames, self.choice.device, self.store.logs
+                        card, size, frames, self.config.device, self.store.logs
                     )
                 except UserError as failure:
                     error = failure
             told = error_json(error) if error else None
             if error and told:
                 say_error(error)
-                if self.choice.verbose and "log" in told:
+                if self.config.verbose and "log" in told:
                     note(told["log"].rstrip())
             absent = isinstance(error, MissingError)
             self.missing |= absent

@@ -10,7 +10,7 @@ from vsrbench.core.types import Record, size_text
 from vsrbench.data.frames import FrameSource, altered, open_frames
 from vsrbench.metrics import recorded
 from vsrbench.results.summary import BASELINE, GT, metric_column, newest
-from vsrbench.run.plan import mark
+from vsrbench.run.plan import mark_of
 
 
 def locate_frames(
@@ -68,7 +68,7 @@ def kept_scores(
             r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
         ]
         own = [r for r in own if r.status == "ok" and recorded(r) and r.output]
-        file = mark(folder)
+        file = mark_of(folder)
         if not own or not file.is_file():
             continue
         output = file.read_text(encoding="utf-8").strip()
