@@ -21,6 +21,7 @@ from vsrbench.cli import (
     datasets,
     figure,
     listing,
+    merge,
     methods,
     report,
     run,
@@ -35,6 +36,7 @@ from vsrbench.core.progress import note, say_error
 
 COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
     "run": (run.make_parser, run.execute),
+    "merge": (merge.make_parser, merge.execute),
     "score": (score.make_parser, score.execute),
     "datasets": (datasets.make_parser, datasets.execute),
     "datasets check": (datasets.check_parser, datasets.check),

@@ -107,6 +107,14 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def shard(text: str) -> tuple[int, int]:
+    """I/N, with 0 <= I < N."""
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a shard; write it as 0/3, 1/3 or 2/3")
+    return int(part), int(parts)
+
+
 def number(text: str) -> float:
     """A number, 0 or more."""
     try:

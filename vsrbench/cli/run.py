@@ -16,6 +16,7 @@ from vsrbench.cli.arguments import (
     names,
     new_parser,
     positive,
+    shard,
 )
 from vsrbench.cli.running import (
     devices_of,
@@ -75,6 +76,13 @@ def make_parser() -> Parser:
     how.add_argument(
         "--dry-run", action="store_true", help="print the command lines of programs, run nothing"
     )
+    how.add_argument(
+        "--shard",
+        type=shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="do part I (from 0) of N; see merge",
+    )
     how.add_argument("-q", "--quiet", action="store_true", help="no progress")
     add_results(how)
     return parser
@@ -116,6 +124,7 @@ def _execute(options: argparse.Namespace, crew: Crew) -> int:
         fresh=options.fresh,
         quiet=options.quiet,
         with_cost=not options.no_cost,
+        shard=options.shard,
         verbose=options.verbose,
     )
     run = Run(config, store, crew)

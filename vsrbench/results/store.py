@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
@@ -102,11 +102,15 @@ class Store:
 
     def append(self, record: Record) -> None:
         """Write one record and flush it to disk. Raises UserError when the disk refuses."""
-        self._append_line(self.records, record.to_json())
+        self.append_all([record])
+
+    def append_all(self, records: Iterable[Record]) -> None:
+        """Write records and flush them to disk, once. Raises WriteError when the disk refuses."""
+        self._append_lines(self.records, (record.to_json() for record in records))
 
     def append_run(self, run: dict[str, Any]) -> None:
         """Write one line about a run: arguments, environment, counts, exit code."""
-        self._append_line(self.runs, run)
+        self._append_lines(self.runs, [run])
 
     def code(self, runs: Collection[str]) -> str:
         """Version and commit of the code behind these runs; `+` marks uncommitted changes."""
@@ -125,16 +129,16 @@ class Store:
         """
         return self._lines(self.runs, _run, strict)
 
-    def _append_line(self, path: Path, value: dict[str, Any]) -> None:
+    def _append_lines(self, path: Path, values: Iterable[dict[str, Any]]) -> None:
         # NaN has no JSON spelling that other readers accept: refuse it here.
-        line = json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        lines = (json.dumps(v, allow_nan=False, separators=(",", ":")).encode() for v in values)
         try:
             with path.open("ab+") as file:
                 if file.tell() > 0:
                     file.seek(-1, os.SEEK_END)
                     if file.read(1) != b"\n":  # an earlier run was cut in the middle of a line
-                        line = b"\n" + line
-                file.write(line)
+                        file.write(b"\n")
+                file.writelines(line + b"\n" for line in lines)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any
 
 from vsrbench import __version__
 from vsrbench.cards import sources
+from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import env, keys
 from vsrbench.core.errors import (
     FAILED,
@@ -66,6 +67,8 @@ class RunConfig:
     """Show the tracebacks of what failed."""
     preset: str = ""
     """Preset of metrics that was asked for."""
+    shard: tuple[int, int] = (0, 1)
+    """Do part I of N parts of the work."""
 
     @property
     def device(self) -> str:
@@ -119,7 +122,8 @@ class Run:
                 size = usual_size(clip.size for clip in dataset.clips)
                 scales = [clip.scale for clip in dataset.clips if clip.size == size]
                 if scales:
-                    self.cost(cards, size, scales[0], cost.FRAMES)
+                    part, parts = self.choice.shard
+                    self.cost(cards[part::parts], size, scales[0], cost.FRAMES)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -219,6 +223,8 @@ class Run:
         self.asked += asked_for
         keys = {key for entry in asked_for for key in entry.keys.values()}
         self.counts["reused"] += len(keys) - sum(len(j.todo) + len(j.refused) for j in jobs)
+        mine = self._mine(cards, sets)
+        jobs = [job for job in jobs if mine(job)]
         note(
             f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
             f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "
@@ -234,6 +240,24 @@ class Run:
         ):
             for job, found in results:
                 progress.done(executors.label(job), self._record(job, found, progress))
+
+    def _mine(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> Callable[[Job], bool]:
+        """Whether a job belongs to this shard: by names alone, whatever is on disk already.
+
+        A method on a clip goes to the shard with the fewest frames so far, long clips first.
+        """
+        part, parts = self.choice.shard
+        loads, place = [0] * parts, dict[str, int]()
+        units = {
+            _unit(card, dataset.spec.name, clip.name): clip.count
+            for card in (GT_CARD, *cards)
+            for dataset in sets
+            for clip in dataset.clips
+        }
+        for unit, frames in sorted(units.items(), key=lambda item: (-item[1], item[0])):
+            place[unit] = loads.index(min(loads))
+            loads[place[unit]] += frames
+        return lambda job: place.get(_unit(job.card, job.clip.dataset, job.clip.name), 0) == part
 
     def _flow(self, asked: Iterable[str], sets: Sequence[Dataset]) -> str:
         """Identity of the flow estimator; empty unless a metric needs motion that is not known."""
@@ -326,6 +350,11 @@ class Run:
                     code=code,
                 )
             )
+
+
+def _unit(card: MethodCard, dataset: str, clip: str) -> str:
+    """What a shard holds whole."""
+    return keys.digest([card.name, card.source, dataset, clip])
 
 
 def _answer(future: Future[dict[str, Any]]) -> dict[str, Any]:

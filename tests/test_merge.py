@@ -1,0 +1,52 @@
+"""Shards of a run on several machines, and their results in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
+from vsrbench.results.merge import merge
+from vsrbench.results.store import Store
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    return {r.key: (r.status, r.value, r.per_frame) for r in Store(folder).latest().values()}
+
+
+def test_shards_merged_equal_one_run(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    for number, name in enumerate("abcd"):
+        write_clip(tmp_path / "lq" / name, count=2 + number)
+    asked = ["--methods", "good,lanczos", "--input", tmp_path / "lq", "--metrics", "lr_psnr"]
+    asked += ["--no-cost", "--keep-frames", "--device", "cpu"]
+    assert run(*asked, results="one")[0] == 0
+    parts = [f"part{i}" for i in range(3)]
+    for i, part in enumerate(parts):
+        assert run(*asked, "--shard", f"{i}/3", results=part)[0] == 0
+    held = [scores(tmp_path / part) for part in parts]
+    assert sum(map(len, held)) == len(set().union(*held)) == 12  # none twice
+    assert max(map(len, held)) - min(map(len, held)) <= 2
+    into = tmp_path / "all"
+    found = merge([Store(tmp_path / part) for part in parts], Store(into))
+    assert (found.records, found.runs, found.overlap, found.conflicts) == (12, 3, 0, [])
+    assert scores(into) == scores(tmp_path / "one")
+    kept = {p.relative_to(tmp_path / "one") for p in (tmp_path / "one/frames").rglob("*")}
+    assert kept == {p.relative_to(into) for p in (into / "frames").rglob("*")}
+    again = run(*asked, results="all")
+    assert "done: 0 new results" in again[2]
+    found = merge([Store(tmp_path / part) for part in parts], Store(into))
+    assert (found.records, found.runs, found.overlap, found.conflicts) == (0, 0, 0, [])
+
+
+def test_overlap_and_conflicts_are_named(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    asked = ["--methods", "good", "--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr"]
+    assert run(*asked, "--no-cost", "--device", "cpu", results="a")[0] == 0
+    first, _ = Store(tmp_path / "a").latest().values()
+    for name, value in (("b", first.value), ("c", 99.0)):
+        Store(tmp_path / name).prepare()
+        Store(tmp_path / name).append(replace(first, run_id="other", value=value))
+    found = merge([Store(tmp_path / x) for x in "abc"], Store(tmp_path / "d"))
+    assert (found.records, found.overlap, len(found.conflicts)) == (2, 1, 1)
+    assert f"lr_psnr of {first.method} on lq/lq is {first.value} and, in" in found.conflicts[0]
+    assert scores(tmp_path / "d") == scores(tmp_path / "a")

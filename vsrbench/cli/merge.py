@@ -1,0 +1,38 @@
+"""`merge`: results of several folders into one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vsrbench.cli.arguments import Parser, new_parser
+from vsrbench.core.errors import FAILED, OK
+from vsrbench.core.progress import note
+
+
+def make_parser() -> Parser:
+    """The arguments."""
+    parser = new_parser(
+        "merge", "Bring results of several folders into one: records, runs and\nkept frames.", ""
+    )
+    parser.usage = "vsrbench merge DIR [DIR ...] --into DIR"
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="results folders")
+    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="folder to add to")
+    return parser
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Merge; exit code 1 where folders hold different values for one score."""
+    from vsrbench.results.merge import merge
+    from vsrbench.results.store import Store
+
+    sources = [Store.at(folder) for folder in options.folders]
+    target = Store(options.into)
+    found = merge(sources, target)
+    for line in found.conflicts:
+        note(f"conflict: {line}; the first one is kept")
+    note(
+        f"merged: {found.records} records and {found.runs} runs added, {found.overlap} scores were "
+        f"there already, {len(found.conflicts)} conflicts; records in {target.records}"
+    )
+    return FAILED if found.conflicts else OK

@@ -1,0 +1,105 @@
+"""Results of several runs, on several machines, brought into one folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vsrbench.core.errors import WriteError
+from vsrbench.core.files import partial_beside
+from vsrbench.core.types import Record
+from vsrbench.results.store import Store
+
+
+@dataclass
+class Merged:
+    """What came of a merge."""
+
+    records: int = 0
+    """Records that were added."""
+    runs: int = 0
+    """Runs that were added."""
+    overlap: int = 0
+    """Scores that more than one folder held, with equal values; they are kept once."""
+    conflicts: list[str] = field(default_factory=list)
+    """A line for each score or clip that differs between folders; the first one is kept."""
+
+
+def merge(sources: Sequence[Store], target: Store) -> Merged:
+    """Add the records, runs and kept frames of `sources`, in this order, to `target`.
+
+    A second merge of the same folders adds nothing. Records of one score are the same when they
+    differ in time and host alone. Raises WriteError, DataError for damaged lines.
+    """
+    target.prepare()
+    found = Merged()
+    held = {r.key: r for r in target.latest().values() if r.status == "ok" and r.kind == "quality"}
+    known = {_line(record) for record in target.read(strict=True)}
+    runs = {run["run_id"] for run in target.read_runs(strict=True)}
+    for source in sources:
+        new = list[Record]()
+        for record in source.read(strict=True):
+            if _line(record) in known:
+                continue
+            known.add(_line(record))
+            before = held.get(record.key) if record.status == "ok" else None
+            if before is None:
+                new.append(record)
+                if record.status == "ok" and record.kind == "quality":
+                    held[record.key] = record
+            elif (before.value, before.per_frame) == (record.value, record.per_frame):
+                found.overlap += 1
+            else:
+                found.conflicts.append(
+                    f"{record.metric} of {record.method} on {record.dataset}/{record.clip} is "
+                    f"{before.value} and, in {source.folder}, {record.value}"
+                )
+        target.append_all(new)
+        found.records += len(new)
+        for run in source.read_runs(strict=True):
+            if run["run_id"] not in runs:
+                runs.add(run["run_id"])
+                asked = [a.to_json() for a in run["asked"]] if "asked" in run else None
+                target.append_run(run if asked is None else run | {"asked": asked})
+                found.runs += 1
+        found.conflicts += _frames(source.frames, target.frames)
+    return found
+
+
+def _line(record: Record) -> int:
+    """Tells records apart in little memory."""
+    return hash((record.key, record.run_id, record.at, record.status, record.value))
+
+
+def _frames(source: Path, target: Path) -> list[str]:
+    """Copy kept frames, each clip whole or not at all; a line for each that is there otherwise."""
+    conflicts = []
+    for mark in sorted(source.glob("*/*/*.key")):
+        folder = mark.with_suffix("")
+        place = target / folder.relative_to(source)
+        beside = place.with_name(mark.name)
+        if not folder.is_dir():
+            continue
+        if beside.is_file() and place.is_dir():
+            if beside.read_text() != mark.read_text():
+                conflicts.append(f"kept frames in {folder} are of another output than in {place}")
+            continue
+        partial = partial_beside(place)
+        try:
+            shutil.copytree(folder, partial)
+            if place.exists():
+                shutil.rmtree(place)
+            partial.rename(place)
+            for file in folder.parent.glob(f"{folder.name}.*"):
+                if file != mark and file.is_file():
+                    shutil.copy2(file, place.parent)
+            shutil.copy2(mark, beside)  # last: it says that the frames are whole
+        except OSError as error:
+            raise WriteError(
+                f"cannot write {place}: {error.strerror}", "free some space"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return conflicts
