@@ -122,7 +122,7 @@ class Run:
                 size = usual_size(clip.size for clip in dataset.clips)
                 scales = [clip.scale for clip in dataset.clips if clip.size == size]
                 if scales:
-                    part, parts = self.choice.shard
+                    part, parts = self.config.shard
                     self.cost(cards[part::parts], size, scales[0], cost.FRAMES)
 
     @contextmanager
@@ -246,7 +246,7 @@ class Run:
 
         A method on a clip goes to the shard with the fewest frames so far, long clips first.
         """
-        part, parts = self.choice.shard
+        part, parts = self.config.shard
         loads, place = [0] * parts, dict[str, int]()
         units = {
             _unit(card, dataset.spec.name, clip.name): clip.count
