@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +74,7 @@ def check(
         return ready.pop(name, None) or _start([*program, name, "--held", *options])
 
     try:
-        for name, following in zip(todo, [*todo[1:], None], strict=True):
+        for name, following in zip_longest(todo, todo[1:]):
             limit, again = min(limits[name], end - time.monotonic()), True
             if limit <= 0:
                 results.part(name).update(state="not run", why="no time was left")

@@ -1112,7 +1112,7 @@ def test_raw_outputs_that_are_no_numbers_are_no_score(monkeypatch: pytest.Monkey
         Path(argv[-1]).write_text('[{"technical": NaN, "aesthetic": 0.1}]')
 
     monkeypatch.setattr(video, "execute", execute)
-    monkeypatch.setattr(video, "places", lambda name: {"python": "python", "repo": "."})
+    monkeypatch.setattr(video, "read_places", lambda name: {"python": "python", "repo": "."})
     metric = video.VideoMetric(metric_info("dover"))
     metric.update(Sample(0, texture(), None, None, texture(), None))
     with pytest.raises(ContractError, match="NaN among the raw outputs"):
