@@ -1108,7 +1108,7 @@ def test_silent_server_does_not_hold_up(
 
 
 def test_raw_outputs_that_are_no_numbers_are_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    def execute(name: str, argv: Sequence[str], *_: object) -> None:
+    def execute(name: str, argv: Sequence[str], *_: object, **__: object) -> None:
         Path(argv[-1]).write_text('[{"technical": NaN, "aesthetic": 0.1}]')
 
     monkeypatch.setattr(video, "execute", execute)
