@@ -64,7 +64,7 @@ class OneStep(nn.Module):
             up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
         )
         self.register_buffer("text", torch.randn(1, tokens, text))
-        betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEP + 1) ** 2
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, STEP + 1, device="cpu") ** 2
         self.alpha = float((1 - betas).prod())
         """Share of the signal's power that is left at the step."""
 
