@@ -1,4 +1,4 @@
-# make bench: run the main job. make test: run the tests. make lint: format, lint and types.
+# make setup: what running methods needs. make bench: run the main job. make test: run the tests. make lint: format, lint and types.
 # make fuzz: 3,000 broken inputs. make wheel: build the package, install it into empty environments, try it there.
 # Each makes its own virtual environment in .venv on first use.
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: bench test lint fuzz wheel clean
+.PHONY: setup bench test lint fuzz wheel clean
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit("vsrbench needs Python 3.11 or newer; try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
@@ -19,6 +19,8 @@ $(VENV)/.bench: pyproject.toml constraints.txt | $(RUN)
 $(VENV)/.dev: pyproject.toml constraints.txt | $(RUN)
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.bench
+
+setup: $(VENV)/.bench
 
 bench: $(VENV)/.bench
 	-$(RUN) run_bench.py weights fetch --metrics lpips --timeout 5

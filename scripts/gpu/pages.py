@@ -1,13 +1,14 @@
 """Markdown from what scripts/gpu_check.py measured.
 
 `python -m scripts.gpu.pages` puts the newest results of each card in results/gpu into
-docs/speed.md, and their cost table into README.md, each between two comments that stay.
+docs/speed.md, and a line on each card into README.md, each between two comments that stay.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tabulate import tabulate
 
 from scripts.gpu.bench import ROOT
 from scripts.gpu.levers import CARD
+from scripts.pages import filled
 from vsrbench.core.errors import MissingError
 from vsrbench.results import published
 
@@ -24,7 +26,7 @@ Entries = Mapping[str, Mapping[str, Any]]
 PAPER = "instavsr-2026-cost"
 """The paper's own figures, in results/published."""
 NOTHING = (
-    "No GPU has been measured yet: nothing here was ever timed on one. "
+    "No GPU has been measured yet. "
     "`python scripts/gpu_check.py` does it, in eight minutes on one card."
 )
 
@@ -264,14 +266,16 @@ TITLES: Mapping[str, str] = {
 }
 
 
-def cost_table(results: Mapping[str, Any]) -> str:
-    """The paper's clip and the peers, in a few lines."""
-    parts = results["parts"]
-    found = {name: ok(parts[name]) for name in ("headline", "peers") if name in parts}
-    text = [f"Measured on {results['kind']['device']}, {results['started'][:10]}:"]
-    text.append(table(CLIP_HEAD, [*_clip_rows(found.get("headline", {})), paper_row()]))
-    text.append(peers(found.get("peers", {})))
-    return "\n\n".join(filter(None, text))
+def cost_line(results: Mapping[str, Any]) -> str:
+    """The paper's clip on one card, in a line for README."""
+    part = results["parts"].get("headline")
+    said = [
+        f"{name} {m['frames'] / m['fps']:.1f} s, {gib(m['vram_peak_mib']) or 'unknown'} GiB"
+        for name, m in (ok(part) if part else {}).items()
+    ]
+    about = f"the paper's clip takes {'; '.join(said)}" if said else "its figures"
+    line = f"Measured on {results['kind']['device']}, {results['started'][:10]}: {about}"
+    return textwrap.fill(f"{line} ([docs/speed.md](docs/speed.md)).", 100, break_on_hyphens=False)
 
 
 def newest(folder: Path) -> list[dict[str, Any]]:
@@ -284,19 +288,9 @@ def newest(folder: Path) -> list[dict[str, Any]]:
     return list(cards.values())
 
 
-def filled(text: str, name: str, content: str, where: Path) -> str:
-    """`text` with `content` between `<!-- name -->` and `<!-- /name -->`. Raises MissingError."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, opened, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not opened or not closed:
-        raise MissingError(f"{where} lacks {begin} or {end}", "write both where the part belongs")
-    return f"{before}{begin}\n{content.strip()}\n{end}{after}"
-
-
 PLACES: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "docs/speed.md": ("gpu-speed", page),
-    "README.md": ("gpu-cost", cost_table),
+    "README.md": ("gpu-cost", cost_line),
 }
 """File -> name of the comments in it, and what is written between them for each card."""
 

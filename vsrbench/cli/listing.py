@@ -23,8 +23,9 @@ def make_parser() -> Parser:
     parser = new_parser("list", "What exists, what is ready here, and why the rest is not.", "")
     parser.usage = "vsrbench list methods|datasets|metrics [-v]"
     parser.epilog = (
-        "list methods -v adds what each method takes to build (time, peak memory of a process of "
-        "its own)\nand its parameters and multiply-adds: measured the first time, then kept."
+        "list methods -v adds what each method takes to build (time, peak memory in a process of "
+        "its own)\nand its parameters and multiply-adds: measured the first time, then kept.\n"
+        "list metrics -v adds what each metric computes and what it rewards wrongly."
     )
     parser.add_argument("what", choices=["methods", "datasets", "metrics"])
     return parser
@@ -77,7 +78,9 @@ class Entry:
 def execute(options: argparse.Namespace) -> int:
     """Print what exists, in groups by what it takes to run it."""
     entries = list(_entries(options.root, options.what))
-    if options.verbose and options.what == "methods":
+    if not options.verbose:
+        entries = [replace(e, more="") for e in entries]
+    elif options.what == "methods":
         entries = [replace(e, more=_construction(options.root, e.name)) for e in entries]
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 100)
     column = min(24, max([len(entry.name) for entry in entries], default=0) + 2)
@@ -123,7 +126,8 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
                 what += f"; weights: {described(need)}"
             elif (wants := REQUIREMENTS.get(name)) and wants.package:
                 what += f"; package {wants.install} ({wants.licence})"
-            yield Entry(name, what, metrics.unavailable(name, fetch=False))
+            more = info.source + (f" Rewards wrongly: {info.flaw}." if info.flaw else "")
+            yield Entry(name, what, metrics.unavailable(name, fetch=False), more)
         what = "any other of pyiqa that scores single frames, such as pyiqa:topiq_nr"
         yield Entry(f"{metrics.PYIQA}NAME", f"{what} (PolyForm-Noncommercial licence)")
 

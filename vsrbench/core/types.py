@@ -376,7 +376,13 @@ class MetricInfo:
     same: float | None = None
     """What it gives for frames that are those of GT; None where that depends on them."""
     source: str = ""
-    """Paper or code that defines it, and the convention used."""
+    """What is computed: the paper or code that defines it, and the convention used."""
+    flaw: str = ""
+    """What it rewards wrongly."""
+    verified: str = ""
+    """What its values were checked against."""
+    seconds: float | None = None
+    """CPU time of a frame of 704x576 on one thread (scripts/metric_speed.py); None if unknown."""
     package: str = ""
     """`name-version` of the installed package that brings it, with `target` a module of that;
     empty for ours."""
