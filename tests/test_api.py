@@ -122,7 +122,7 @@ def test_wrong_arguments(clip: tuple[Path, Path], tmp_path: Path) -> None:
         call("nearst", frames)
     with pytest.raises(UserError, match="is the name of a method here"):
         call({"bicubic": Nearest()}, frames)
-    with pytest.raises(UserError, match="is no name for a method"):
+    with pytest.raises(UserError, match="cannot be the name of a method"):
         call({"../x": Nearest()}, frames)
     with pytest.raises(DataError, match="float64"):
         call("nearest", frames / 2)

@@ -217,12 +217,12 @@ def test_kept_frames_that_were_changed_do_not_serve(
     (tmp_path / "results" / "records.jsonl").unlink()
     code, _, err = run(*args, "--metrics", "flicker_vbench,lr_psnr")
     assert code == 0
-    assert f"do not serve, {why}" in err
+    assert f"cannot be used, {why}" in err
     now = {r["metric"]: r["value"] for r in records(tmp_path) if r["method"] == "good"}
     assert now == right
     (tmp_path / "results" / "records.jsonl").unlink()
     code, _, err = run(*args, "--metrics", "flicker_vbench,lr_psnr")
-    assert (code, "do not serve" in err) == (0, False)  # they were made again
+    assert (code, "cannot be used" in err) == (0, False)  # they were made again
 
 
 def test_frames_of_older_settings_are_not_shown_with_newer_scores(
@@ -585,10 +585,10 @@ def test_check_imports_and_fills_in(
         (
             "misspelt",
             2,
-            "method misspelt: card 'misspelt': entry = \"methods.toy.adapter:lod\" names no",
+            "method misspelt: card 'misspelt': entry = \"methods.toy.adapter:lod\" does not name",
         ),
         ("halfway", 2, "is not valid TOML"),
-        ("program", 2, "the command names {ckpt}, which nothing gives"),
+        ("program", 2, "the command names {ckpt}, which has no value"),
         ("gone,good,halfway", 2, "method good: ready"),
         (tmp_path / "net.pth", 0, "net.pth: ready"),
     ):
@@ -631,7 +631,7 @@ def test_a_damaged_set_does_not_stop_the_others(
     (tmp_path / "one" / "a.mp4").write_bytes(b"")
     code, _, err = run("--methods", "good", "--datasets", "one,two", *FAST)
     assert code == 1
-    assert "clip 'a' is there twice" in err
+    assert "clip 'a' exists twice" in err
     assert {r["dataset"] for r in records(tmp_path)} == {"two"}
 
 

@@ -188,7 +188,7 @@ def test_failure_is_one_line(repo: Path) -> None:
         upscale(card("short"), clip())
     with pytest.raises(DataError, match="left more, result"):
         upscale(card("two"), clip())
-    with pytest.raises(UserError, match="which nothing gives"):
+    with pytest.raises(UserError, match="which has no value"):
         upscale(card(argv=["{python}", "{ckpt}"]), clip())
 
 

@@ -273,7 +273,7 @@ def test_cost_counts_what_is_known() -> None:
 
 
 def test_a_dead_measuring_process_is_one_clear_error() -> None:
-    with pytest.raises(ContractError, match="'dies' ended its process at 32x24, 2 frames"):
+    with pytest.raises(ContractError, match="'dies' crashed its process at 32x24, 2 frames"):
         cost.measure(replace(TOY, name="dies"), (24, 32), 2, "cpu")
 
 

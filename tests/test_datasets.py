@@ -430,15 +430,15 @@ def test_one_clip_twice_is_refused(
     build(tmp_path / "data", spec, spec.layouts[1])
     video = tmp_path / "data" / "LQ-Video" / "000.mkv"
     shutil.copy(video, video.with_suffix(".mp4"))
-    with pytest.raises(DataError, match="clip '000' is there twice"):
+    with pytest.raises(DataError, match="clip '000' exists twice"):
         datasets.open_dataset(spec, print)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["walk.mp4", "walk.mov"], "clip 'walk' is there twice: .*walk.mov and .*walk.mp4"),
-        (["a b.mp4", "a_b.mp4"], "clip 'a_b' is there twice"),
+        (["walk.mp4", "walk.mov"], "clip 'walk' exists twice: .*walk.mov and .*walk.mp4"),
+        (["a b.mp4", "a_b.mp4"], "clip 'a_b' exists twice"),
         (["a.mp4", "b.mp4", "thumb.png"], r"images and videos, such as thumb\.png and a\.mp4"),
     ],
 )
@@ -634,7 +634,7 @@ def test_names_in_both_forms_of_unicode_are_one_clip(tmp_path: Path) -> None:
     assert not found.broken
     assert [c.name for c in found.clips] == [unicodedata.normalize("NFC", "café")]
     write(tmp_path / "LQ" / unicodedata.normalize("NFD", "café"), frames, False)
-    with pytest.raises(DataError, match="is there twice"):
+    with pytest.raises(DataError, match="exists twice"):
         datasets.clips_below(tmp_path / "LQ")
 
 

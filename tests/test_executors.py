@@ -137,7 +137,7 @@ def test_a_process_that_dies_fails_its_job_alone(
     for (method, clip, _), (_, value, _, _, error) in found.items():
         if method == "deadly" and clip in "cd":
             assert value is None
-            assert error["message"].startswith("'deadly' ended its process on clip '")
+            assert error["message"].startswith("'deadly' crashed its process on clip '")
             # A process that is told to end unwinds its work first.
             assert ("(signal SIGKILL)" if how == "SIGKILL" else "(exit code 1)") in error["message"]
         else:
@@ -161,7 +161,7 @@ def test_a_job_that_only_keeps_frames_fails_aloud(
     adapter.write_text(adapter.read_text().replace("i == self.at", "i == 1"))
     code, _, err = run(*asked, "--keep-frames")
     assert code == 1
-    assert err.count("FAILED: 'deadly' ended its process") == 3
+    assert err.count("FAILED: 'deadly' crashed its process") == 3
     assert not list((tmp_path / "results" / "frames" / "deadly" / "lq").glob("[abc]*"))
 
 
@@ -292,7 +292,7 @@ def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, 
 
 def test_a_method_that_ends_its_worker_again_and_again_is_given_up() -> None:
     """Twice on one clip; a clip is tried twice, and a worker that dies is replaced."""
-    why = "'m' ended its process on clip 'dies' (signal SIGABRT)"
+    why = "'m' crashed its process on clip 'dies' (signal SIGABRT)"
     again = f"{why}: not run again"
     assert scheduled("a dies b", "m n") == [
         ("m", "a", ""),

@@ -173,7 +173,7 @@ def test_interrupted_and_resumed(server: Server, get: Get, tmp_path: Path) -> No
     server.files["/pack.zip"] = body
     spec = toy(server, sha256=hashlib.sha256(body).hexdigest())
     server.cut_after = 70_000
-    with pytest.raises(MissingError, match="cannot be had"):
+    with pytest.raises(MissingError, match="cannot be fetched"):
         get(spec)
     (part,) = [name for name in left(tmp_path) if name.endswith(".partial")]
     had = (tmp_path / part).stat().st_size
@@ -241,7 +241,7 @@ def test_links_and_doubles_are_refused(server: Server, get: Get, tmp_path: Path)
     with pytest.raises(DataError, match="is a link"):
         get(toy(server, "link.zip"))
     server.files["/twice.zip"] = pack(["GT/a/0.png", "GT//a/0.png"])
-    with pytest.raises(DataError, match="is there twice"):
+    with pytest.raises(DataError, match="exists twice"):
         get(toy(server, "twice.zip"))
     server.files["/damaged.zip"] = pack(GOOD)[:-200]
     assert get(toy(server, "damaged.zip")) == ["damaged.zip"]  # no archive any more: kept as it is
@@ -252,7 +252,7 @@ def test_nothing_is_overwritten(server: Server, get: Get, tmp_path: Path) -> Non
     mine = tmp_path / "shelf" / "set" / "GT" / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(UserError, match="is there already, and nothing is overwritten"):
+    with pytest.raises(UserError, match="already exists, and nothing is overwritten"):
         get(toy(server))
     assert mine.read_text() == "mine"
     assert not (tmp_path / "shelf" / "set" / "LQ").exists()
@@ -294,7 +294,7 @@ def test_a_full_disk_is_seen_before(
     usage = type("usage", (), {"free": 100 << 20})
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(download, "SPARE", 101 << 20)
-    with pytest.raises(UserError, match=r"0.2 MiB more are needed below .*, and 100.0 MiB"):
+    with pytest.raises(UserError, match=r"no room below .*: 0.2 MiB to write, 100.0 MiB free"):
         get(toy(server))
     assert left(tmp_path) == []
     # Room for the archive and not for what is in it.
@@ -302,7 +302,7 @@ def test_a_full_disk_is_seen_before(
     monkeypatch.setattr(download, "SPARE", 0)
     server.files["/pack.zip"] = squeezed = zipped_zeros()
     usage.free = len(squeezed) + 100
-    with pytest.raises(UserError, match=r"9.5 MiB more are needed"):
+    with pytest.raises(UserError, match=r"9.5 MiB to write"):
         get(toy(server))
     assert not (tmp_path / "shelf" / "set").exists()
 
@@ -361,7 +361,7 @@ def test_nobody_there(server: Server, get: Get) -> None:
     spec = toy(server)
     server.shutdown()
     server.server_close()
-    with pytest.raises(MissingError, match="cannot be had"):
+    with pytest.raises(MissingError, match="cannot be fetched"):
         get(spec)
 
 
@@ -508,7 +508,7 @@ def test_hub_repository(server: Server, get: Get, monkeypatch: pytest.MonkeyPatc
 
 def test_hub_without_the_file(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    with pytest.raises(MissingError, match=r"Hugging Face someone/set:none\.zip cannot be had"):
+    with pytest.raises(MissingError, match=r"Hugging Face someone/set:none\.zip cannot be fetched"):
         get(on_hub(server, "someone/set:none.zip"))
 
 
@@ -521,7 +521,7 @@ def test_hub_that_stalls(server: Server, get: Get, monkeypatch: pytest.MonkeyPat
     server.files["/"] = b"front page"
     server.files["/datasets/someone/set/resolve/main/testset.zip"] = pack(GOOD)
     server.stall_after = 70_000
-    with pytest.raises(MissingError, match="cannot be had"):
+    with pytest.raises(MissingError, match="cannot be fetched"):
         get(on_hub(server, "someone/set:testset.zip"))
 
 
@@ -531,7 +531,7 @@ def test_hub_that_is_not_reached(server: Server, get: Get, monkeypatch: pytest.M
     server.shutdown()
     server.server_close()
     begin = time.perf_counter()
-    with pytest.raises(MissingError, match="cannot be had"):
+    with pytest.raises(MissingError, match="cannot be fetched"):
         get(spec, timeout_s=1)
     assert time.perf_counter() - begin < 10
 
@@ -559,7 +559,7 @@ def test_command_line(
         monkeypatch.delenv(variable, raising=False)
     args = ["datasets", "fetch", "toy", "--root", str(base)]
     assert main([*args, "--accept-licence"]) == 2
-    assert "where shall toy go?" in capsys.readouterr().err
+    assert "no destination folder for toy" in capsys.readouterr().err
     monkeypatch.setenv(datasets.DATA, str(tmp_path / "sets"))
     assert main(args) == 2
     err = capsys.readouterr().err

@@ -169,7 +169,7 @@ def test_in_process_misbehaviours(
         if not says:
             assert message == "", (name, message)
         elif name in DIES:
-            assert message == f"'{name}' ended its process on clip 'lq' ({says})"
+            assert message == f"'{name}' crashed its process on clip 'lq' ({says})"
         else:
             assert says in message, (name, message)
     assert not family(own_mark()) - {t._popen.pid for t in processes._templates}

@@ -248,7 +248,7 @@ def test_pictures_of_all_kinds_become_8_bit_rgb(tmp_path: Path) -> None:
         (np.array([[[-1.0, 0.5, 2.0]]]), np.uint8([[[0, 128, 255]]])),
     ):
         np.testing.assert_array_equal(lossless.to_uint8(frame), wanted)
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="not a picture"):
         lossless.to_uint8(rgb[None])
     lossless.write_png(tmp_path / "0.png", rgb)
     np.testing.assert_array_equal(open_frames(tmp_path)[0], rgb)
@@ -346,7 +346,7 @@ def test_what_a_program_lacks_is_one_line(staying: MethodCard) -> None:
     with pytest.raises(ContractError, match="'toy' failed: RuntimeError: no such layer"):
         upscale(broken, clip(1))
     absent = MethodCard(**(vars(staying) | {"folder": "/nowhere"}))
-    with pytest.raises(MissingError, match=r"names /nowhere/program\.py, not there"):
+    with pytest.raises(MissingError, match=r"names /nowhere/program\.py, which does not exist"):
         command.check_arguments(absent)
 
 

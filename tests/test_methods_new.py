@@ -78,7 +78,7 @@ def test_names_and_files_that_are_there_are_refused(
         *("__init__.py", "a-b.c.toml", "adapter.py"),
     ]
     assert main(["methods", "new", "a_b_c", "--kind", "command"]) == 2
-    assert "a_b_c is there already" in capsys.readouterr().err
+    assert "a_b_c already exists" in capsys.readouterr().err
 
 
 FAULTS = {
@@ -87,7 +87,7 @@ FAULTS = {
     "yield y.roll((4, 8), (1, 2))": "+4 px lower and +8 px further right",
     "held.append(y)": "depends on frame 4 (write lookahead = 4 into its card",
     "raise ValueError('no\\nsuch layer')": "failed at frame 0 of clip 'trial-0': ValueError: no",
-    "import os; os._exit(3)": "ended its process while it was tried",
+    "import os; os._exit(3)": "crashed its process while it was tried",
 }
 
 

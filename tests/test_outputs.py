@@ -218,12 +218,12 @@ def test_frames_out_of_a_list_are_no_succession(score: Score, toy: Path, tmp_pat
     [
         ("crop = [0, 0, 4]", "are not whole numbers"),
         ("crop = [0, 0, -4, 4]", "are not whole numbers"),
-        ('frames = "0-29"', "is no slice of frames"),
+        ('frames = "0-29"', "is not a slice of frames"),
         ("crops = [0, 0, 4, 4]", "Did you mean 'crop'"),
         ('convention = "seedvr"', "convention 'seedvr'"),
         ('convention = "seedvr2"\nframes = ":"', "stands beside other fields"),
         ("crop = = 1", "not valid TOML"),
-        ("clips.a = 3", "is no table"),
+        ("clips.a = 3", "is not a table"),
     ],
 )
 def test_a_wrong_alignment_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:

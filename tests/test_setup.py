@@ -182,7 +182,7 @@ url = "{address}/net.pth"
     }
     (to / "toy/repo/ckpts/net.pth").unlink()
     assert main(["check", "--methods", "toy", *root]) == 3
-    assert "ckpts/net.pth, not there" in capsys.readouterr().out
+    assert "ckpts/net.pth, which does not exist" in capsys.readouterr().out
     (to / "toy/repo/scripts/run.py").write_text("import helper_s")
     assert main(["check", "--methods", "toy", *root]) == 1
     assert "has 'import helper_s' (its script needs 'import helpers'" in capsys.readouterr().out

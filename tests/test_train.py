@@ -471,7 +471,7 @@ def test_earlier_work_is_not_replaced_by_accident(
         code, line = run()
         assert (code, line) == (
             2,
-            f"error: {out.with_name(kept)} is there already (go on with --resume, start over with "
+            f"error: {out.with_name(kept)} already exists (go on with --resume, start over with "
             "--fresh, or name another --out)\n",
         )
         assert written() == made

@@ -536,7 +536,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     what = parser.add_subparsers(dest="what", required=True)
     folder = Path("build/ablation")
-    one = what.add_parser("train", help="train every row; goes on where it was stopped")
+    one = what.add_parser("train", help="train every row; resumes if interrupted")
     one.add_argument("--pool", type=Path, default=Path("build/pool"), help="training clips")
     one.add_argument("--flow-init", type=Path, required=True, help="checkpoint of a SpyNet")
     one.add_argument("--jobs", type=int, default=2, help="processes")

@@ -125,7 +125,9 @@ def convert(options: argparse.Namespace) -> None:
     if options.source == "own":
         state, metadata = read_checkpoint(options.checkpoint)
         if "config" not in metadata:
-            raise DataError(f"{options.checkpoint} is no checkpoint of ours: no config inside")
+            raise DataError(
+                f"{options.checkpoint} is not a checkpoint of this project: it holds no config"
+            )
         settings, origin = metadata["config"], metadata["origin"]
         about = f"{metadata['note']}; from {identity(options.checkpoint)}"
     with torch.device("meta"):

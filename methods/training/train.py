@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         there = [str(path) for path in made if path.exists()]
         if there and not args.resume and not args.fresh:
             raise UserError(
-                f"{there[0]} is there already",
+                f"{there[0]} already exists",
                 "go on with --resume, start over with --fresh, or name another --out",
             )
         trainer = Trainer(config, args.data, out, *join(args.device))

@@ -339,8 +339,8 @@ class Results:
         """These results held against a base, clip by clip.
 
         tolerances: metric -> what counts as unchanged, in printed units, instead of the metric's
-        own. cost_percent: judge time, memory and energy too, with this slack. Raises DataError for
-        damaged lines on either side.
+        own. cost_percent: also judge time, memory and energy, with this tolerance. Raises
+        DataError for damaged lines on either side.
         """
         from vsrbench.results import compare
 

@@ -61,7 +61,7 @@ def evaluate(
 
     data: name of a test set, path of a video, of a folder of frames or of clips; frames of one
     clip, or a pair (LQ, GT) of them; clip name -> frames or pair; or a list of names and paths. gt:
-    ground truth of a single path, laid out alike. scale: upscaling factor where there is no GT.
+    ground truth of a single path, in the same layout. scale: upscaling factor where there is no GT.
 
     metrics: names; without them all that the data allows. cost: measure time and memory, too.
     results: folder of the records (default: results/local). device: cpu, cuda, cuda:1, or several
@@ -136,7 +136,7 @@ def _sets(data: Any, gt: Any, scale: int, root: Path, run: Run) -> Iterator[Data
     else:
         paths = _listed(data)
         if gt is not None and (len(paths) != 1 or str(paths[0]) in dataset_files(root)):
-            raise UserError("gt goes with one path of LQ", "give both, laid out alike")
+            raise UserError("gt goes with one path of LQ", "give both, in the same layout")
         for name in paths:
             if str(name).partition(":")[0] not in dataset_files(root) and Path(name).exists():
                 yield open_input(Path(name), Path(gt) if gt is not None else None, scale)

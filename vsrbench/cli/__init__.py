@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        note("interrupted: all finished results are kept; the same command goes on from there")
+        note("interrupted: finished results are kept; the same command resumes")
         return INTERRUPTED
 
 

@@ -42,8 +42,10 @@ def new_parser(name: str, purpose: str, usage: str, epilog: str | None = None) -
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder of methods/ and datasets/")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="folder that holds methods/ and datasets/"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
     return parser
 
 

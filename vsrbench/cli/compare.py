@@ -16,7 +16,7 @@ def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser(
         "compare",
-        "Hold new results against a base, clip by clip, for CI: exit code 4 when a mean got worse\n"
+        "Compare new results with a base, clip by clip, for CI: exit code 4 when a mean got worse\n"
         "by more than its metric's tolerance, or when a result of the base is gone.",
         "vsrbench compare BASE [NEW] [options]",
     )
@@ -37,9 +37,9 @@ def make_parser() -> Parser:
         "--cost",
         type=number,
         metavar="PERCENT",
-        help="judge time, memory and energy too, with this slack",
+        help="also judge time, memory and energy, with this tolerance",
     )
-    parser.add_argument("--all", action="store_true", help="show what is unchanged, too")
+    parser.add_argument("--all", action="store_true", help="also show what is unchanged")
     parser.add_argument("--format", choices=["markdown", "json"], default="markdown")
     parser.add_argument("-o", "--output", type=Path, help="file instead of stdout")
     return parser

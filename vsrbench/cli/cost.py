@@ -26,8 +26,10 @@ def make_parser() -> Parser:
     parser.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
     parser.add_argument("--size", type=size, required=True, help="LQ size, HxW in px")
     parser.add_argument("--frames", type=positive, default=10, help="frames timed (default: 10)")
-    parser.add_argument("--scale", type=positive, default=4, help="for methods of any scale")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is on disk")
+    parser.add_argument(
+        "--scale", type=positive, default=4, help="factor, for methods of any scale"
+    )
+    parser.add_argument("--fresh", action="store_true", help="repeat measurements that are on disk")
     add_device(parser)
     add_results(parser)
     return parser

@@ -16,7 +16,7 @@ def make_parser() -> Parser:
     """The arguments of `datasets` alone."""
     parser = new_parser(
         "datasets",
-        "Test sets on disk: check them, add your own, fetch published packs, degrade GT.",
+        "Datasets on disk: check them, add your own, fetch published packs, degrade GT.",
         "vsrbench datasets check|add|fetch|degrade ...   (each has its --help)",
     )
     parser.add_argument("action", metavar="check|add|fetch|degrade")
@@ -26,20 +26,20 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Raise UserError: what to do comes first, before all options."""
     usage = "vsrbench datasets check|add|fetch|degrade NAME [options]"
-    raise UserError(f"'{options.action}' does not come right after 'datasets'", usage)
+    raise UserError("write the action right after 'datasets'", usage)
 
 
 def check_parser() -> Parser:
     """The arguments of `datasets check`."""
     parser = new_parser(
         "datasets check",
-        "Hold a test set on disk against its spec (counts, names, sizes, pairing, scale, shift of\n"
-        "LQ against GT, every frame readable) and against the hashes of the first check.",
+        "Check a dataset on disk against its spec (counts, names, sizes, pairing, scale, shift of\n"
+        "LQ against GT, every frame readable) and the hashes of the first check.",
         "vsrbench datasets check NAME [--accept] [--quick]",
     )
-    parser.add_argument("--accept", action="store_true", help="take the files as they are now")
+    parser.add_argument("--accept", action="store_true", help="accept the files as they are now")
     parser.add_argument("--quick", action="store_true", help="headers only: no shifts, no hashes")
-    parser.add_argument("name", metavar="NAME", help="of the set")
+    parser.add_argument("name", metavar="NAME", help="name of the dataset")
     return parser
 
 
@@ -66,7 +66,7 @@ def add_parser() -> Parser:
         "Write a spec for a folder of clips of your own. Folders LQ and GT in it are found.",
         "vsrbench datasets add NAME FOLDER [--lq PATTERN] [--gt PATTERN] [--scale N]",
     )
-    parser.add_argument("name", metavar="NAME", help="of the new set")
+    parser.add_argument("name", metavar="NAME", help="name of the new dataset")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the clips are")
     parser.add_argument("--lq", metavar="PATTERN", help="such as 'input/{clip}'")
     parser.add_argument("--gt", metavar="PATTERN", help="such as '{clip}/truth'")
@@ -90,19 +90,23 @@ def fetch_parser() -> Parser:
     """The arguments of `datasets fetch`."""
     parser = new_parser(
         "datasets fetch",
-        "Download and unpack a published pack; a download that was stopped goes on where it was.",
+        "Download and unpack a published pack; interrupted downloads resume.",
         "vsrbench datasets fetch NAME [--pack NAME] [--to DIR] [--accept-licence]",
     )
-    parser.add_argument("--pack", help="whose pack (default: the first in the spec)")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="default: the folder of the set")
+    parser.add_argument("--pack", help="which publisher's pack (default: the first in the spec)")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="default: the folder of the dataset")
     parser.add_argument(
-        "--accept-licence", action="store_true", help="I have read the licence that is shown"
+        "--accept-licence", action="store_true", help="accept the licence without asking"
     )
-    parser.add_argument("--keep", action="store_true", help="keep the archives")
+    parser.add_argument("--keep", action="store_true", help="keep the downloaded archives")
     parser.add_argument(
-        "--timeout", type=positive, default=20, metavar="S", help="give a silent server up (20)"
+        "--timeout",
+        type=positive,
+        default=20,
+        metavar="S",
+        help="seconds to wait for a silent server (default: 20)",
     )
-    parser.add_argument("name", metavar="NAME", help="of the set")
+    parser.add_argument("name", metavar="NAME", help="name of the dataset")
     return parser
 
 
@@ -117,15 +121,15 @@ def fetch(options: argparse.Namespace) -> int:
     place = options.to or datasets.root_of(spec)
     if place is None:
         raise UserError(
-            f"where shall {spec.name} go?",
-            f"--to DIR, or set ${DATA} to the folder of all sets",
+            f"no destination folder for {spec.name}",
+            f"--to DIR, or set ${DATA} to the folder of all datasets",
         )
     note(f"{spec.title}: {spec.source}")
     note(f"licence: {spec.licence or 'none stated'}")
     note(f"cite: {spec.citation}")
     if not options.accept_licence:
         if not sys.stdin.isatty():
-            raise UserError("the licence is to be accepted first", "--accept-licence")
+            raise UserError("accept the licence first", "--accept-licence")
         note("Do you accept this licence? [y/N] ")
         if input().strip().lower() not in ("y", "yes"):
             note("nothing fetched")
@@ -142,13 +146,13 @@ def degrade_parser() -> Parser:
     """The arguments of `datasets degrade`."""
     parser = new_parser(
         "datasets degrade",
-        "Make LQ for a set that ships GT only: a new set, named by recipe, seed and a hash of its\n"
-        "frames. Recipes: realbasicvsr, clean, mild, real.",
+        "Make LQ for a dataset that ships GT only: a new dataset, named by recipe, seed and a\n"
+        "hash of its frames. Recipes: realbasicvsr, clean, mild, real.",
         "vsrbench datasets degrade NAME --recipe NAME --seed N",
     )
     parser.add_argument("--recipe", required=True, metavar="NAME", help="see above")
     parser.add_argument("--seed", required=True, type=whole, metavar="N", help="0, 1, ...")
-    parser.add_argument("name", metavar="NAME", help="of the set")
+    parser.add_argument("name", metavar="NAME", help="name of the dataset")
     return parser
 
 
@@ -159,7 +163,7 @@ def degrade(options: argparse.Namespace) -> int:
 
     own, _, layout = options.name.partition(":")
     if layout:
-        raise UserError("GT is degraded, of whichever layout", f"leave out :{layout} of {own}")
+        raise UserError("`degrade` always uses GT", f"drop the layout: {own}")
     spec = specs.dataset_spec(options.root, options.name)
     name, folder = newset.degrade_set(options.root, spec, options.recipe, options.seed, note)
     print(name)

@@ -20,7 +20,9 @@ BETTER = {"higher": "higher is better", "lower": "lower is better", "one": "best
 
 def make_parser() -> Parser:
     """The arguments."""
-    parser = new_parser("list", "What exists, what is ready here, and why the rest is not.", "")
+    parser = new_parser(
+        "list", "List what exists, what is ready to use, and why the rest is not.", ""
+    )
     parser.usage = "vsrbench list methods|datasets|metrics [-v]"
     parser.epilog = (
         "list methods -v adds what each method takes to build (time, peak memory in a process of "

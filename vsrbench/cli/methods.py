@@ -14,7 +14,7 @@ def make_parser() -> Parser:
     """The arguments of `methods` alone, which says what there is."""
     parser = new_parser(
         "methods",
-        "Make the environment of a program of others; begin a method of your own.",
+        "Set up the environment of someone else's program; start a method of your own.",
         "vsrbench methods setup|new ...   (each has its --help)",
     )
     parser.add_argument("action", metavar="setup|new")
@@ -31,11 +31,13 @@ def setup_parser() -> Parser:
     parser = new_parser(
         "methods setup",
         "Clone the repository of a method, make its Python environment and fetch its weights, all\n"
-        "below DIR/NAME; write where they are into the table of $VSRBENCH_COMMANDS. What is done\n"
-        "already is not done again.",
+        "below DIR/NAME; write where they are into the table of $VSRBENCH_COMMANDS. Finished\n"
+        "steps are skipped.",
         "vsrbench methods setup NAME --to DIR [--dry-run]",
     )
-    parser.add_argument("name", metavar="NAME", help="of a method with an environment of its own")
+    parser.add_argument(
+        "name", metavar="NAME", help="name of a method that has its own environment"
+    )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for it")
     parser.add_argument("--dry-run", action="store_true", help="print every command, run none")
     return parser
@@ -69,11 +71,11 @@ def parser_of_new() -> Parser:
     """The arguments of `methods new`."""
     parser = new_parser(
         "methods new",
-        "Begin a method: a card, an adapter (for a program of others, an example of one) and a\n"
-        "test, which pass as they are. DIR becomes a root for --root.",
+        "Start a method: a card, an adapter (or an example program) and a test, all working as\n"
+        "they are. DIR becomes a root for --root.",
         "vsrbench methods new NAME [--kind python|command] [--to DIR]",
     )
-    parser.add_argument("name", metavar="NAME", help="of the method, on the command line")
+    parser.add_argument("name", metavar="NAME", help="name of the method")
     parser.add_argument("--kind", choices=["python", "command"], default="python")
     parser.add_argument(
         "--to", type=Path, default=Path(), metavar="DIR", help="folder (default: this one)"

@@ -50,7 +50,7 @@ def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser(
         "run",
-        "Run video super-resolution methods on test sets or on your own video, score them,\n"
+        "Run video super-resolution methods on datasets or on your own video, score them,\n"
         "measure what they cost, and print a table. Results that are on disk are reused.",
         "vsrbench [run] --methods A,B [options]\n"
         "       vsrbench score|list|check|table|figure|report|compare|cost [options]\n"
@@ -62,19 +62,21 @@ def make_parser() -> Parser:
     what = parser.add_argument_group("what")
     what.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
     what.add_argument(
-        "--datasets", type=names, help="test sets, NAME or NAME:LAYOUT (default: synthetic)"
+        "--datasets", type=names, help="datasets, NAME or NAME:LAYOUT (default: synthetic)"
     )
     what.add_argument("--input", type=Path, help="your own video, folder of frames or of clips")
-    what.add_argument("--gt", type=Path, help="its ground truth, laid out alike")
+    what.add_argument("--gt", type=Path, help="its ground truth, in the same layout")
     what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
     what.add_argument("--metrics", type=names, help=METRICS)
     how = parser.add_argument_group("how")
     add_device(how, SEVERAL)
-    how.add_argument("--no-cost", action="store_true", help="leave out the cost pass")
+    how.add_argument("--no-cost", action="store_true", help="skip the cost measurement")
     how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
-    how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
+    how.add_argument("--fresh", action="store_true", help="recompute results that are on disk")
     how.add_argument(
-        "--dry-run", action="store_true", help="print the command lines of programs, run nothing"
+        "--dry-run",
+        action="store_true",
+        help="print the command lines of external programs, run nothing",
     )
     how.add_argument(
         "--shard",
@@ -83,7 +85,7 @@ def make_parser() -> Parser:
         metavar="I/N",
         help="do part I (from 0) of N; see merge",
     )
-    how.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    how.add_argument("-q", "--quiet", action="store_true", help="hide progress")
     add_results(how)
     return parser
 

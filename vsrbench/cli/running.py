@@ -80,4 +80,4 @@ def say_counts(run: Run) -> None:
         f"{c['skipped']} skipped; records in {run.store.records}"
     )
     if c["failed"]:
-        note("  the same command tries the failed ones again")
+        note("  run the same command again to retry the failed ones")

@@ -30,18 +30,18 @@ def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser(
         "score",
-        "Score frames or videos that exist already, by the code of a run. Without --gt, metrics\n"
-        "that need none; without --lq too, nothing but the outputs themselves is looked at.",
+        "Score frames or videos that you already have, exactly as a run does. Without --gt:\n"
+        "metrics that need none; without --lq as well: only those of the outputs alone.",
         "vsrbench score --outputs PATH [--gt PATH] [--lq PATH] [options]\n"
         "       vsrbench score --outputs PATH --dataset NAME [options]",
     )
     what = parser.add_argument_group("what")
     clips = "video, folder of frames or of clips"
     what.add_argument("--outputs", type=Path, required=True, metavar="PATH", help=clips)
-    what.add_argument("--gt", type=Path, metavar="PATH", help="ground truth, laid out alike")
-    what.add_argument("--lq", type=Path, metavar="PATH", help="inputs, laid out alike")
+    what.add_argument("--gt", type=Path, metavar="PATH", help="ground truth, in the same layout")
+    what.add_argument("--lq", type=Path, metavar="PATH", help="inputs, in the same layout")
     what.add_argument("--scale", type=positive, default=4, help="of --lq without --gt (default: 4)")
-    what.add_argument("--dataset", metavar="NAME", help="test set that brings LQ and GT")
+    what.add_argument("--dataset", metavar="NAME", help="dataset that supplies LQ and GT")
     what.add_argument("--name", help="name in tables (default: that of the file or folder)")
     how = parser.add_argument_group("how")
     how.add_argument("--metrics", type=names, help=METRICS)
@@ -67,8 +67,8 @@ def make_parser() -> Parser:
     )
     add_format(how)
     add_device(how, SEVERAL)
-    how.add_argument("--fresh", action="store_true", help="compute again what is on disk")
-    how.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    how.add_argument("--fresh", action="store_true", help="recompute results that are on disk")
+    how.add_argument("-q", "--quiet", action="store_true", help="hide progress")
     add_results(how)
     return parser
 

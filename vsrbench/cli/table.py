@@ -21,7 +21,9 @@ def make_parser() -> Parser:
     add_format(parser)
     add_selection(parser)
     parser.add_argument("--no-cost", action="store_true", help="scores alone")
-    parser.add_argument("--sort", metavar="COLUMN", default="", help="best first, such as psnr, ms")
+    parser.add_argument(
+        "--sort", metavar="COLUMN", default="", help="sort by a column, best first: psnr, ms, ..."
+    )
     parser.add_argument(
         "--drop-empty",
         action=argparse.BooleanOptionalAction,
@@ -33,7 +35,9 @@ def make_parser() -> Parser:
     )
     papers = parser.add_argument_group("numbers that papers print (results/published)")
     which = papers.add_mutually_exclusive_group()
-    which.add_argument("--published", metavar="NAME", help="such a table alone, such as dove-2025")
+    which.add_argument(
+        "--published", metavar="NAME", help="one published table alone, such as dove-2025"
+    )
     which.add_argument(
         "--with-published", action="store_true", help="beside measured rows, marked, not ranked"
     )

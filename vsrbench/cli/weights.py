@@ -31,7 +31,7 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Raise UserError: what to do comes first, before all options."""
-    raise UserError(f"'{options.action}' does not come right after 'weights'", USAGE)
+    raise UserError("write the action right after 'weights'", USAGE)
 
 
 def _parser(action: str, purpose: str) -> Parser:
@@ -53,21 +53,25 @@ def fetch_parser() -> Parser:
     """The arguments of `weights fetch`."""
     parser = _parser(
         "fetch",
-        "Fetch what is not here yet. A download that was stopped goes on where it was; files of\n"
-        "yours in $VSRBENCH_WEIGHTS are used as they are.",
+        "Fetch what is not here yet. Interrupted downloads resume; your own files in\n"
+        "$VSRBENCH_WEIGHTS are used as they are.",
     )
     parser.add_argument(
-        "--accept-licence", action="store_true", help="I have read the licences that are shown"
+        "--accept-licence", action="store_true", help="accept the licences without asking"
     )
     parser.add_argument(
-        "--timeout", type=positive, default=20, metavar="S", help="give a silent server up (20)"
+        "--timeout",
+        type=positive,
+        default=20,
+        metavar="S",
+        help="seconds to wait for a silent server (default: 20)",
     )
     return parser
 
 
 def check_parser() -> Parser:
     """The arguments of `weights check`."""
-    return _parser("check", "Hold the files that are here against their hashes.")
+    return _parser("check", "Check the files that are here against their hashes.")
 
 
 def list_all(options: argparse.Namespace) -> int:

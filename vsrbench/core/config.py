@@ -33,7 +33,7 @@ def build(cls: type, table: Any, where: Path | str, **given: Any) -> Any:
     given: fields that the file does not hold.
     """
     if not isinstance(table, Mapping):
-        raise UserError(f"{where}: {shown(table)} is no table", "write fields as name = value")
+        raise UserError(f"{where}: {shown(table)} is not a table", "write fields as name = value")
     known = {f.name: f for f in fields(cls)}
     values = dict(given)
     for name, value in table.items():
@@ -77,7 +77,7 @@ def checked_name(name: Any, kind: str, where: Path | str) -> str:
     fits = isinstance(name, str) and re.fullmatch(r"[\w+-][\w.+-]*", name)
     if not fits or len(name) > MOST_LETTERS:
         raise UserError(
-            f"{where}: {shown(name)} is no name for a {kind}",
+            f"{where}: {shown(name)} cannot be the name of a {kind}",
             f"letters, digits, _ + - and dots inside, {MOST_LETTERS} at most",
         )
     return str(name)
@@ -89,7 +89,7 @@ def checked_place(path: str, what: str, where: Path | str) -> str:
     outside = path.startswith(("/", "~", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path)
     if path and (outside or not parts or "\0" in path or "**" in path):
         raise UserError(
-            f"{where}: {what} is {shown(path)}, which does not stay below its folder",
+            f"{where}: {what} is {shown(path)}, which leads out of its folder",
             "write a relative path without .. and **, such as 'LQ/{clip}'",
         )
     return path

@@ -111,7 +111,7 @@ def download(
         if mark and not mark.startswith("W/"):
             tag.write_text(mark)
         if have and note:
-            note(f"  goes on from {mib(have)}")
+            note(f"  resuming at {mib(have)}")
         with Bytes(total, have) as bar, part.open("ab" if have else "wb") as out:
             for block in _blocks(answer, url):
                 out.write(block)
@@ -177,7 +177,8 @@ def require_room(place: Path, size: int) -> None:
     free = shutil.disk_usage(place).free
     if size > 0 and size + SPARE > free:
         raise UserError(
-            f"{mib(size)} more are needed below {place}, and {mib(free)} are free",
+            f"no room below {place}: {mib(size)} to write, {mib(free)} free, "
+            f"{mib(SPARE)} to stay free",
             "free some space or choose another folder with --to",
         )
 
@@ -204,8 +205,8 @@ def _failed(origin: str, error: Exception) -> MissingError:
     """What a library says, in one line."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return MissingError(
-        f"{origin} cannot be had: {text}",
-        "what has come is kept; the same command goes on from there",
+        f"{origin} cannot be fetched: {text}",
+        "what was downloaded is kept; the same command resumes",
     )
 
 

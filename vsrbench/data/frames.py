@@ -144,7 +144,7 @@ def open_frames(path: Path) -> FrameSource:
     """The frames of a folder of images (by their numbers), of one image, or of a video file.
 
     Raises MissingError when `path` does not exist, DataError when it holds no readable frames, a
-    number is there twice, or a video ends before its frames do.
+    number exists twice, or a video ends before its frames do.
     """
     if not path.exists():
         raise MissingError(f"{path} does not exist", "check the path, or fetch the dataset")

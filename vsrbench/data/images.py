@@ -175,7 +175,7 @@ def _check_header(header: bytes, palette: bytes, packed: int) -> None:
     if not 0 < width < 2**31 or not 0 < height < 2**31 or any(method) or interlaced > 1:
         raise ValueError("is damaged: its header is not valid")
     if depth not in _PNG_DEPTHS.get(colour, ()):
-        raise ValueError("is damaged: there is no such kind of PNG")
+        raise ValueError("is damaged: unknown kind of PNG")
     if colour == 3 and (not palette or len(palette) % 3 or len(palette) > 768):
         raise ValueError("is damaged: its palette is not valid")
     # zlib packs 1032 bytes into one at best: what cannot fill the picture gets no memory for it.

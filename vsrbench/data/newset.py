@@ -54,7 +54,7 @@ def add(
             if list(clips.values()) == [folder]:
                 raise UserError(
                     f"{folder} holds the frames of one clip",
-                    "a set is a folder of clips; for one clip: --input",
+                    "a dataset is a folder of clips; for one clip: --input",
                 )
             lq = "{clip}"
     path = root / "datasets" / f"{name}.toml"
@@ -83,9 +83,11 @@ def add(
 def _free(root: Path, name: str) -> None:
     """Raise UserError unless a spec of this name can be written."""
     if name != safe_name(name) or not name:
-        raise UserError(f"'{name}' cannot be the name of a set", "use letters, digits, - and _")
+        raise UserError(f"'{name}' cannot be the name of a dataset", "use letters, digits, - and _")
     if name in dataset_files(root):
-        raise UserError(f"there is a set named '{name}' already", f"remove datasets/{name}.toml")
+        raise UserError(
+            f"there is already a dataset named '{name}'", f"remove datasets/{name}.toml"
+        )
 
 
 def _fields(**values: str | int) -> list[str]:
@@ -117,7 +119,7 @@ def degrade_set(
         raise reason
     place = root_of(spec)
     if spec.kind == "embedded" or place is None:
-        raise UserError(f"{spec.name} is rendered here with its LQ", "name a set on disk")
+        raise UserError(f"{spec.name} is rendered here with its LQ", "name a dataset on disk")
     here = next((h for h in find_layouts(spec, place) if h.gt), None)
     if here is None:
         raise MissingError(f"{spec.name} has no GT in {place}", "there is nothing to degrade")
@@ -126,7 +128,7 @@ def degrade_set(
     hashes = {}
     for i, (clip, path) in enumerate(sorted(here.gt.items()), start=1):
         if (out / clip).is_dir():
-            note(f"[{i}/{len(here.gt)}] {clip}: is there already")
+            note(f"[{i}/{len(here.gt)}] {clip}: already exists")
         else:
             note(f"[{i}/{len(here.gt)}] {clip}")
             source = open_source(path)
@@ -139,7 +141,7 @@ def degrade_set(
                     count += 1
                 if count != len(source):
                     raise DataError(
-                        f"clip '{clip}': the codec gave {count} of {len(source)} frames back"
+                        f"clip '{clip}': the codec returned {count} of {len(source)} frames"
                     )
         hashes[clip] = frames.digest(open_source(out / clip))
     name = f"{spec.name}-{label}-{digest(hashes)[:8]}"

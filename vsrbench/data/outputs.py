@@ -102,7 +102,9 @@ def _slice(text: str) -> slice:
     """`start:stop:step` as in Python. Raises UserError."""
     parts = text.split(":")
     if not 2 <= len(parts) <= 3 or not all(re.fullmatch(r"-?\d*", p) for p in parts):
-        raise UserError(f"'{text}' is no slice of frames", "write it as 0:29, or list the numbers")
+        raise UserError(
+            f"'{text}' is not a slice of frames", "write it as 0:29, or list the numbers"
+        )
     return slice(*(int(p) if p else None for p in parts))
 
 
@@ -129,14 +131,14 @@ def read_alignment(name: str) -> Alignment:
     clips = table.pop("clips", {})
     default = _placement(table, path)
     if not isinstance(clips, dict):
-        raise UserError(f"{path}: clips is no table", "write [clips.NAME]")
+        raise UserError(f"{path}: clips is not a table", "write [clips.NAME]")
     return Alignment(None, default, {c: _placement(t, path, default) for c, t in clips.items()})
 
 
 def _placement(table: Any, path: Path, default: Placement | None = None) -> Placement:
     default = default or Placement()
     if not isinstance(table, dict):
-        raise UserError(f"{path}: {table!r} is no table", "write crop and frames")
+        raise UserError(f"{path}: {table!r} is not a table", "write crop and frames")
     if stray := set(table) - {"crop", "frames"}:
         raise UserError(f"{path}: {unknown('field', stray.pop(), ['crop', 'frames', 'clips'])}")
     where = f"{path}: "

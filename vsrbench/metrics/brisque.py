@@ -147,7 +147,7 @@ def read_model(path: Path) -> Model:
         return Model(float(facts["gamma"]), float(facts["rho"]), coefficients, vectors)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise DataError(
-            f"{path} is no model of BRISQUE: {error}",
+            f"{path} is not a model of BRISQUE: {error}",
             "remove it and fetch it again: vsrbench weights fetch --metrics brisque_svr",
         ) from error
 

@@ -131,7 +131,7 @@ def lr_psnr(sr: Frame, lq: Frame) -> float:
     scale = sr.shape[0] // h
     if sr.shape[:2] != (h * scale, w * scale):
         raise DataError(
-            f"output {sr.shape[1]}x{sr.shape[0]} is no whole multiple of the input {w}x{h}",
+            f"output {sr.shape[1]}x{sr.shape[0]} is not a whole multiple of the input {w}x{h}",
             "crop both by the same region",
         )
     down = Image.fromarray(sr).resize((w, h), Image.Resampling.BICUBIC)

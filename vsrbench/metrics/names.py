@@ -35,7 +35,7 @@ def known_metrics() -> dict[str, MetricInfo]:
         for path in plugin.files():
             info = read_metric(path, plugin.version)
             if info.name in found:
-                raise UserError(f"{path}: a metric named '{info.name}' is there already")
+                raise UserError(f"{path}: there is already a metric named '{info.name}'")
             found[info.name] = info
     return found
 

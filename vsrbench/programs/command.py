@@ -72,7 +72,9 @@ def read_places(name: str) -> dict[str, str]:
         'repo = "its checkout"'
     )
     if not file or not Path(file).is_file():
-        where = f"${COMMANDS} names {file}, which is no file" if file else f"${COMMANDS} is not set"
+        where = (
+            f"${COMMANDS} names {file}, which is not a file" if file else f"${COMMANDS} is not set"
+        )
         raise MissingError(f"'{name}' runs in an environment of its own, and {where}", hint)
     table = read_toml(Path(file)).get(name)
     if not isinstance(table, dict):
@@ -81,7 +83,7 @@ def read_places(name: str) -> dict[str, str]:
     for key, there in (("python", Path.is_file), ("repo", Path.is_dir)):
         if not found.get(key) or not there(Path(found[key])):
             raise MissingError(
-                f"{file}: {key} of [{name}] is '{found.get(key, '')}', not there", hint
+                f"{file}: {key} of [{name}] is '{found.get(key, '')}', which does not exist", hint
             )
     return found
 
@@ -211,7 +213,7 @@ def fill(argv: Sequence[str], values: Mapping[str, Any]) -> list[str]:
         raise UserError(f"argv of the card: {error}", "write { as {{ and } as }}") from error
     except KeyError as error:
         raise UserError(
-            f"the command names {{{error.args[0]}}}, which nothing gives",
+            f"the command names {{{error.args[0]}}}, which has no value",
             f"add it to the table in ${COMMANDS}; known: {', '.join(sorted(values))}",
         ) from error
 
@@ -267,7 +269,7 @@ def command_line(card: MethodCard, values: Mapping[str, Any]) -> list[str]:
     """
     argv = template(card)
     if "program" in card.settings and not Path(argv[-1]).is_file():
-        raise MissingError(f"the card of '{card.name}' names {argv[-1]}, not there")
+        raise MissingError(f"the card of '{card.name}' names {argv[-1]}, which does not exist")
     return fill(argv, values)
 
 
@@ -417,7 +419,7 @@ def _outputs(name: str, folder: Path) -> frames.FrameSource:
     if len(found) != 1:
         what = ", ".join(str(p.relative_to(folder)) for p in found[:5]) or "nothing"
         raise DataError(
-            f"'{name}' left {what} where one folder of images or one video was expected",
+            f"'{name}' left {what} instead of one folder of images or one video",
             "correct the arguments in its card",
         )
     return frames.open_frames(found[0])

@@ -51,7 +51,7 @@ def to_uint8(frame):
     if frame.ndim == 2:
         frame = frame[..., None]
     if frame.ndim != 3 or frame.shape[2] not in (1, 3, 4):
-        raise ValueError(f"a frame of shape {frame.shape} is no picture")
+        raise ValueError(f"a frame of shape {frame.shape} is not a picture")
     return np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame[..., :3]
 
 

@@ -131,7 +131,7 @@ def new(name: str, kind: Kind, to: Path) -> list[Path]:
     """Write a method and its test below a folder, which is a root for --root; gives the files.
 
     Nothing that is there is touched. Raises UserError for a name that cannot be one and for a
-    method that is there already.
+    method that already exists.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", name):
         raise UserError(
@@ -143,7 +143,7 @@ def new(name: str, kind: Kind, to: Path) -> list[Path]:
     test = to / "tests" / f"test_{folder}.py"
     for path in (place, test):
         if path.exists():
-            raise UserError(f"{path} is there already", "choose another name or folder")
+            raise UserError(f"{path} already exists", "choose another name or folder")
     runs = {"python": ("adapter.py", ADAPTER), "command": ("upscale.py", SCRIPT)}
     file, text = runs[kind]
     texts = {

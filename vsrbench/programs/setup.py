@@ -104,7 +104,7 @@ def _execute(argv: Sequence[str], cwd: Path | None) -> None:
     if code:
         raise ContractError(
             f"exit code {code} of: {shlex.join(argv)}",
-            "see what it printed; the same command of ours goes on from there",
+            "see its output above; running this command again resumes",
         )
 
 
@@ -157,7 +157,7 @@ def problem(edit: Edit, repo: Path) -> UserError | None:
     """Why an edit is still to be made; None when it has been."""
     path = repo / edit.file
     if not path.is_file():
-        return DataError(f"{path} is not there", "is it the authors' checkout?")
+        return DataError(f"{path} does not exist", "is it the authors' checkout?")
     text = path.read_text(encoding="utf-8", errors="replace")
     if edit.old in text:
         return DataError(f"{path} has '{edit.old}'", f"its script needs '{edit.new}' there")
@@ -230,7 +230,7 @@ def environment_problem(card: MethodCard, repo: Path) -> UserError | None:
         for source in card.weights.sources:
             if not (folder / _name(source)).exists():
                 return MissingError(
-                    f"'{card.name}' needs {folder / _name(source)}, not there",
+                    f"'{card.name}' needs {folder / _name(source)}, which does not exist",
                     f"{download.describe(source)}",
                 )
     return None

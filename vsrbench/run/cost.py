@@ -86,7 +86,7 @@ def apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any)
         return result
     except Died as died:
         raise ContractError(
-            f"'{card.name}' ended its process {where} ({died.how})",
+            f"'{card.name}' crashed its process {where} ({died.how})",
             "most likely out of memory: use a smaller --size",
         ).because(died.log) from None
     finally:

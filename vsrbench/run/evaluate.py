@@ -223,7 +223,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     clip, border = job.clip, job.clip.border_px
     reference = reference_frames(clip)
     if is_marked(job.frames, job.output_key) and (why := frames.altered(job.frames)):
-        context.note(f"kept frames in {job.frames} do not serve, {why}: they are made again")
+        context.note(f"kept frames in {job.frames} cannot be used, {why}: running the method again")
     with ExitStack() as stack:
         writer = None
         if job.keep:

@@ -163,7 +163,7 @@ def run(
             except Died as died:
                 crew.pop(place).end()
                 deaths.update((name, clip))
-                why = f"'{name}' ended its process on clip '{job.clip.name}' ({died.how})"
+                why = f"'{name}' crashed its process on clip '{job.clip.name}' ({died.how})"
                 if deaths[name] < DEATHS and deaths[clip] < 2:
                     watcher.once(f"{why}: tried once more")
                     waiting[_method(job)].appendleft(job)

@@ -97,7 +97,7 @@ def entry(card: MethodCard) -> Callable[..., Method]:
         raise foreign_error(f"'{card.name}'", "loading", error) from error
     if found is None:
         raise UserError(
-            f"card '{card.name}': entry = \"{card.entry}\" names no function of a module",
+            f"card '{card.name}': entry = \"{card.entry}\" does not name a function of a module",
             'write it as "methods.folder.adapter:load"',
         )
     load: Callable[..., Method] = found
