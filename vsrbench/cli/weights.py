@@ -76,7 +76,7 @@ def check_parser() -> Parser:
 
 def list_all(options: argparse.Namespace) -> int:
     """Print each file with its owner and whether it is here; source, size and licence below."""
-    from textwrap import fill
+    from textwrap import fill, indent
 
     from vsrbench.cards.sources import described
 
@@ -86,7 +86,8 @@ def list_all(options: argparse.Namespace) -> int:
             f"is {found}" if found and options.verbose else "is here" if found else "is not here"
         )
         print(f"{need.owner}: {need.name} {state}")
-        print(fill(described(need), WIDTH, initial_indent="    ", subsequent_indent="    "))
+        about = fill(described(need), WIDTH - 4, break_on_hyphens=False)
+        print(indent(about, " " * 4))
     return OK
 
 

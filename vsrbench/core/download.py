@@ -16,7 +16,7 @@ from vsrbench.core.errors import DataError, MissingError, UserError, install_hin
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import Bytes
 from vsrbench.core.types import Source
-from vsrbench.core.variables import hub_endpoint
+from vsrbench.core.variables import FETCHED, hub_endpoint
 from vsrbench.core.wheels import fetch_member
 
 TIMEOUT_S = 20.0
@@ -179,7 +179,7 @@ def require_room(place: Path, size: int) -> None:
         raise UserError(
             f"no room below {place}: {mib(size)} to write, {mib(free)} free, "
             f"{mib(SPARE)} to stay free",
-            "free some space or choose another folder with --to",
+            f"free some space or choose another folder: --to for data, ${FETCHED} for weights",
         )
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from vsrbench.core.errors import DataError, MissingError
@@ -117,13 +118,12 @@ def _pip(source: Source, inside: Path, timeout_s: float) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below, of which pip may remove some at any time."""
+    """Bytes of all files below, of which, as of folders, pip may remove some at any time."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # which passes over folders that are gone
+        for name in names:
+            with suppress(OSError):
+                total += Path(place, name).lstat().st_size
     return total
 
 

