@@ -286,7 +286,7 @@ def test_failures_are_tried_again(run: Run, bench: Path, tmp_path: Path) -> None
         (["--methods", "bicubic", "--device", "gpu"], "no device named 'gpu'"),
         (["--methods", "bicubic", "--device", "mps"], "nothing here runs on device 'mps'"),
         (["--methods", "nowhere.pth"], "no checkpoint at nowhere.pth"),
-        (["cost", "--methods", "bicubic", "--size", "64"], "write it as 180x320"),
+        (["cost", "--methods", "bicubic", "--size", "64"], "write it as 320x180"),
     ],
 )
 def test_a_bad_command_line_is_exit_2(run: Run, args: list[str], message: str) -> None:
@@ -424,7 +424,7 @@ def test_metrics_that_need_gt_say_so(run: Run, tmp_path: Path) -> None:
 
 def test_tracebacks_are_there_with_v(run: Run, tmp_path: Path) -> None:
     lq = write_clip(tmp_path / "lq")
-    for args in (("--input", lq, *FAST), ("cost", "--size", "24x32", "--frames", "2")):
+    for args in (("--input", lq, *FAST), ("cost", "--size", "32x24", "--frames", "2")):
         code, _, err = run(*args, "--methods", "raise", "-v")
         assert code == 1
         assert err.count("ValueError: boom") == 2, err
@@ -689,7 +689,7 @@ def test_list_methods_v_says_what_they_take(
 
 
 def test_cost_alone(run: Run) -> None:
-    code, out, err = run("cost", "--methods", "bicubic", "--size", "24x32", "--frames", "4")
+    code, out, err = run("cost", "--methods", "bicubic", "--size", "32x24", "--frames", "4")
     assert code == 0, err
     assert "Bicubic" in out
     assert "ms/frame" in out
@@ -697,7 +697,7 @@ def test_cost_alone(run: Run) -> None:
 
 def test_tables_show_the_cost_that_was_asked_for(run: Run, tmp_path: Path) -> None:
     ours = ("--methods", "bicubic", "--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr")
-    alone = ("cost", "--methods", "bicubic", "--size", "32x40", "--device", "cpu:0", "--frames")
+    alone = ("cost", "--methods", "bicubic", "--size", "40x32", "--device", "cpu:0", "--frames")
     for args, timed, new in (
         (ours, 10, "2 new results"),
         ((*alone, 4), 4, "1 new results"),

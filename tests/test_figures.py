@@ -357,7 +357,7 @@ def test_scatter_without_cost_or_column(tmp_path: Path) -> None:
     summary = summarise([r for r in table() if r.kind == "quality"])
     with pytest.raises(MissingError, match="no method has both ms and psnr on toy") as caught:
         figures.scatter(summary, tmp_path / "a.png")
-    assert "--size 10x15" in caught.value.hint
+    assert "--size 15x10" in caught.value.hint
     with pytest.raises(UserError, match="Did you mean 'psnr'"):
         figures.scatter(summary, tmp_path / "a.png", y="pnsr")
     with pytest.raises(UserError, match="no dataset with results named 'tov'"):

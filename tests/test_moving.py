@@ -95,7 +95,7 @@ def test_lossless_is_lossless_and_sound_stays(tmp_path: Path) -> None:
         container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
     frames = clip(60, 8)
-    moving.encode(frames, out, 8.0, lossless=True, sound_of=source)
+    moving.encode(frames, out, 8.0, "lossless", source)
     with av.open(str(out)) as video:
         got = [f.to_ndarray(format="rgb24") for f in video.decode(video=0)]
         assert all(np.array_equal(a, b) for a, b in zip(got, frames, strict=True))

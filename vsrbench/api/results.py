@@ -88,6 +88,12 @@ class Comparison:
 
         return markdown(self.changes, everything)
 
+    def terminal(self, width: int, everything: bool = False) -> str:
+        """The same, drawn for a terminal of that width."""
+        from vsrbench.show import terminal
+
+        return terminal.changes(self.changes, self.verdict, width, _colour(), everything)
+
     def to_frame(self) -> pd.DataFrame:
         """One row a change."""
         import pandas as pd
@@ -224,8 +230,7 @@ class Results:
         if form == "latex":
             return latex.latex(summary, code, columns)
         if form == "terminal":
-            colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-            return terminal.terminal(summary, shutil.get_terminal_size().columns, colour, code)
+            return terminal.terminal(summary, shutil.get_terminal_size().columns, _colour(), code)
         return tables.markdown(summary, code)
 
     def figure(
@@ -355,6 +360,11 @@ class Results:
             cost_percent,
         )
         return Comparison(tuple(changes))
+
+
+def _colour() -> bool:
+    """Whether stdout shows colours."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def known_specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from vsrbench.cli import (
+    advise,
     check,
     compare,
     cost,
@@ -36,6 +37,7 @@ from vsrbench.core.progress import note, say_error
 
 COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
     "run": (run.make_parser, run.execute),
+    "advise": (advise.make_parser, advise.execute),
     "merge": (merge.make_parser, merge.execute),
     "score": (score.make_parser, score.execute),
     "datasets": (datasets.make_parser, datasets.execute),
@@ -76,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name in GROUPS and args and not args[0].startswith("-"):
                 name += f" {args.pop(0)}"
             if name not in COMMANDS:
-                raise unknown("command", name, COMMANDS)
+                alike = [c for c in COMMANDS if (" " in c) == (" " in name)]
+                raise unknown("command", name, alike, "see: vsrbench --help")
         if name == "run" and not args:
             run.make_parser().print_help(sys.stderr)
             return UserError.exit_code

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vsrbench.cards.specs import ROOT
-from vsrbench.core.errors import UserError
+from vsrbench.core.errors import UserError, unknown
 
 SEVERAL = "; cuda:0,cuda:1 or cpu,cpu: a process for each"
 METRICS = "default: all that the data allows; pyiqa:NAME: any of pyiqa"
@@ -29,7 +32,55 @@ class Parser(argparse.ArgumentParser):
             close = difflib.get_close_matches(flag, options, n=1)
             message = f"unknown argument '{flag}'"
             hint = f"did you mean {close[0]}?" if close else hint
+        elif match := re.match(r"argument (.+?): invalid choice: '(.+?)' \(choose from", message):
+            choices = [c for a in self._actions if a.choices for c in a.choices]
+            own = [a for a in self._actions if a.choices and match[1] in _called(a)]
+            choices = [str(c) for a in own for c in a.choices or ()] or choices
+            raise unknown(match[1].lstrip("-"), match[2], choices)
         raise UserError(message, hint)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Lists take spaces; where they would take what the command itself needs, only commas."""
+        try:
+            return super().parse_args(args, namespace)
+        except UserError as error:
+            lists = [action for action in self._actions if isinstance(action, Names)]
+            if not lists or "arguments are required" not in error.message:
+                raise
+            for action in lists:
+                action.nargs, action.metavar = None, None
+            try:
+                return super().parse_args(args, namespace)
+            except UserError:
+                raise error from None
+
+
+def _called(action: argparse.Action) -> list[str]:
+    """How argparse names an argument in its errors."""
+    return [*action.option_strings, "/".join(action.option_strings), action.dest]
+
+
+class Names(argparse.Action):
+    """A list of names with commas or spaces between them, each once; given again, it is longer."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        """Put the names where the option's value goes."""
+        texts = [values] if isinstance(values, str) else values
+        before = getattr(namespace, self.dest) or []
+        before = [] if before is self.default else before
+        setattr(namespace, self.dest, names(",".join((*before, *texts))))
+
+
+class _Help(argparse.HelpFormatter):
+    """Paragraphs as wide as the terminal; those with an indented line stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            part if "\n  " in part else textwrap.fill(" ".join(part.split()), width)
+            for part in text.split("\n\n")
+        )
 
 
 def new_parser(name: str, purpose: str, usage: str, epilog: str | None = None) -> Parser:
@@ -39,7 +90,7 @@ def new_parser(name: str, purpose: str, usage: str, epilog: str | None = None) -
         usage=usage,
         description=purpose,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -49,13 +100,13 @@ def new_parser(name: str, purpose: str, usage: str, epilog: str | None = None) -
     return parser
 
 
-def add_results(group: Group) -> None:
+def add_results(group: Group, default: str = "results/local") -> None:
     """--results."""
     group.add_argument(
         "--results",
         type=Path,
         metavar="DIR",
-        help="folder of records, frames and figures (default: results/local)",
+        help=f"folder of records, frames and figures (default: {default})",
     )
 
 
@@ -76,10 +127,25 @@ def add_device(group: Group, more: str = "") -> None:
     group.add_argument("--device", help=text + more)
 
 
+def add_names(
+    group: Group,
+    flag: str,
+    text: str,
+    shown: tuple[str, str] = ("A", "B"),
+    default: Sequence[str] | None = None,
+    dest: str | None = None,
+) -> None:
+    """An option that takes a list of names; `shown` stands for them in the help."""
+    keys: dict[str, Any] = {"dest": dest} if dest else {}
+    group.add_argument(
+        flag, action=Names, nargs="+", metavar=shown, help=text, default=default, **keys
+    )
+
+
 def add_selection(group: Group) -> None:
     """--methods, --datasets and --metrics, of what has results."""
     for kind in ("methods", "datasets", "metrics"):
-        group.add_argument(f"--{kind}", type=names, help="default: all that have results")
+        add_names(group, f"--{kind}", "default: all that have results")
 
 
 def names(text: str) -> list[str]:
@@ -88,10 +154,12 @@ def names(text: str) -> list[str]:
 
 
 def size(text: str) -> tuple[int, int]:
-    """HxW in px."""
-    height, _, width = text.lower().partition("x")
+    """WxH in px, as (height, width)."""
+    width, _, height = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size; write it as 180x320 (HxW)")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a size; write it as 320x180 (width x height)"
+        )
     return int(height), int(width)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vsrbench.cli.arguments import Parser, add_device, names, new_parser
+from vsrbench.cli.arguments import Parser, add_device, add_names, new_parser
 from vsrbench.cli.running import read_cards
 from vsrbench.core.errors import OK, UserError
 from vsrbench.core.progress import note
@@ -21,12 +21,10 @@ def make_parser() -> Parser:
         "again, whether they wait for later frames than the card says, or show another picture.",
         "",
     )
-    parser.usage = "vsrbench check [--methods A,B] [--datasets A,B] [--metrics A,B] [--run A,B]"
+    parser.usage = "vsrbench check [--methods A B] [--datasets A B] [--metrics A B] [--run A]"
     for kind in ("methods", "datasets", "metrics"):
-        parser.add_argument(
-            f"--{kind}", type=names, default=[], help="names, separated by commas (default: all)"
-        )
-    parser.add_argument("--run", type=names, default=[], metavar="A,B", help="try these methods")
+        add_names(parser, f"--{kind}", "names (default: all)", default=[])
+    add_names(parser, "--run", "try these methods", default=[])
     add_device(parser, "; for --run")
     return parser
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 from pathlib import Path
 
-from vsrbench.cli.arguments import Parser, add_selection, names, new_parser, number
+from vsrbench.cli.arguments import Parser, add_names, add_selection, new_parser, number
 from vsrbench.cli.stored import write
 from vsrbench.core import variables
 from vsrbench.core.errors import OK, REGRESSION, UserError
@@ -26,12 +28,12 @@ def make_parser() -> Parser:
         "new", type=Path, nargs="?", metavar="NEW", help=f"{folder} (default: results/local)"
     )
     add_selection(parser)
-    parser.add_argument(
+    add_names(
+        parser,
         "--tolerance",
-        type=names,
+        "instead of the metrics' own (docs/metrics.md), in printed units",
+        ("METRIC=X", "METRIC=X"),
         default=[],
-        metavar="METRIC=X,...",
-        help="instead of the metrics' own (docs/metrics.md), in printed units",
     )
     parser.add_argument(
         "--cost",
@@ -40,7 +42,12 @@ def make_parser() -> Parser:
         help="also judge time, memory and energy, with this tolerance",
     )
     parser.add_argument("--all", action="store_true", help="also show what is unchanged")
-    parser.add_argument("--format", choices=["markdown", "json"], default="markdown")
+    parser.add_argument(
+        "--format",
+        choices=["terminal", "markdown", "json"],
+        metavar="FORM",
+        help="terminal, markdown or json (default: terminal on one, else markdown)",
+    )
     parser.add_argument("-o", "--output", type=Path, help="file instead of stdout")
     return parser
 
@@ -65,7 +72,12 @@ def execute(options: argparse.Namespace) -> int:
         tolerances=tolerances,
         cost_percent=options.cost,
     )
-    text = found.json() if options.format == "json" else found.markdown(options.all)
+    drawn = sys.stdout.isatty() and not options.output
+    form = options.format or ("terminal" if drawn else "markdown")
+    if form == "terminal":
+        text = found.terminal(shutil.get_terminal_size((100, 24)).columns, options.all)
+    else:
+        text = found.json() if form == "json" else found.markdown(options.all)
     if summary := variables.github_summary():
         with summary.open("a", encoding="utf-8") as file:
             file.write(found.markdown(options.all))

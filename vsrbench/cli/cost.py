@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TypeVar
 
 from vsrbench.cli.arguments import (
     Parser,
     add_device,
+    add_names,
     add_results,
-    names,
     new_parser,
     positive,
     size,
 )
 from vsrbench.cli.running import devices_of, read_cards, say_counts
 from vsrbench.cli.stored import open_store
+from vsrbench.core.errors import UserError
+
+T = TypeVar("T")
 
 
 def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser(
-        "cost", "Measure latency, throughput, memory, energy, parameters and MACs.", ""
+        "cost",
+        "Measure latency, throughput, memory, energy, parameters and MACs at one size; or with\n"
+        "--grid draw a map of time and memory by size and length, with the border where memory "
+        "ends.",
+        "vsrbench cost --methods A B --size WxH [--frames N] [options]\n"
+        "       vsrbench cost --methods A B --grid WxH [WxH ...] [--frames N ...]",
     )
-    parser.usage = "vsrbench cost --methods A,B --size HxW [--frames N] [options]"
-    parser.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
-    parser.add_argument("--size", type=size, required=True, help="LQ size, HxW in px")
-    parser.add_argument("--frames", type=positive, default=10, help="frames timed (default: 10)")
-    parser.add_argument(
-        "--scale", type=positive, default=4, help="factor, for methods of any scale"
-    )
+    add_names(parser, "--methods", "methods, or paths of checkpoints")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--size", type=size, metavar="WxH", help="LQ size in px")
+    add_names(what, "--grid", "LQ sizes of the map, in px", ("WxH", "WxH"))
+    add_names(parser, "--frames", "frames timed; several for --grid (default: 10)", ("N", "N"))
+    parser.add_argument("--scale", type=positive, default=4, help="factor, for methods of any scale")
     parser.add_argument("--fresh", action="store_true", help="repeat measurements that are on disk")
     add_device(parser)
     add_results(parser)
@@ -36,11 +45,16 @@ def make_parser() -> Parser:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Measure, and print a table."""
+    """Measure, and print a table or a map."""
     from vsrbench.api import Results
     from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Run, RunConfig
+    from vsrbench.show.grid import grid
 
+    sizes = [_checked(size, text) for text in options.grid or []]
+    lengths = [_checked(positive, text) for text in options.frames or ["10"]]
+    if options.size and len(lengths) > 1:
+        raise UserError("--size goes with one number of frames", "several: --grid")
     with Crew() as crew:
         devices = devices_of(options, crew)
         cards = read_cards(options, devices[0])
@@ -49,7 +63,19 @@ def execute(options: argparse.Namespace) -> int:
         config = RunConfig(options.root, devices, fresh=options.fresh, verbose=options.verbose)
         run = Run(config, store, crew)
         with run.logged():
-            run.cost(cards, options.size, options.scale, options.frames)
-        print(Results(store, options.root, records=store.of_run(run.id)).table(None))
+            if sizes:
+                print(grid(run.grid(cards, sizes, options.scale, lengths)))
+            else:
+                run.cost(cards, options.size, options.scale, lengths[0])
+        if not sizes:
+            print(Results(store, options.root, records=store.of_run(run.id)).table(None))
         say_counts(run)
         return run.exit_code
+
+
+def _checked(kind: Callable[[str], T], text: str) -> T:
+    """One entry of a list. Raises UserError."""
+    try:
+        return kind(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(str(error)) from error

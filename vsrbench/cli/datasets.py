@@ -64,7 +64,7 @@ def add_parser() -> Parser:
     parser = new_parser(
         "datasets add",
         "Write a spec for a folder of clips of your own. Folders LQ and GT in it are found.",
-        "vsrbench datasets add NAME FOLDER [--lq PATTERN] [--gt PATTERN] [--scale N]",
+        "vsrbench datasets add NAME FOLDER [--lq PATTERN] [--gt PATTERN] [options]",
     )
     parser.add_argument("name", metavar="NAME", help="name of the new dataset")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the clips are")

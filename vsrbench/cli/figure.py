@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vsrbench.cli.arguments import Parser, add_results, box, names, new_parser, number
+from vsrbench.cli.arguments import Parser, add_names, add_results, box, new_parser, number
 from vsrbench.cli.stored import open_results
 from vsrbench.core.errors import OK
 
@@ -17,7 +17,7 @@ def make_parser() -> Parser:
     parser.add_argument("kind", choices=["profile", "crops", "scatter", "time", "video"])
     parser.add_argument("--dataset", help="default: the one with results, or synthetic")
     parser.add_argument("--clip", help="default: the first one")
-    parser.add_argument("--methods", type=names, help="default: all that have results")
+    add_names(parser, "--methods", "default: all that have results")
     parser.add_argument("--metric", default="psnr", help="scatter, time (default: psnr)")
     parser.add_argument("--row", type=int, help="profile: GT row (default: chosen by rule)")
     parser.add_argument("--frame", type=int, help="crops: frame (default: the middle one)")

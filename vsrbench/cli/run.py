@@ -1,8 +1,10 @@
-"""`run`: methods on test sets or a video, scores, costs, a table. It is what no name means."""
+"""`run`: methods on datasets or a video, scores, costs, a table. It is what no name means."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +14,12 @@ from vsrbench.cli.arguments import (
     SEVERAL,
     Parser,
     add_device,
+    add_names,
     add_results,
-    names,
     new_parser,
     positive,
     shard,
+    size,
 )
 from vsrbench.cli.running import (
     devices_of,
@@ -29,49 +32,94 @@ from vsrbench.cli.stored import open_store
 from vsrbench.core import processes
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
+from vsrbench.results.limits import within
 
 if TYPE_CHECKING:
+    from vsrbench.api.study import Grid, Study
+    from vsrbench.core.types import MethodCard
+    from vsrbench.data.datasets import Dataset
     from vsrbench.run.executors import Crew
+    from vsrbench.run.runner import Run
 
 EPILOG = """\
 examples:
-  vsrbench --methods instavsr,realviformer
-  vsrbench --methods bicubic,instavsr --input my.mp4 --keep-frames
-  vsrbench --methods bicubic,weights/RealESRGAN_x4.pth --input lq/ --gt gt/
+  vsrbench --methods instavsr realviformer
+  vsrbench --methods instavsr --input my.mp4 --frames 8 --no-cost --video   # a quick look
+  vsrbench advise --input my.mp4 --fps 24                   # which method for this clip?
+  vsrbench --methods bicubic weights/RealESRGAN_x4.pth --input lq/ --gt gt/
+  vsrbench run study.toml
   vsrbench score --outputs sr/ --gt gt/ --preset dove
   vsrbench table --format latex
   vsrbench figure profile --clip photo-zoom
 
 exit codes: 0 all done, 1 some jobs failed, 2 bad command line or spec, 3 something needed is
 missing, 4 regression found, 130 interrupted (finished work is kept)"""
+COMMANDS = """\
+commands (each has its --help):
+  run        methods on datasets or a video; what no command means
+  advise     which method for a clip of yours, by a short part of it
+  score      frames or videos that exist already
+  cost       time, memory, energy, at sizes and lengths
+  table      results as a table: terminal, Markdown, LaTeX, CSV, JSON
+  figure     results as a figure, or as a video side by side
+  report     results as one HTML file
+  compare    new results against a base, for CI
+  votes      what people preferred in the report's blind vote
+  merge      results of several machines in one folder
+  list       methods, datasets, metrics: what is ready here
+  check      files, hashes and imports before a run
+  datasets   check, add, fetch or degrade a dataset
+  methods    set up a method's environment, or begin a new one
+  weights    list, fetch or check weights
+"""
 
 
 def make_parser() -> Parser:
-    """The arguments."""
+    """The arguments. What a study may say has no default here."""
     parser = new_parser(
         "run",
         "Run video super-resolution methods on datasets or on your own video, score them,\n"
-        "measure what they cost, and print a table. Results that are on disk are reused.",
-        "vsrbench [run] --methods A,B [options]\n"
-        "       vsrbench score|list|check|table|figure|report|compare|cost [options]\n"
-        "                    (each has its --help)\n"
-        "       vsrbench datasets check|add|fetch|degrade NAME [options]\n"
-        "       vsrbench weights list|fetch|check [NAME ...]",
+        "measure what they cost, and print a table. Results that are on disk are reused.\n\n"
+        + COMMANDS,
+        "vsrbench [run] --methods A B [options]\n"
+        "       vsrbench run STUDY.toml [options]\n"
+        "       vsrbench COMMAND [options]",
+        EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"vsrbench {__version__}")
-    what = parser.add_argument_group("what")
-    what.add_argument("--methods", type=names, help="methods, or paths of checkpoints")
-    what.add_argument(
-        "--datasets", type=names, help="datasets, NAME or NAME:LAYOUT (default: synthetic)"
+    parser.add_argument(
+        "study",
+        type=Path,
+        nargs="?",
+        metavar="STUDY.toml",
+        help="all of what follows in a file; options given here go before it",
     )
-    what.add_argument("--input", type=Path, help="your own video, folder of frames or of clips")
-    what.add_argument("--gt", type=Path, help="its ground truth, in the same layout")
-    what.add_argument("--scale", type=positive, default=4, help="factor without --gt (default: 4)")
-    what.add_argument("--metrics", type=names, help=METRICS)
+    what = parser.add_argument_group("what")
+    add_names(what, "--methods", "methods, or paths of checkpoints")
+    add_names(what, "--datasets", "datasets, NAME or NAME:LAYOUT (default: synthetic)")
+    what.add_argument("--input", metavar="PATH", help="your video, folder of frames or of clips")
+    what.add_argument("--gt", metavar="PATH", help="its ground truth, in the same layout")
+    what.add_argument("--scale", type=positive, metavar="N", help="without --gt (default: 4)")
+    add_names(what, "--metrics", METRICS)
+    part = parser.add_argument_group("a part of it, which has results of its own")
+    add_names(part, "--clips", "these clips of the datasets")
+    part.add_argument("--limit", type=positive, metavar="N", help="the first N clips of each dataset")
+    part.add_argument(
+        "--frames", metavar="N", help="the first N frames of each clip, or FIRST:END (from 0)"
+    )
     how = parser.add_argument_group("how")
     add_device(how, SEVERAL)
     how.add_argument("--no-cost", action="store_true", help="skip the cost measurement")
     how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
+    how.add_argument(
+        "--video",
+        nargs="?",
+        const="h264",
+        choices=["h264", "av1", "lossless"],
+        metavar="FORM",
+        help="outputs as videos, with the sound of the input: h264 (default), av1 or lossless; "
+        "keeps frames, too",
+    )
     how.add_argument("--fresh", action="store_true", help="recompute results that are on disk")
     how.add_argument(
         "--dry-run",
@@ -92,28 +140,44 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Run, score, measure, and print a table for each dataset."""
-    if options.gt and not options.input:
-        raise UserError("--gt needs --input", "--input LQ --gt GT")
+    from vsrbench.cards import specs
+    from vsrbench.metrics import metric_info
+
+    study = _study(options)
+    options.results = Path(study.results) if study.results else None
+    for name in study.methods:  # before anything slow is imported
+        specs.method_card(options.root, name)
+    for name in study.metrics:
+        metric_info(name)
     processes.warm_up()
     from vsrbench.run.executors import Crew
 
     with Crew() as crew:
-        return _execute(options, crew)
+        return _execute(options, study, crew)
 
 
-def _execute(options: argparse.Namespace, crew: Crew) -> int:
+def _study(options: argparse.Namespace) -> Study:
+    """What is asked for, in a file and on the command line. Raises UserError."""
+    from vsrbench.api.study import Study, read_study
+
+    given = {f.name: getattr(options, f.name, None) for f in fields(Study)}
+    given["results"] = str(options.results) if options.results else None
+    study = read_study(options.study, given)
+    return replace(study, cost=study.cost and not options.no_cost)
+
+
+def _execute(options: argparse.Namespace, study: Study, crew: Crew) -> int:
     from vsrbench.cards import specs
     from vsrbench.data import datasets
-    from vsrbench.metrics import metric_info
+    from vsrbench.data.selection import refuse_unknown
     from vsrbench.run.runner import Run, RunConfig
 
+    options.methods, options.device = list(study.methods), study.device
     devices = devices_of(options, crew)
     cards = read_cards(options, devices[0])
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
-    for name in options.metrics or []:
-        metric_info(name)
-    chosen = options.datasets or ([] if options.input else ["synthetic"])
+    chosen = study.datasets or (() if study.input else ("synthetic",))
     found = [specs.dataset_spec(options.root, name) for name in chosen]
     store = open_store(options)
     if not options.dry_run:
@@ -121,28 +185,66 @@ def _execute(options: argparse.Namespace, crew: Crew) -> int:
     config = RunConfig(
         root=options.root,
         devices=devices,
-        metrics=tuple(options.metrics or ()),
-        keep_frames=options.keep_frames,
+        metrics=study.metrics,
+        keep_frames=study.keeps,
         fresh=options.fresh,
         quiet=options.quiet,
-        with_cost=not options.no_cost,
+        with_cost=study.cost,
         shard=options.shard,
         verbose=options.verbose,
+        study=options.study.read_text(encoding="utf-8") if options.study else "",
     )
     run = Run(config, store, crew)
     sets = []
-    if options.input:
-        sets.append(datasets.open_input(options.input, options.gt, options.scale))
+    if study.input:
+        gt = Path(study.gt) if study.gt else None
+        own = datasets.open_input(Path(study.input), gt, study.scale, note, study.selection)
+        sets.append(own)
     for spec in found:
         try:
-            sets.append(datasets.open_dataset(spec, note))
+            sets.append(datasets.open_dataset(spec, note, study.selection))
         except UserError as error:  # the other sets go on
             run.could_not_open(error)
+    refuse_unknown(study.selection, (name for dataset in sets for name in dataset.names))
+    sets = [dataset for dataset in sets if dataset.clips or dataset.broken]
     if options.dry_run:
         print_commands(cards, sets)
         return run.exit_code
     if sets:
         run.go(cards, sets)
         print_tables(options, run, sets)
+        if study.grid:
+            _map(study.grid, cards, Run(config, store, crew), study.scale)
+        _make(options, study, run, sets)
     say_counts(run)
     return run.exit_code
+
+
+def _map(grid: Grid, cards: Sequence[MethodCard], run: Run, scale: int) -> None:
+    """Measure cost at all sizes and lengths, and print the map."""
+    from vsrbench.show import grid as show
+
+    with run.logged():
+        print(show.grid(run.grid(cards, [size(text) for text in grid.sizes], scale, grid.frames)))
+
+
+def _make(options: argparse.Namespace, study: Study, run: Run, sets: list[Dataset]) -> None:
+    """What a study wants besides the tables: videos, figures, report, verdicts."""
+    from vsrbench.api import Results
+
+    records = run.store.of_run(run.id)
+    if study.video:
+        from vsrbench.show import moving
+
+        folder = run.store.folder / "videos"
+        for dataset in sets:
+            own = [r for r in records if r.dataset_source == dataset.spec.path]
+            own = own if dataset.spec.path else [r for r in own if r.dataset == dataset.spec.name]
+            made = moving.videos(folder, run.store.frames, own, dataset.clips, study.video, note)
+            print("\n".join(map(str, made)))
+    if text := within(records, study.constraints):
+        print(text)
+    names = {dataset.spec.name: dataset.spec for dataset in sets}
+    results = Results(run.store, options.root, names, records)
+    for path in study.make(results):
+        print(path)

@@ -13,8 +13,8 @@ from vsrbench.cli.arguments import (
     Parser,
     add_device,
     add_format,
+    add_names,
     add_results,
-    names,
     new_parser,
     positive,
     whole,
@@ -44,7 +44,7 @@ def make_parser() -> Parser:
     what.add_argument("--dataset", metavar="NAME", help="dataset that supplies LQ and GT")
     what.add_argument("--name", help="name in tables (default: that of the file or folder)")
     how = parser.add_argument_group("how")
-    how.add_argument("--metrics", type=names, help=METRICS)
+    add_names(how, "--metrics", METRICS)
     how.add_argument(
         "--preset",
         help="PSNR and SSIM as in dove (with its cropping), classic-y or strict-rgb",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_format, add_results, add_selection, new_parser
@@ -68,7 +69,11 @@ def execute(options: argparse.Namespace) -> int:
     if options.contradictions:
         text = published.contradiction_table(published.read(options.root), form or "markdown")
     elif options.agreement:
-        text = agreement.agreement_table(results.summary(*chosen), agreement.read_study(ROOT))
+        text = agreement.agreement_table(
+            results.summary(*chosen),
+            agreement.read_study(ROOT),
+            100 if options.output else shutil.get_terminal_size((100, 24)).columns,
+        )
     else:
         if options.published:
             known = published.read(options.root)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vsrbench.cli.arguments import Parser, names, new_parser, positive
+from vsrbench.cli.arguments import Parser, add_names, new_parser, positive
 from vsrbench.core.errors import FAILED, MISSING, OK, UserError, unknown
 from vsrbench.core.progress import note, say_error
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vsrbench.core.types import MethodCard
 
 WIDTH = 100
-USAGE = "vsrbench weights list|fetch|check [NAME ...] [--for METHOD,...] [--metrics NAME,...]"
+USAGE = "vsrbench weights list|fetch|check [NAME ...] [--for A] [--metrics A]"
 
 
 def make_parser() -> Parser:
@@ -37,10 +37,8 @@ def execute(options: argparse.Namespace) -> int:
 def _parser(action: str, purpose: str) -> Parser:
     parser = new_parser(f"weights {action}", purpose, USAGE.replace("list|fetch|check", action))
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a method, a metric or a file")
-    parser.add_argument(
-        "--for", dest="methods", type=names, default=[], metavar="METHOD,...", help="methods"
-    )
-    parser.add_argument("--metrics", type=names, default=[], metavar="NAME,...", help="metrics")
+    add_names(parser, "--for", "methods", default=[], dest="methods")
+    add_names(parser, "--metrics", "metrics", default=[])
     return parser
 
 

@@ -68,13 +68,20 @@ class ContractError(UserError):
     exit_code = FAILED
 
 
+MOST_NAMES = 16
+"""That an error lists in full."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """The error for a `name` that is not among `known`, with the closest match as suggestion."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f" Did you mean '{close[0]}'?" if close else ""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    listing = f"known: {', '.join(names[:20])}{more}" if names else "none is known here"
+    near = names
+    if len(names) > MOST_NAMES:  # the nearest ones say more than all of them
+        near = sorted(difflib.get_close_matches(name, names, n=8, cutoff=0.0))
+    more = f" and {len(names) - len(near)} more" if len(near) < len(names) else ""
+    listing = f"known: {', '.join(near)}{more}" if names else "none is known here"
     return UserError(f"no {kind} named '{name}'.{guess}", f"{listing}{'; ' + hint if hint else ''}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,8 +18,26 @@ if TYPE_CHECKING:
 
 
 def note(text: str) -> None:
-    """One plain line on stderr."""
+    """One plain line on stderr; on a terminal as many as its width takes, broken between words."""
+    if sys.stderr.isatty():
+        width = max(shutil.get_terminal_size().columns, 40)
+        text = "\n".join(_broken(line, width) for line in text.split("\n"))
     print(text, file=sys.stderr, flush=True)
+
+
+def _broken(line: str, width: int) -> str:
+    """A line in pieces that fit, the later ones further in; paths and commands stay whole."""
+    if len(line) <= width:
+        return line
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def say_error(error: UserError) -> None:

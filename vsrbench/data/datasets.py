@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,7 @@ from vsrbench.core.types import Clip, DatasetSpec, Layout
 from vsrbench.core.variables import DATA, cache_folder, data_folder
 from vsrbench.data import frames, numbering
 from vsrbench.data.images import is_hidden, is_image
+from vsrbench.data.selection import WHOLE, Selection
 from vsrbench.data.video import has_video
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Dataset:
     spec: DatasetSpec
     clips: list[Clip] = field(default_factory=list)
     broken: dict[str, UserError] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    """Names of all clips that are there, chosen or not."""
 
 
 def root_variable(spec: DatasetSpec) -> str:
@@ -176,20 +179,25 @@ def on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
     return here
 
 
-def open_dataset(spec: DatasetSpec, note: Note) -> Dataset:
-    """Open all clips of a spec. Raises MissingError when the set is not here, DataError."""
+def open_dataset(spec: DatasetSpec, note: Note, selection: Selection = WHOLE) -> Dataset:
+    """Open a set, or a part of it. Raises MissingError when it is not here, DataError."""
     if spec.kind == "embedded":
         from vsrbench.data import footage, synthetic
 
         make = footage.clips if spec.name == footage.NAME else synthetic.clips
-        return Dataset(spec, make(cache_folder(), note))
+        found = {clip.name: clip for clip in make(cache_folder(), note)}
+        chosen = selection.chosen(found).values()
+        return _cut(Dataset(spec, list(chosen), names=tuple(found)), selection)
     here = on_disk(spec, note)
     native = here.layout.native_scale or spec.native_scale or spec.scale
-    return _pair(spec, here.lq, here.gt if here.layout.gt else None, note, native)
+    gt = here.gt if here.layout.gt else None
+    return _pair(spec, here.lq, gt, note, native, selection)
 
 
-def open_input(path: Path, gt: Path | None, scale: int, note: Note = say) -> Dataset:
-    """An ad-hoc set out of a video, a folder of frames, or a folder of clips.
+def open_input(
+    path: Path, gt: Path | None, scale: int, note: Note = say, selection: Selection = WHOLE
+) -> Dataset:
+    """An ad-hoc set out of a video, a folder of frames, or a folder of clips, or a part of it.
 
     With `gt` the scale follows from the sizes. Raises MissingError, DataError, UserError.
     """
@@ -199,7 +207,7 @@ def open_input(path: Path, gt: Path | None, scale: int, note: Note = say) -> Dat
     if gt and single:
         gt_clips = {next(iter(lq_clips)): gt}
     spec = adhoc(path, "synthetic" if gt else "real", scale)
-    found = _pair(spec, lq_clips, gt_clips, note)
+    found = _pair(spec, lq_clips, gt_clips, note, selection=selection)
     if single and found.broken:
         raise next(iter(found.broken.values()))
     return found
@@ -275,10 +283,11 @@ def _pair(
     gt: dict[str, Path] | None,
     note: Note,
     native: int = 0,
+    selection: Selection = WHOLE,
 ) -> Dataset:
     clips: list[Clip] = []
     broken: dict[str, UserError] = {}
-    for name, path in lq.items():
+    for name, path in selection.chosen(lq).items():
         try:
             if gt is not None and name not in gt:
                 raise DataError(
@@ -289,9 +298,21 @@ def _pair(
             clips.append(_open_clip(spec, name, path, gt_path, note, native))
         except UserError as error:
             broken[name] = error
-    for name in sorted(set(gt or {}) - set(lq)):
+    every = not (selection.clips or selection.limit)
+    for name in sorted(set(gt or {}) - set(lq)) if every else ():
         broken[name] = DataError(f"clip '{name}' of {spec.name} has GT but no LQ")
-    return Dataset(spec, clips, broken)
+    return _cut(Dataset(spec, clips, broken, tuple(lq)), selection)
+
+
+def _cut(dataset: Dataset, selection: Selection) -> Dataset:
+    """Its clips with the frames that are wanted; one that has none of them is broken."""
+    clips, broken = list[Clip](), dict(dataset.broken)
+    for clip in dataset.clips:
+        try:
+            clips.append(selection.cut(clip))
+        except UserError as error:
+            broken[clip.name] = error
+    return replace(dataset, clips=clips, broken=broken)
 
 
 def open_source(path: Path, note: Note = say) -> frames.FrameSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,6 +12,8 @@ from pathlib import Path
 from vsrbench.core.files import read_toml
 from vsrbench.results.summary import GT, Block, Summary
 
+CELL = 6
+"""Width of a number in the table."""
 FILE = Path("results") / "published" / "agreement.toml"
 
 
@@ -109,35 +112,42 @@ def _differences(
             yield a[x] - a[y], b[x] - b[y]
 
 
-def agreement_table(summary: Summary, study: Study) -> str:
-    """Tau-b between the metrics of each test set, and what people say of each. Plain text."""
-    return "\n\n".join(text for block in summary.blocks if (text := _block(block, study)))
+def agreement_table(summary: Summary, study: Study, width: int = 100) -> str:
+    """Tau-b between the metrics of each test set, and what people say of each. Plain text.
+
+    width: of the lines; metrics that do not fit beside each other stand below.
+    """
+    return "\n\n".join(text for block in summary.blocks if (text := _block(block, study, width)))
 
 
-def _block(block: Block, study: Study) -> str:
+def _block(block: Block, study: Study, width: int) -> str:
     found = taus(block)
     names = list(dict.fromkeys(name for pair in found for name in pair))
     if len(names) < 2:
         return ""
     titles = {column.name: column.title for column in block.columns}
     wide = max(len(title) for title in (*(titles[n] for n in names), block.title)) + 3
-    lines = [f"{block.title:<{wide}}" + _row(str(i) for i in range(1, len(names) + 1)) + "  people"]
-    for number, name in enumerate(names, start=1):
-        row = _row(_text(found[name, other]) for other in names)
-        opinion = study.of(name)
-        lines.append(
-            f"{number:>2} {titles[name]:<{wide - 3}}{row}  {opinion.text() if opinion else '–'}"
-        )
-    lines += [
-        "Kendall's tau-b between metrics, over pairs of methods on a clip: 1 the same order,",
-        "below 0 one rewards what the other punishes. people: share of clear pairs in which the",
-        f"metric prefers what people prefer ({study.study}).",
-    ]
-    return "\n".join(lines)
+    people = {name: opinion.text() for name in names if (opinion := study.of(name))}
+    last = 2 + max([6, *map(len, people.values())])
+    each = max(1, (width - wide - last) // CELL)
+    lines = []
+    for start in range(0, len(names), each):
+        part = names[start : start + each]
+        numbers = _row(str(start + i + 1) for i in range(len(part)))
+        lines.append(f"{block.title:<{wide}}{numbers}  people")
+        for number, name in enumerate(names, start=1):
+            row = _row(_text(found[name, other]) for other in part)
+            lines.append(f"{number:>2} {titles[name]:<{wide - 3}}{row}  {people.get(name, '–')}")
+    said = (
+        "Kendall's tau-b between metrics, over pairs of methods on a clip: 1 the same order, below "
+        "0 one rewards what the other punishes. people: share of clear pairs in which the metric "
+        f"prefers what people prefer ({study.study})."
+    )
+    return "\n".join([*lines, *textwrap.wrap(said, width)])
 
 
 def _row(cells: Iterable[str]) -> str:
-    return "".join(f"{cell:>6}" for cell in cells)
+    return "".join(f"{cell:>{CELL}}" for cell in cells)
 
 
 def _text(tau: float | None) -> str:

@@ -303,10 +303,19 @@ def markdown(changes: Sequence[Change], everything: bool = False) -> str:
     rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     align = ("left", "left", "left", "right", "right", "right", "left", "left")
     table = tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
-    legend = (
+    parts = [table, legend(shown)] if rows else []
+    return "\n\n".join([*parts, verdict_line(changes)]) + "\n"
+
+
+def legend(shown: Sequence[Change]) -> str:
+    """What the columns and verdicts of these changes mean."""
+    text = (
         "Difference: new - base, mean over clips, ± 95 % paired interval over clips. Unchanged: "
         "within the tolerance of the metric."
     )
     if any(c.verdict == "unjudged" for c in shown):
-        legend += " Not judged: cost, without --cost PERCENT."
-    return "\n\n".join([*([table, legend] if rows else []), verdict_line(changes)]) + "\n"
+        text += (
+            " Not judged: cost, which differs from run to run and machine to machine; --cost 10 "
+            "judges it with 10 % of slack."
+        )
+    return text

@@ -63,27 +63,46 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def measure(
-    card: MethodCard, size: Size, frames: int, device: str, logs: Path | None = None
+    card: MethodCard,
+    size: Size,
+    frames: int,
+    device: str,
+    logs: Path | None = None,
+    timeout_s: float | None = None,
 ) -> Measurement:
     """Measure in a fresh process, so that peak memory is the method's own.
 
     logs: folder of what a program of others said, if it failed.
 
-    Raises UserError; ContractError when the process died, which is how running out of memory ends.
+    Raises UserError; ContractError when the process died, which is how running out of memory ends,
+    or had not ended after `timeout_s`.
     """
     where = f"at {size[1]}x{size[0]}, {frames} frames"
-    return apart(card, where, _measure, card, size, frames, device, logs)
+    work = (_measure, card, size, frames, device, logs)
+    return apart(card, where, *work, timeout_s=timeout_s)
 
 
-def apart(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
+def apart(
+    card: MethodCard,
+    where: str,
+    work: Callable[..., Result],
+    *args: Any,
+    timeout_s: float | None = None,
+) -> Result:
     """`work(*args)` in a process of its own, which never outlives this call.
 
-    Raises UserError; ContractError when foreign code raises or the process dies.
+    Raises UserError; ContractError when foreign code raises, the process dies, or `timeout_s` is
+    over.
     """
     process = Process(fresh=True)
     try:
-        result: Result = process.submit(_guarded, card, where, work, *args).result()
+        result: Result = process.submit(_guarded, card, where, work, *args).result(timeout_s)
         return result
+    except TimeoutError:
+        raise ContractError(
+            f"'{card.name}' had not ended after {timeout_s:.0f} s {where}",
+            "give it more time, or a smaller size",
+        ) from None
     except Died as died:
         raise ContractError(
             f"'{card.name}' crashed its process {where} ({died.how})",

@@ -14,6 +14,7 @@ from vsrbench.core.errors import UserError
 from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo, Record
 from vsrbench.data.datasets import Dataset
 from vsrbench.data.frames import altered
+from vsrbench.data.selection import place_of
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.view import Places
@@ -130,7 +131,7 @@ def plan(
             error = dataset.broken.get(clip.name)
             if card is GT_CARD and clip.gt is None:
                 continue
-            place = f"{folder}/{clip.name}"
+            place = f"{folder}/{place_of(clip)}"
             about = (spec.path, frames / place, place)
             job = _job(card, clip, metrics, missing, error or identity, about, flow, depends)
             todo = tuple(m for m in job.todo if _status(done, job.quality_key(m)) != "ok")

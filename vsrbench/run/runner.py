@@ -35,6 +35,7 @@ from vsrbench.metrics import depends_on, known_metrics, metric_info
 from vsrbench.metrics.availability import all_unavailable
 from vsrbench.metrics.requirements import TIMEOUT_S
 from vsrbench.programs import command
+from vsrbench.results.limits import is_out_of_memory
 from vsrbench.results.store import Store
 from vsrbench.results.summary import usual_size
 from vsrbench.results.view import Places
@@ -69,6 +70,8 @@ class RunConfig:
     """Preset of metrics that was asked for."""
     shard: tuple[int, int] = (0, 1)
     """Do part I of N parts of the work."""
+    study: str = ""
+    """The study that asked for it, as TOML: kept with the results."""
 
     @property
     def device(self) -> str:
@@ -154,8 +157,9 @@ class Run:
             self.crew.end()
             asked = [entry.to_json() for entry in self.asked]
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
+            study = {"study": self.config.study} if self.config.study else {}
             with suppress(WriteError) if stopped else nullcontext():  # that goes up already
-                self.store.append_run(about | end | {"asked": asked})
+                self.store.append_run(about | end | study | {"asked": asked})
 
     def wanted(self, dataset: Dataset) -> tuple[str, ...]:
         """The metrics of a dataset: asked for, its own defaults, or all that the data allows.
@@ -292,8 +296,18 @@ class Run:
         self.store.append(record)
         self.counts[record.status] += 1
 
-    def cost(self, cards: Sequence[MethodCard], size: Size, scale: int, frames: int) -> None:
-        """Measure every card that has no figure for this LQ size on this machine yet."""
+    def cost(
+        self,
+        cards: Sequence[MethodCard],
+        size: Size,
+        scale: int,
+        frames: int,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Measure every card that has no figure for this LQ size on this machine yet.
+
+        timeout_s: after which a method is given up, which is on record as its failure.
+        """
         done = {} if self.config.fresh else self.store.latest()
         machine = self.crew.ask(cost.machine, self.config.device).result()
         self.crew.end()  # nothing else on the device
@@ -316,7 +330,7 @@ class Run:
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
                 try:
                     measurement = cost.measure(
-                        card, size, frames, self.config.device, self.store.logs
+                        card, size, frames, self.config.device, self.store.logs, timeout_s
                     )
                 except UserError as failure:
                     error = failure
@@ -350,6 +364,32 @@ class Run:
                     code=code,
                 )
             )
+
+    def grid(
+        self,
+        cards: Sequence[MethodCard],
+        sizes: Sequence[Size],
+        scale: int,
+        lengths: Sequence[int],
+    ) -> list[Record]:
+        """Measure cost at each size and number of frames; the records come back.
+
+        Where memory ran out, what is no smaller in both is not tried.
+        """
+        ended: list[tuple[str, int, int]] = []
+        found: list[Record] = []
+        for frames in sorted(lengths):
+            for size in sorted(sizes, key=lambda s: s[0] * s[1]):
+                area = size[0] * size[1]
+                for card in cards:
+                    if any(n == card.name and a <= area and f <= frames for n, a, f in ended):
+                        continue
+                    self.cost([card], size, scale, frames)
+                    record = self.store.latest()[self.asked[-1].keys["cost"]]
+                    found.append(record)
+                    if is_out_of_memory(record):
+                        ended.append((card.name, area, frames))
+        return found
 
 
 def _unit(card: MethodCard, dataset: str, clip: str) -> str:

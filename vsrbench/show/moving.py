@@ -8,22 +8,40 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vsrbench.core.errors import UserError
+from vsrbench.data.frames import open_frames
+from vsrbench.results.summary import GT
 
 if TYPE_CHECKING:
-    from vsrbench.core.types import Frame
+    from vsrbench.core.types import Clip, Frame, Record
 
     Box = tuple[int, int, int, int]
 
 Arrangement = Literal["side", "grid", "wipe"]
+Form = Literal["h264", "av1", "lossless"]
+ENCODERS: Mapping[Form, tuple[str, ...]] = {
+    "h264": ("libx264",),
+    "av1": ("libsvtav1", "libaom-av1"),
+    "lossless": ("ffv1",),
+}
+"""Form of a video -> encoders of FFmpeg that make it, the first that is there is taken."""
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "libx264": {"crf": "16", "preset": "medium"},
+    "libsvtav1": {"crf": "20", "preset": "8"},
+    "libaom-av1": {"crf": "20", "cpu-used": "6"},
+    "ffv1": {},
+}
+PLAYED = frozenset({"aac", "mp3", "opus", "ac3", "eac3", "alac", "flac"})
+"""Sound that players take in an MP4, which may hold others."""
 SUFFIXES = (".mp4", ".gif", ".webp")
 BAR = 30
 """Height in px of the strip that names a method."""
@@ -166,39 +184,44 @@ def encode(
     frames: Iterator[Frame] | Sequence[Frame],
     out: Path,
     fps: float,
-    lossless: bool = False,
+    form: Form = "h264",
     sound_of: Path | None = None,
+    start_s: float = 0.0,
 ) -> None:
-    """Frames as a video that players play: H.264, 4:2:0, quality 16; with `lossless` FFV1.
+    """Frames as a video that players play.
 
-    lossless wants a `.mkv` file. sound_of: video whose first audio track is copied. Raises
-    UserError when the file cannot be written.
+    form: `h264` or `av1` (4:2:0, BT.709, visually lossless), or `lossless` (FFV1, the very RGB
+    values). fps: 24 where it is 0. sound_of: video whose first audio track goes along, from
+    `start_s` on and as long as the frames; copied as it is where the container takes it, else AAC.
+    Raises UserError when the file cannot be written, or there is no such encoder.
     """
     import av
     from av.error import FFmpegError
 
+    rate = Fraction(fps or 24.0).limit_denominator(1001)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         part = out.with_name(f".{out.name}.part{out.suffix}")
         try:
-            with av.open(str(part), "w") as container:
-                codec = "ffv1" if lossless else "libx264"
-                rate = Fraction(fps or 24.0).limit_denominator(1001)
-                stream = container.add_stream(codec, rate=rate)
-                stream.pix_fmt = "bgr0" if lossless else "yuv420p"
-                if not lossless:
-                    stream.options = {"crf": "16", "preset": "medium"}
-                sound = _Sound(container, sound_of) if sound_of else None
+            with av.open(str(part), "w") as container, ExitStack() as stack:
+                stream = container.add_stream(_encoder(form), rate=rate)
+                stream.options = dict(OPTIONS[stream.codec.name])
+                sound = _Sound(container, sound_of, start_s, stack) if sound_of else None
+                seconds = 0.0
                 for index, frame in enumerate(frames):
+                    frame = frame if form == "lossless" else _even(frame)
                     if index == 0:
                         stream.height, stream.width = frame.shape[:2]
-                    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-                    picture.pts = index
-                    picture.time_base = 1 / rate
+                        _describe(stream, form)
+                    picture = _picture(frame, form)
+                    picture.pts, picture.time_base = index, 1 / rate
                     container.mux(stream.encode(picture))
+                    seconds = float((index + 1) / rate)
+                    if sound:
+                        sound.until(seconds)
                 container.mux(stream.encode(None))
                 if sound:
-                    sound.copy()
+                    sound.until(seconds, last=True)
             part.replace(out)
         finally:
             part.unlink(missing_ok=True)
@@ -206,24 +229,157 @@ def encode(
         raise UserError(f"cannot write {out}: {error}", "choose another file or format") from error
 
 
-class _Sound:
-    """The first audio track of a video, copied as it is."""
+def _encoder(form: Form) -> str:
+    """The encoder of FFmpeg for a form. Raises UserError."""
+    from av.codec import codecs_available
 
-    def __init__(self, container: object, source: Path) -> None:
+    for name in ENCODERS[form]:
+        if name in codecs_available:
+            return name
+    raise UserError(f"this PyAV has no encoder for {form}", "--video h264")
+
+
+def _describe(stream: Any, form: Form) -> None:
+    """Say in the file how colours are to be read: players guess wrong where nothing is said."""
+    context = stream.codec_context
+    stream.pix_fmt = "bgr0" if form == "lossless" else "yuv420p"
+    if form != "lossless":
+        context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
+        context.color_range = 1  # limited
+
+
+def _picture(frame: Frame, form: Form) -> Any:
+    import av
+    from av.video.reformatter import Colorspace
+
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+    if form == "lossless":
+        return picture
+    made = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+    made.colorspace, made.color_range = 1, 1
+    return made
+
+
+class _Sound:
+    """The first audio track of a video, from a second on."""
+
+    def __init__(self, container: Any, source: Path, start_s: float, stack: ExitStack) -> None:
         import av
 
-        self._out = container
-        self._in = av.open(str(source))
+        self._container = container
+        self._in = stack.enter_context(av.open(str(source)))
         tracks = self._in.streams.audio
-        self._track = tracks[0] if tracks else None
-        self._copy = container.add_stream_from_template(self._track) if self._track else None  # type: ignore[attr-defined]
+        self._packets: Iterator[tuple[float, Any]] = iter(())
+        self._next: tuple[float, Any] | None = None
+        if not tracks:
+            return
+        self._track = tracks[0]
+        films = self._in.streams.video
+        begins = [s.start_time * s.time_base for s in films if s.start_time and s.time_base]
+        self._from_s = start_s + float(begins[0] if begins else 0)
+        name = self._track.codec.canonical_name
+        plays = name in PLAYED if container.format.name == "mp4" else True
+        if plays and name in container.supported_codecs:
+            self._out = container.add_stream_from_template(self._track)
+            self._packets = self._copied()
+        else:
+            self._out = container.add_stream("aac", rate=self._track.rate)
+            self._packets = self._encoded()
+        self._next = next(self._packets, None)
 
-    def copy(self) -> None:
-        """Write all packets."""
-        with self._in:
-            if self._track is None:
-                return
-            for packet in self._in.demux(self._track):
-                if packet.dts is not None:
-                    packet.stream = self._copy
-                    self._out.mux(packet)  # type: ignore[attr-defined]
+    def until(self, seconds: float, last: bool = False) -> None:
+        """Write what sounds before a time; `last`: nothing comes after."""
+        while self._next is not None and self._next[0] < seconds:
+            self._container.mux(self._next[1])
+            self._next = next(self._packets, None)
+        if last:
+            self._packets, self._next = iter(()), None
+
+    def _copied(self) -> Iterator[tuple[float, Any]]:
+        for packet in self._in.demux(self._track):
+            if packet.dts is None or packet.pts is None:
+                continue
+            base = packet.time_base
+            at = float(packet.pts * base) - self._from_s
+            if at + float((packet.duration or 0) * base) < 0:
+                continue
+            shift = round(self._from_s / base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            packet.stream = self._out
+            yield at, packet
+
+    def _encoded(self) -> Iterator[tuple[float, Any]]:
+        import av
+
+        rate = self._track.rate
+        layout = "mono" if self._track.channels == 1 else "stereo"
+        resampler = av.AudioResampler("fltp", layout, rate)
+        skip: int | None = None  # samples before the time at which it begins
+        for frame in self._in.decode(self._track):
+            if skip is None:
+                at = float((frame.pts or 0) * (frame.time_base or 0))
+                skip = max(0, round((self._from_s - at) * rate))
+            for piece in resampler.resample(frame):
+                if skip >= piece.samples:
+                    skip -= piece.samples
+                    continue
+                if skip:
+                    rest = np.ascontiguousarray(piece.to_ndarray()[:, skip:])
+                    piece, skip = av.AudioFrame.from_ndarray(rest, "fltp", layout), 0
+                    piece.rate = rate
+                piece.pts = None
+                yield from self._timed(self._out.encode(piece))
+        yield from self._timed(self._out.encode(None))
+
+    @staticmethod
+    def _timed(packets: Iterable[Any]) -> Iterator[tuple[float, Any]]:
+        return ((float((packet.pts or 0) * packet.time_base), packet) for packet in packets)
+
+
+def videos(
+    folder: Path,
+    frames_root: Path,
+    records: Iterable[Record],
+    clips: Iterable[Clip],
+    form: Form,
+    say: Callable[[str], None],
+) -> list[Path]:
+    """Every output of `clips` whose frames were kept, as a file with the sound of its input.
+
+    folder: where they go, as METHOD/SET/CLIP.mp4 (.mkv for `lossless`). A file that is newer than
+    its frames stays. Raises as `encode`.
+    """
+    known = {clip.name: clip for clip in clips}
+    places = {r.place: r for r in records if r.clip in known and r.method != GT and r.place}
+    found = []
+    for place, record in places.items():
+        kept, clip = frames_root / place, known[record.clip]
+        if not kept.is_dir():
+            continue
+        out = folder / f"{place}{'.mkv' if form == 'lossless' else '.mp4'}"
+        found.append(out)
+        if out.is_file() and out.stat().st_mtime > kept.stat().st_mtime and _is(out, form):
+            continue
+        say(f"video of {record.title}: {clip.name}")
+        first = clip.protocol.get("span", (0,))[0]
+        start = first / clip.fps if clip.fps else 0.0
+        encode(open_frames(kept), out, clip.fps, form, _film(clip.lq), start)
+    return found
+
+
+def _is(path: Path, form: Form) -> bool:
+    """Whether a file is of this form, by its codec."""
+    import av
+
+    with suppress(OSError, av.FFmpegError, IndexError), av.open(str(path)) as container:
+        name = container.streams.video[0].codec.canonical_name
+        return bool(name == {"h264": "h264", "av1": "av1", "lossless": "ffv1"}[form])
+    return False
+
+
+def _film(source: Any) -> Path | None:
+    """The video that frames were read from, if it was one."""
+    while hasattr(source, "source"):
+        source = source.source
+    path = getattr(source, "path", None)
+    return path if path is not None and path.is_file() and source.pixel_format else None

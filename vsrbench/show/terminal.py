@@ -1,4 +1,4 @@
-"""A Summary drawn for the width of a terminal."""
+"""A Summary, or a comparison, drawn for the width of a terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vsrbench.results.compare import REGRESSIONS, WORDS, Change, legend, signed
 from vsrbench.results.summary import GT, Block, Cell, Column, Summary
 from vsrbench.show.tables import Footnotes, caption, heading, plain, row_title, weights_text
 
 SUPERSCRIPT = {"best": "¹", "second": "²", "": ""}
+VERDICTS = {"better": "green", "new": "cyan"}
 STYLE = {"best": "bold green", "second": "cyan", "": ""}
 
 
@@ -22,20 +24,10 @@ def terminal(summary: Summary, width: int, colour: bool, provenance: str = "") -
 
     Best and second have a mark and, with `colour`, a colour. Nothing is wrapped but the notes.
     """
-    console = Console(
-        file=io.StringIO(),
-        width=width,
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        no_color=not colour,
-        highlight=False,
-        emoji=False,
-    )
+    console = _console(width, colour)
     for block in summary.blocks:
         _draw(block, console, width, provenance)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue()
+    return _text(console)
 
 
 def _draw(block: Block, console: Console, width: int, provenance: str) -> None:
@@ -84,6 +76,58 @@ def _draw(block: Block, console: Console, width: int, provenance: str) -> None:
     ):
         console.print(Text(plain(line)), style="dim", soft_wrap=False)
     console.print()
+
+
+def changes(
+    found: Sequence[Change], verdict: str, width: int, colour: bool, everything: bool = False
+) -> str:
+    """A comparison: what changed (all with `everything`, or if nothing did), and the verdict."""
+    console = _console(width, colour)
+    changed = [c for c in found if c.verdict not in ("same", "unjudged")]
+    shown = list(found) if everything or not changed else changed
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
+    for head in ("", "method", "metric"):
+        table.add_column(head, no_wrap=True, overflow="ellipsis")
+    for head in ("base", "new", "difference"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    notes = Footnotes()
+    for c in shown:
+        numbers = ["", "", ""]
+        if c.base is not None and c.new is not None:
+            spread = f" ±{c.column.text(c.ci95)}" if c.ci95 is not None else ""
+            difference = signed(c.column, c.new - c.base) + spread
+            numbers = [c.column.text(c.base), c.column.text(c.new), difference]
+        note = "; ".join(filter(None, (c.worst and f"worst: {c.worst}", c.note)))
+        mark = f" [{notes.number(note)}]" if note and c.verdict not in ("same", "unjudged") else ""
+        style = "bold red" if c.verdict in REGRESSIONS else VERDICTS.get(c.verdict, "")
+        label = f"{c.column.label} {c.column.arrow}".strip()
+        cells = [plain(c.where), plain(c.method), label, *numbers]
+        table.add_row(*map(Text, cells), Text(f"{WORDS[c.verdict]}{mark}", style))
+    console.print(table)
+    console.print()
+    for line in (*notes.lines("[{}] {}"), legend(shown)):
+        console.print(Text(plain(line)), style="dim", soft_wrap=False)
+    console.print(Text(plain(verdict)), style="bold red" if "REGRESSION" in verdict else "bold")
+    return _text(console)
+
+
+def _console(width: int, colour: bool) -> Console:
+    return Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        highlight=False,
+        emoji=False,
+    )
+
+
+def _text(console: Console) -> str:
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
 
 
 def _parts(

@@ -70,7 +70,7 @@ def scatter(
     if not points:
         raise MissingError(
             f"no method has both {x} and {y} on {block.title}",
-            f"measure the cost: cost --methods ... --size {block.size[0]}x{block.size[1]}",
+            f"measure the cost: cost --methods ... --size {block.size[1]}x{block.size[0]}",
         )
     fair = [p for p in points if p.row.cells[x].comparable]
     best = [fair[i] for i in pareto([(columns[x].rank(p.x), columns[y].rank(p.y)) for p in fair])]
