@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ PROBE = (96, 128)
 PROBE_FRAMES = 4
 PLACES = 12
 """Places of a clip that are looked at for the liveliest one."""
+CUT = 40.0
+"""Mean change of luma, in levels of 255, that is a cut."""
 SEEKS = 600
 """Frames decoded at most where a video can only be read from its start."""
 RUNS = 1.6
@@ -226,16 +229,15 @@ def rehearsed(spec: DatasetSpec, part: Clip) -> Dataset:
 def liveliest(lq: Sequence[Frame], scale: int) -> tuple[int, tuple[int, int, int, int]]:
     """(first frame, (y, x, height, width)) of a part with much movement and detail.
 
-    Places all over the clip are ranked by the change between their first frames and by the mean
+    Places all over the clip are ranked by their mean change from frame to frame and their mean
     Laplacian, without those across a cut; in the best one the window with most of both is taken.
     """
     found = []
     for first in _places(lq):
-        last = min(first + LENGTH, len(lq)) - 1
-        a, b = _grey(lq[first]), _grey(lq[min(first + 1, last)])
-        c = _grey(lq[last])
-        cut_inside = float(np.abs(c - a).mean()) > 60
-        found.append((first, float(np.abs(b - a).mean()), _detail(b).mean(), cut_inside))
+        greys = [_grey(lq[t]) for t in range(first, min(first + LENGTH, len(lq)))]
+        steps = [float(np.abs(b - a).mean()) for a, b in pairwise(greys)] or [0.0]
+        detail = float(np.mean([_detail(grey).mean() for grey in greys]))
+        found.append((first, float(np.mean(steps)), detail, max(steps) > CUT))
     inside = [f for f in found if not f[3]] or found
     moving = sorted(inside, key=lambda f: f[1])
     detailed = sorted(inside, key=lambda f: f[2])
