@@ -121,7 +121,7 @@ def fits(lines: list[str], columns: int) -> None:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to work in: the reference results where results of a user are, and a base."""
     folder = tmp_path_factory.mktemp("terminal")
-    for place in ("results/local", "results/part0", "results/all", "ci/base", "new"):
+    for place in ("results/local", "results/part0", "results/all", "ci/base", "base", "new"):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(ROOT / "results" / "reference", folder / place)
     return folder

@@ -37,7 +37,9 @@ def make_parser() -> Parser:
     what.add_argument("--size", type=size, metavar="WxH", help="LQ size in px")
     add_names(what, "--grid", "LQ sizes of the map, in px", ("WxH", "WxH"))
     add_names(parser, "--frames", "frames timed; several for --grid (default: 10)", ("N", "N"))
-    parser.add_argument("--scale", type=positive, default=4, help="factor, for methods of any scale")
+    parser.add_argument(
+        "--scale", type=positive, default=4, help="factor, for methods of any scale"
+    )
     parser.add_argument("--fresh", action="store_true", help="repeat measurements that are on disk")
     add_device(parser)
     add_results(parser)

@@ -103,7 +103,9 @@ def make_parser() -> Parser:
     add_names(what, "--metrics", METRICS)
     part = parser.add_argument_group("a part of it, which has results of its own")
     add_names(part, "--clips", "these clips of the datasets")
-    part.add_argument("--limit", type=positive, metavar="N", help="the first N clips of each dataset")
+    part.add_argument(
+        "--limit", type=positive, metavar="N", help="the first N clips of each dataset"
+    )
     part.add_argument(
         "--frames", metavar="N", help="the first N frames of each clip, or FIRST:END (from 0)"
     )
