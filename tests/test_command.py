@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from tests.conftest import FakeNvml, alive, gone, heed_interrupts
+from vsrbench.cli import main
 from vsrbench.core import variables
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, MethodCard, Sample, Score, Weights
@@ -273,6 +275,13 @@ def test_identity_follows_everything_that_can_change_the_output(
     (repo / "toy.py").write_text(TOY)
     seen.append(identity())
     git("checkout", "-q", "toy.py")
+    for flag in ("assume-unchanged", "skip-worktree"):  # git is told not to look
+        git("update-index", f"--{flag}", "toy.py")
+        (repo / "toy.py").write_text(TOY.replace("2 // 16", "2 // 64"))
+        assert identity() not in seen
+        (repo / "toy.py").write_text(TOY)
+        git("update-index", f"--no-{flag}", "toy.py")
+    git("checkout", "-q", "toy.py")
     (tmp_path / "net").mkdir()
     files = {"light.pt": "light.pt", "net/a.bin": "net", "repo/wrapper.py": "repo/wrapper.py"}
     for name, named in files.items():
@@ -285,6 +294,40 @@ def test_identity_follows_everything_that_can_change_the_output(
     assert len({identity(text) for text in copies}) == 1
     seen += [identity(f'model = "{text}"') for text in ("heavy", "light", "", "x" * 300)]
     assert len(set(seen)) == len(seen)
+
+
+def test_kept_frames_of_a_lossy_program_stay_marked(
+    repo: Path, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Metrics that are asked for later score the kept frames, which are PNG by then."""
+    toy = TOY.replace("{i:04d}.png", "{i:04d}.jpg")
+    assert toy != TOY
+    (repo / "toy.py").write_text(toy)
+    (tmp_path / "tree/methods/toy").mkdir(parents=True)
+    (tmp_path / "tree/methods/interpolation").symlink_to(root / "methods/interpolation")
+    (tmp_path / "tree/methods/toy/toy.toml").write_text(
+        'version = 1\ntitle = "Toy"\nkind = "command"\nscale = 2\n'
+        'entry = "vsrbench.programs.command:load"\n'
+        '[settings]\nargv = ["{python}", "toy.py", "{input}", "{output_dir}", ""]\n'
+        '[weights]\norigin = "official"\n'
+    )
+    smooth = cv2.resize(np.random.default_rng(0).integers(0, 255, (4, 4, 3), np.uint8), (32, 24))
+    (tmp_path / "lq").mkdir()
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"lq/{i}.png"), smooth)
+    asked = ("--methods", "toy", "--input", tmp_path / "lq", "--scale", 2, "--no-cost", "-q")
+    places = ("--root", tmp_path / "tree", "--results", tmp_path / "results")
+    for metric in ("lr_psnr", "flicker", "flicker_vbench"):
+        code = main([*map(str, (*asked, "--metrics", metric, "--keep-frames", *places))])
+        out = capsys.readouterr().out
+        assert code == 0
+        assert "| Toy (lossy)" in out
+        assert "Toy came as jpg, which is lossy" in out
+        shutil.rmtree(repo / "result", ignore_errors=True)
+    lines = (tmp_path / "results/records.jsonl").read_text().splitlines()
+    own = [r for r in map(json.loads, lines) if r["method"] == "toy"]
+    assert [r["read"]["outputs"]["codec"] for r in own] == ["jpg"] * 3
+    assert len({r["output"] for r in own}) == 1
 
 
 def test_cost_covers_the_process_tree(repo: Path) -> None:

@@ -155,6 +155,21 @@ def test_what_neither_side_scored_is_left_out() -> None:
     assert [c.column.name for c in compare(base, base)] == ["psnr"]
 
 
+def test_what_cannot_be_compared_is_said_in_the_one_line() -> None:
+    old = clips(30.0, 30.0, metric="ewarp") + clips(30.0, 30.0, metric="psnr")
+    new = clips(30.0, 30.0, metric="ewarp", metric_version=2) + clips(30.0, 30.0, metric="psnr")
+    assert verdict_line(compare(old, new)) == (
+        "REGRESSION: 1 not comparable (E_warp: version 1 of the metric against 2), 1 unchanged"
+    )
+    old = clips(30.0, 30.0, schema=1) + clips(0.5, metric="ssim")
+    new = clips(30.0, 30.0, border_px=4, flow="") + clips(0.5, metric="ssim")
+    (first, second) = compare(old, new)
+    assert (first.verdict, first.unsaid, second.unsaid) == ("same", True, False)
+    for text in (verdict_line([first, second]), markdown([first, second])):
+        assert "no regression: 2 unchanged; 1 of these with records of schema 1" in text
+        assert "do not say border and flow: taken for equal" in text
+
+
 def test_choice_of_methods_and_metrics() -> None:
     base = [*clips(30.0), *clips(0.5, metric="ssim"), *clips(20.0, method="theirs")]
     new = [*clips(30.0), *clips(0.4, metric="ssim"), *clips(10.0, method="theirs")]

@@ -16,7 +16,7 @@ import torch
 
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core.errors import UserError
-from vsrbench.core.types import Clip, Metric, Record, Sample, Score
+from vsrbench.core.types import Clip, Metric, PairFlow, Record, Sample, Score
 from vsrbench.flow.estimators import Dis, Estimator
 from vsrbench.metrics import METRICS, load_metric
 from vsrbench.run import evaluate as module
@@ -74,7 +74,35 @@ def test_gt_against_itself_is_not_read_where_the_score_is_known(tmp_path: Path) 
         "lpips": ("ok", 0),
     }
     assert found["psnr"].per_frame == (80, 80, 80)
+    few = records(tmp_path, replace(made, todo=(METRICS["stlpips"],), depends={"stlpips": ""}))
+    assert (few["stlpips"].value, few["stlpips"].per_frame) == (0, (0, 0, 0))
     assert found["flicker"].per_frame == (0, 0)
+
+
+def test_gt_that_is_scored_is_read_once(tmp_path: Path) -> None:
+    made = job("psnr", "ewarp", "flicker_vbench")
+    gt, read = made.clip.gt, list[int]()
+    assert gt is not None
+
+    class Counted(Sequence[np.ndarray]):
+        def __len__(self) -> int:
+            return len(gt)
+
+        def __getitem__(self, index: Any) -> Any:
+            read.append(index)
+            return gt[index]
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            return (self[i] for i in range(len(self)))
+
+    exact = [PairFlow(*np.zeros((2, SIDE, SIDE, 2), np.float32))] * 2
+    own = replace(made.clip, gt=Counted(), outputs=None, flow=exact)
+    found = records(tmp_path, replace(made, card=GT_CARD, clip=own, flow="exact"))
+    assert read == [0, 1, 2]
+    other = records(tmp_path, replace(made, clip=replace(made.clip, flow=exact), flow="exact"))
+    for metric, record in found.items():
+        assert (record.value, record.per_frame) == (other[metric].value, other[metric].per_frame)
+    assert found["ewarp"].extra == other["ewarp"].extra
 
 
 class OutOfMemory(Dis):

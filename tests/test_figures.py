@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,10 +17,10 @@ from PIL import Image
 
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
-from vsrbench.data.frames import FrameWriter, write_sums
+from vsrbench.data.frames import FrameWriter, mark_of, write_sums
 from vsrbench.results.summary import summarise
-from vsrbench.run.plan import mark_of
 from vsrbench.show import figures
+from vsrbench.show.figures import style
 
 Picture = NDArray[np.uint8]
 HEIGHT, WIDTH, COUNT = 40, 60, 8
@@ -200,6 +201,44 @@ def test_frames_that_do_not_match(kept: Path, tmp_path: Path) -> None:
     keep(kept, "theirs", clip(5)[:-1])
     with pytest.raises(DataError, match="theirs 7 of 60x40"):
         figures.profile(kept, "toy", "pan", ["theirs"], tmp_path / "p.png")
+
+
+def test_a_figure_is_drawn_again_when_what_it_shows_has_changed(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Path] = []
+    real = style.replacing
+
+    def watched(path: Path) -> Any:
+        drawn.append(path)
+        return real(path)
+
+    monkeypatch.setattr(style, "replacing", watched)
+    mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
+    own = [made("one", "psnr", 30), made("one", "ewarp", 2)]
+    for number, draw in enumerate((figures.profile, figures.crops)):
+        out = tmp_path / f"{number}.png"
+
+        def again(records: list[Record] = own, draw: Any = draw, out: Path = out) -> int:
+            about = draw(kept, "toy", "pan", ["ours"], out, records=records)
+            assert about == json.loads(out.with_suffix(".json").read_text())
+            return len(drawn)
+
+        first = again()
+        assert again() == first
+        assert again([made("one", "psnr", 31), made("one", "ewarp", 3)]) == first + 1
+        assert again([replace(r, title="X") for r in own]) == first + 2
+        shutil.rmtree(kept / "ours")
+        keep(kept, "ours", clip(9 + number))
+        mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
+        assert again([replace(r, title="X") for r in own]) == first + 3
+        out.with_suffix(".json").unlink()
+        assert again([replace(r, title="X") for r in own]) == first + 4
+    changed = tmp_path / "time.png"
+    drawn.clear()
+    for value, count in ((30, 1), (30, 1), (31, 2)):
+        figures.over_time([score("ours", "psnr", value)], "toy", "pan", ["ours"], "psnr", changed)
+        assert len(drawn) == count
 
 
 # Scores of kept frames

@@ -181,7 +181,7 @@ def _of_arrays(clips: Mapping[str, Any], scale: int) -> Dataset:
 def _digest(frame: Any) -> str:
     import hashlib
 
-    return hashlib.sha256(frame.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(f"{frame.shape}".encode() + frame.tobytes()).hexdigest()[:16]
 
 
 def _frames(given: Any, name: str) -> Any:

@@ -1,9 +1,14 @@
 """The code of an adapter as part of a result's identity. Reads source, imports nothing.
 
-What counts is the module that a card names as its entry, the modules of its own package that it
-imports, directly or through one another, and the files beside them that they name. `methods` is
-that package for a card; for another entry it is the one that the entry's name begins with, or the
-folder of a module that lies in none.
+What counts is the module that a card names as its entry, the modules of its own package and of its
+own folder that it imports, directly or through one another, and what they name: files and folders
+beside them, and checkpoints. `methods` is that package for a card; for another entry it is the one
+that the entry's name begins with, or the folder of a module that lies in none. What the card itself
+names counts, too: files in its settings, and those of its weights beside the one that is hashed as
+such.
+
+Names are read where they are written out. What is named too much costs a run; what code puts
+together in other ways (a name from a network, say) is what `version` of the card is for.
 """
 
 from __future__ import annotations
@@ -11,17 +16,22 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from vsrbench.cards.specs import ROOT
-from vsrbench.core.files import content
+from vsrbench.cards.weights import SUFFIXES, search
+from vsrbench.core.files import below, content
 from vsrbench.core.keys import digest
 from vsrbench.core.types import MethodCard
 
 _INSTALLED = {"site-packages", "dist-packages"}
+_CHANGING = (("proc",), ("sys",), ("dev",))
+"""Folders of the system whose files say something else every time."""
 
 
 def code(card: MethodCard) -> str:
@@ -37,8 +47,9 @@ def code(card: MethodCard) -> str:
     place = _place(card, module)
     if place is None:
         return digest([card.entry])
-    found = [[p.relative_to(place.top).as_posix(), content(p)] for p in sorted(_closure(place))]
-    return digest([module, function, found])
+    found = [[_label(p, place.top), content(p)] for p in sorted(_closure(place))]
+    more = [[_label(p, Path(card.folder)), content(p)] for p in sorted(_of_card(card))]
+    return digest([module, function, found, *([more] if more else [])])
 
 
 def files(card: MethodCard) -> set[Path]:
@@ -52,7 +63,8 @@ def root_of(card: MethodCard, module: str) -> Path:
 
     That is the root of the card, or where the methods that ship lie, for what that root lacks.
     """
-    own = Path(card.folder).resolve().parents[1] if card.folder else ROOT
+    # Not of what a linked folder points to.
+    own = Path(os.path.abspath(card.folder)).parents[1].resolve() if card.folder else ROOT  # noqa: PTH100
     folder = module.split(".")[1] if module.count(".") else ""
     return own if folder and (own / "methods" / folder).exists() else ROOT
 
@@ -75,28 +87,53 @@ def _place(card: MethodCard, module: str) -> _Place | None:
     first, _, rest = module.removeprefix("vsrbench.").partition(".")
     if first == "methods":
         top = (root_of(card, f"methods.{rest}") / "methods").resolve()
-        file = _file(top, rest.split("."))
+        file = _file(top.joinpath(*rest.split(".")))
         return _Place(file, top, ("methods", "vsrbench.methods")) if file else None
     try:
         spec = importlib.util.find_spec(first)
     except (ImportError, ValueError):
         return None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+    if spec is None:
+        return None
+    for folder in spec.submodule_search_locations or ():  # a namespace has several, and no origin
+        top = Path(folder).resolve()
+        if file := _file(top.joinpath(*(rest or "__init__").split("."))):
+            return _Place(file, top, (first,))
+    if spec.submodule_search_locations or spec.origin is None or not Path(spec.origin).is_file():
         return None
     origin = Path(spec.origin).resolve()
-    if spec.submodule_search_locations:
-        file = _file(origin.parent, rest.split(".")) if rest else origin
-        return _Place(file, origin.parent, (first,)) if file else None
     return _Place(origin, origin.parent, ("",))
 
 
-def _file(top: Path, parts: list[str]) -> Path | None:
-    """The source of a module, given by the parts of its name below `top`."""
-    if not all(parts):
-        return None
-    path = top.joinpath(*parts)
-    both = path.with_name(path.name + ".py"), path / "__init__.py"
-    return next((p for p in both if p.is_file()), None)
+def _file(path: Path) -> Path | None:
+    """The file of a module, given its path without a suffix."""
+    kinds = (".py", "/__init__.py", *EXTENSION_SUFFIXES)
+    return next((p for p in (Path(f"{path}{kind}") for kind in kinds) if p.is_file()), None)
+
+
+def _label(path: Path, top: Path) -> str:
+    """What a file is called, wherever `top` lies."""
+    return path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name
+
+
+def _of_card(card: MethodCard) -> set[Path]:
+    """What a card names beside its code and its weights file."""
+    if card.kind != "python" or not card.folder:
+        return set()
+    # What a file is converted from says nothing more than the file itself.
+    sources = () if card.weights.convert else card.weights.sources
+    names = {source.name for source in sources} | set(_texts(dict(card.settings)))
+    found = {path for name in names for path in _spoken(name, Path(card.folder), True)}
+    return found - {search(card.weights.file, Path(card.folder))}
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in a table."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _closure(place: _Place) -> set[Path]:
@@ -120,11 +157,14 @@ def _named(path: Path, place: _Place) -> Iterator[Path]:
         if (here / "__init__.py").is_file():
             yield here / "__init__.py"
         here = here.parent
+    source = path.read_bytes()
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return
+    imports = b"import_module" in source or b"__import__" in source
     installed = bool(_INSTALLED & set(place.top.parts))
+    folders = path.parent != place.top or place.names == ("",)  # `methods` has one for each method
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -135,34 +175,72 @@ def _named(path: Path, place: _Place) -> Iterator[Path]:
             for alias in node.names:
                 yield from _modules(place, path, [*base, alias.name], node.level)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            name = node.value
-            if "." in name and len(name) < 200:
-                yield from _modules(place, path, name.split("."), 0)
-                with suppress(OSError, ValueError):  # text that is no name
-                    file = Path(os.path.normpath(path.parent / name))
-                    if not installed and file.is_file() and file.is_relative_to(place.top):
-                        yield file
+            yield from _spoken_module(place, path, node.value, imports)
+            if not installed:
+                yield from _spoken(node.value, path.parent, folders)
+        elif isinstance(node, ast.JoinedStr):
+            parts = (p.value if isinstance(p, ast.Constant) else "*" for p in node.values)
+            text = "".join(map(str, parts))
+            yield from _spoken_module(place, path, text.removesuffix("*"), imports)
+            if not installed:
+                yield from _spoken(text, path.parent, False)
+
+
+def _spoken(name: str, here: Path, folders: bool) -> Iterator[Path]:
+    """The files that a text stands for in code that lies `here`: by name, by pattern, in a folder.
+
+    Checkpoints are looked for where those of cards are.
+    """
+    if not re.search(r"\w", name) or len(name) > 200 or "\n" in name:
+        return
+    with suppress(OSError, ValueError, NotImplementedError):  # text that is no name
+        path = Path(os.path.normpath(here / name))
+        if path.is_file():
+            found = [path]
+        elif folders and path.is_dir() and path != here and path.is_relative_to(here):
+            found = [file for _, file in below(path)]
+        elif "*" in name and re.search(r"\w", name.replace("*", "")):
+            found = [file for file in here.glob(name) if file.is_file()]
+        else:
+            weights = search(path.name, here) if path.suffix.lower() in SUFFIXES else None
+            found = [weights] if weights else []
+        yield from (p for p in found if os.access(p, os.R_OK) and p.parts[1:2] not in _CHANGING)
+
+
+def _spoken_module(place: _Place, path: Path, text: str, imports: bool) -> Iterator[Path]:
+    """What a text stands for as the name of a module.
+
+    imports: the code imports by name, so that a text may be any module, or the beginning of a name,
+    which stands for a whole package.
+    """
+    name = text.lstrip(".")
+    parts, level = name.rstrip(".").split("."), len(text) - len(name)
+    if imports and text.endswith("."):
+        parts = [*filter(None, parts), "*"]
+    if imports or len(parts) > 1:
+        yield from _modules(place, path, parts, level)
 
 
 def _modules(place: _Place, path: Path, parts: list[str], level: int) -> Iterator[Path]:
-    """The file of a module, if it is of the own package."""
+    """The files of a module, if it is of the own package or lies beside the one that names it."""
+    names = parts[:-1] if parts[-1:] == ["*"] else parts
+    if not parts or not all(part.isidentifier() for part in names):
+        return
+    here, installed = path.parent, bool(_INSTALLED & set(place.top.parts))
     if level:
-        base = path.parent
         for _ in range(level - 1):
-            base = base.parent
-        if not base.is_relative_to(place.top) or not parts:
-            return
-        below = [*base.relative_to(place.top).parts, *parts]
+            here = here.parent
+        found = [here.joinpath(*parts)] if here.is_relative_to(place.top) else []
     else:
+        found = [here.joinpath(*parts)] if here.name not in _INSTALLED else []
         name = ".".join(parts)
         for own in place.names:
-            if own == "" and not _INSTALLED & set(place.top.parts):
-                below = parts
-                break
             if own and name.startswith(f"{own}."):
-                below = name.removeprefix(f"{own}.").split(".")
-                break
-        else:
-            return
-    if all(part.isidentifier() for part in below) and (file := _file(place.top, below)):
-        yield file
+                found.append(place.top.joinpath(*name.removeprefix(f"{own}.").split(".")))
+            elif not own and not installed:
+                found.append(place.top.joinpath(*parts))
+    for module in found:
+        if module.name == "*":
+            yield from module.parent.glob("*.py") if len(parts) > 1 or level else ()
+        elif file := _file(module):
+            yield file

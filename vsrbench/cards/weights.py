@@ -61,9 +61,11 @@ def locate(card: MethodCard) -> Path | None:
     weights = card.weights
     if not weights.file:
         return None
-    found = search(Path(weights.file).expanduser().name, Path(card.folder))
-    if Path(weights.file).expanduser().is_absolute():
-        found = Path(weights.file) if _there(Path(weights.file)) else None
+    file, folder = Path(weights.file).expanduser(), Path(card.folder)
+    if file.is_absolute():
+        found = file if _there(file) else None
+    else:
+        found = search(weights.file, folder) or search(file.name, folder)
     if found is None:
         kind = "file" if Path(weights.file).suffix.lower() in SUFFIXES else "folder"
         origin = f"; it is published at {weights.url}" if weights.url else ""

@@ -238,8 +238,8 @@ class Weights:
     origin: Origin
     """Required: official / trained_here / user (a file of the user's) / random / none."""
     file: str = ""
-    """File name: in the method's folder, else in $VSRBENCH_WEIGHTS; or an absolute path. Without
-    the suffix of a checkpoint it is that of a folder in diffusers' layout."""
+    """Name or relative path: in the method's folder, else in $VSRBENCH_WEIGHTS; or absolute.
+    Without the suffix of a checkpoint it is that of a folder in diffusers' layout."""
     sha256: str = ""
     """Expected hash; empty when not known."""
     url: str = ""

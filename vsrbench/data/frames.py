@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import re
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -254,6 +255,37 @@ class FrameWriter:
             raise _unwritable(self.folder, error) from error
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What stands beside kept frames."""
+
+    output_key: str
+    """Their identity; empty without a mark."""
+    read: Mapping[str, Any] = field(default_factory=dict)
+    """Of the files that a program gave them in: codec, pixel format, lossy; empty for others."""
+
+
+def mark_of(folder: Path) -> Path:
+    """The file beside kept frames that holds their mark: the key, and a line of JSON."""
+    return folder.with_name(folder.name + ".key")
+
+
+def read_mark(folder: Path) -> Mark:
+    """The mark of kept frames."""
+    try:
+        key, _, read = mark_of(folder).read_text(encoding="utf-8").partition("\n")
+        about = json.loads(read) if read.strip() else {}
+    except (OSError, ValueError):
+        return Mark("")
+    return Mark(key.strip(), about if isinstance(about, dict) else {})
+
+
+def write_mark(folder: Path, mark: Mark) -> None:
+    """Put a mark beside kept frames."""
+    more = f"{json.dumps(dict(mark.read))}\n" if mark.read else ""
+    mark_of(folder).write_text(f"{mark.output_key}\n{more}", encoding="utf-8")
 
 
 def sums(folder: Path) -> Path:

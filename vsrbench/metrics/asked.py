@@ -38,6 +38,7 @@ ASKED: tuple[MetricInfo, ...] = (
         decimals=4,
         tolerance=0.0005,
         default=False,
+        same=0.0,
         source="As `stlpips`, with the shift-tolerant VGG-16.",
         flaw="as `stlpips`",
         verified="values recorded from the package's own code",

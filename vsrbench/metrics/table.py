@@ -62,6 +62,7 @@ METRICS: dict[str, MetricInfo] = {
             frames="first-mid-last",
             decimals=4,
             tolerance=0.0005,
+            same=0.0,
             source="Shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), AlexNet, weights from the "
             "wheel `stlpips-pytorch==0.0.2`, network written here. **Not LPIPS**: backbone and "
             "head differ, so values do not compare. Scored on the first, middle and last frame of "

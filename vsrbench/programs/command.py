@@ -174,14 +174,17 @@ def _checkout(repo: Path, leave_out: Sequence[str]) -> tuple[str, str, list[tupl
     prefix = _git(repo, "rev-parse", "--show-prefix").decode().strip()
     head = _git(repo, "rev-parse", f"HEAD:{prefix.rstrip('/')}" if prefix else "HEAD")
     tracked = set[str]()
-    for entry in _git(repo, "ls-files", "-s", "-z").decode(errors="surrogateescape").split("\0"):
+    listed = _git(repo, "ls-files", "-s", "-v", "-z").decode(errors="surrogateescape")
+    for entry in listed.split("\0"):
         mode, _, name = entry.partition("\t")
-        if mode[:6] in ("100644", "100755"):  # no links and no repositories inside
+        # No links, no repositories inside, and none that git was told not to look at.
+        if mode[:8] in ("H 100644", "H 100755"):
             tracked.add(name)
     others = [(name, content(file)) for name, file in below(repo, left_out) if name not in tracked]
     if not head:
         return digest(others), "", []
-    edits = _git(repo, "diff", "--no-ext-diff", "--no-color", "--binary", "HEAD", "--", ".")
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
+    edits = _git(repo, "diff", *plain, "HEAD", "--", ".")
     return head.decode().strip(), edits.hex() and digest(edits.hex()), others
 
 

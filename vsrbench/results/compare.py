@@ -73,6 +73,10 @@ class Change:
     """The clip that moved most for the worse, and by how much."""
     note: str = ""
     """Why it is lost or not comparable."""
+    cause: str = ""
+    """Why it is not comparable, whatever the clip."""
+    unsaid: bool = False
+    """Records of schema 1 are compared, which do not say border and flow: taken for equal."""
 
 
 def compare(
@@ -175,7 +179,8 @@ def _score_change(
         return change("lost", f"clip '{gone[0]}'{more}: {what}")
     for clip, r in old.items():
         if not alike(scoring(r), scoring(now[clip])):
-            return change("apart", f"clip '{clip}': {_what_differs(r, now[clip])}")
+            cause = _what_differs(r, now[clip])
+            return replace(change("apart", f"clip '{clip}': {cause}"), cause=cause)
     pairs = {clip: (_value(r), _value(now[clip])) for clip, r in old.items()}
     gains = {clip: column.rank(was) - column.rank(value) for clip, (was, value) in pairs.items()}
     mean = statistics.fmean(gains.values())
@@ -193,6 +198,7 @@ def _score_change(
         statistics.fmean(_value(now[clip]) for clip in old),
         half_width(list(gains.values())),
         f"{worst} {signed(column, value - was)}" if gains[worst] < 0 else "",
+        unsaid=any(min(r.schema, now[clip].schema) < 2 for clip, r in old.items()),
     )
 
 
@@ -255,9 +261,20 @@ def regressed(changes: Iterable[Change]) -> bool:
 
 
 def verdict_line(changes: Sequence[Change]) -> str:
-    """All verdicts counted, in one line."""
+    """All verdicts counted, in one line, with what could not be compared and why."""
     counted = Counter(change.verdict for change in changes)
-    text = ", ".join(f"{counted[v]} {word}" for v, word in WORDS.items() if counted[v])
+    causes: dict[str, dict[str, None]] = {}
+    for change in changes:
+        if change.cause:
+            causes.setdefault(change.cause, {})[change.column.title] = None
+    why = "; ".join(f"{', '.join(titles)}: {cause}" for cause, titles in causes.items())
+    words = {**WORDS, "apart": f"{WORDS['apart']} ({why})" if why else WORDS["apart"]}
+    text = ", ".join(f"{counted[v]} {words[v]}" for v in WORDS if counted[v])
+    if unsaid := sum(change.unsaid for change in changes):
+        text += (
+            f"; {unsaid} of these with records of schema 1, which do not say border and flow: "
+            "taken for equal"
+        )
     return (
         f"{'REGRESSION' if regressed(changes) else 'no regression'}: {text or 'nothing to compare'}"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from vsrbench.core.errors import WriteError
 from vsrbench.core.files import partial_beside
 from vsrbench.core.types import Record
+from vsrbench.data.frames import read_mark
 from vsrbench.results.store import Store
 
 
@@ -83,7 +84,7 @@ def _frames(source: Path, target: Path) -> list[str]:
         if not folder.is_dir():
             continue
         if beside.is_file() and place.is_dir():
-            if beside.read_text() != mark.read_text():
+            if read_mark(place).output_key != read_mark(folder).output_key:
                 conflicts.append(f"kept frames in {folder} are of another output than in {place}")
             continue
         partial = partial_beside(place)

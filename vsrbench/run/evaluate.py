@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from vsrbench.metrics import about_pyiqa, load_metric, metric_info
 from vsrbench.metrics.base import worst_second
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.run.method import foreign_error, upscale
-from vsrbench.run.plan import EXACT_FLOW, Job, is_marked, mark_of, scores_outputs
+from vsrbench.run.plan import EXACT_FLOW, Job, is_marked, scores_outputs
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -135,15 +135,16 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             continue
         record = _record(job, context, metric, "ok", None, seconds)
         extra = {**record.extra, **extra}
-        read = {**record.read, **_coded(job, method)}
+        coded = _coded(job, method)
+        read = {**record.read, **({"outputs": coded} if coded else {})}
         yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra, read=read)
 
 
-def _coded(job: Job, method: Callable[[], Method]) -> dict[str, Any]:
-    """In which files the frames of a program came."""
-    if job.card.kind != "command" or job.reuse:
+def _coded(job: Job, method: Callable[[], Method]) -> Mapping[str, Any]:
+    """In which files the frames of a program came, now or when they were kept."""
+    if job.card.kind != "command":
         return {}
-    return {"outputs": dict(getattr(method(), "read", {}))}
+    return frames.read_mark(job.frames).read if job.reuse else dict(getattr(method(), "read", {}))
 
 
 @dataclass(frozen=True)
@@ -167,15 +168,17 @@ def _known(job: Job) -> dict[str, _Known]:
     """
     if job.card.name != GT_CARD.name or job.clip.gt is None:
         return {}
-    counts = {"frame": job.clip.count, "pair": job.clip.count - 1}
+    fewer = {"frame": 0, "pair": 1}
     return {
-        m.name: _Known(Score(m.same, (m.same,) * counts[m.span]))
+        m.name: _Known(
+            Score(m.same, (m.same,) * (len(_chosen_frames(m, job.clip)) - fewer[m.span]))
+        )
         for m in job.todo
-        if m.same is not None and m.span in counts and m.frames == "all"
+        if m.same is not None and m.span in fewer
     }
 
 
-def _chosen_frames(metric: MetricInfo, clip: Clip) -> Container[int]:
+def _chosen_frames(metric: MetricInfo, clip: Clip) -> Set[int]:
     """Numbers of the frames that a metric is shown: by its rule, unless the clip brings another."""
     return set(frame_numbers("all" if "frames" in clip.protocol else metric.frames, clip.count))
 
@@ -222,22 +225,23 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     """Output frames next to LQ, GT and reference; kept on the way if the job says so."""
     clip, border = job.clip, job.clip.border_px
     reference = reference_frames(clip)
+    is_gt = job.card.name == GT_CARD.name and clip.gt is not None
     if is_marked(job.frames, job.output_key) and (why := frames.altered(job.frames)):
         context.note(f"kept frames in {job.frames} cannot be used, {why}: running the method again")
     with ExitStack() as stack:
         writer = None
         if job.keep:
             with _writing(job.frames):
-                for file in (mark_of(job.frames), frames.sums(job.frames)):
+                for file in (frames.mark_of(job.frames), frames.sums(job.frames)):
                     file.unlink(missing_ok=True)
             writer = stack.enter_context(frames.FrameWriter(job.frames, replace=True))
         for index, sr in enumerate(_outputs(job, method, context)):
             if writer is not None:
                 writer.write(sr)
-            target = _cut(reference[index], border)
+            target = _cut(sr if is_gt else reference[index], border)
             yield Sample(
                 index=index,
-                sr=_cut(sr, border),
+                sr=target if is_gt else _cut(sr, border),
                 lq=_cut(clip.lq[index], border // clip.scale) if clip.lq else None,
                 gt=target if clip.gt is not None else None,
                 reference=target,
@@ -246,7 +250,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     if writer is not None:
         with _writing(job.frames):
             frames.write_sums(job.frames, writer.digests)
-            mark_of(job.frames).write_text(job.output_key + "\n")
+            frames.write_mark(job.frames, frames.Mark(job.output_key, _coded(job, method)))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from vsrbench.core import keys
 from vsrbench.core.errors import UserError
 from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo, Record
 from vsrbench.data.datasets import Dataset
-from vsrbench.data.frames import altered
+from vsrbench.data.frames import altered, read_mark
 from vsrbench.data.selection import place_of
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
@@ -84,11 +84,6 @@ def scores_outputs(card: MethodCard) -> bool:
     return card.kind == "frames" and card.name != GT_CARD.name
 
 
-def mark_of(folder: Path) -> Path:
-    """The file beside kept frames that holds their identity."""
-    return folder.with_name(folder.name + ".key")
-
-
 def is_kept(folder: Path, output_key: str) -> bool:
     """True if `folder` holds the whole output with this identity, every frame as it was written."""
     return is_marked(folder, output_key) and not altered(folder)
@@ -96,8 +91,7 @@ def is_kept(folder: Path, output_key: str) -> bool:
 
 def is_marked(folder: Path, output_key: str) -> bool:
     """True if the output with this identity was kept in `folder`, whatever became of it."""
-    file = mark_of(folder)
-    return file.is_file() and folder.is_dir() and file.read_text().strip() == output_key
+    return folder.is_dir() and read_mark(folder).output_key == output_key
 
 
 def plan(

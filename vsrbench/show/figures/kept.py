@@ -7,10 +7,9 @@ from pathlib import Path
 
 from vsrbench.core.errors import DataError, MissingError
 from vsrbench.core.types import Record, size_text
-from vsrbench.data.frames import FrameSource, altered, open_frames
+from vsrbench.data.frames import FrameSource, altered, open_frames, read_mark
 from vsrbench.metrics import recorded
 from vsrbench.results.summary import BASELINE, GT, metric_column, newest
-from vsrbench.run.plan import mark_of
 
 
 def locate_frames(
@@ -68,10 +67,9 @@ def kept_scores(
             r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
         ]
         own = [r for r in own if r.status == "ok" and recorded(r) and r.output]
-        file = mark_of(folder)
-        if not own or not file.is_file():
+        output = read_mark(folder).output_key
+        if not own or not output:
             continue
-        output = file.read_text(encoding="utf-8").strip()
         if max(own, key=lambda r: r.at).output != output:
             raise MissingError(
                 f"kept frames of {method} are of other weights or settings than its scores",

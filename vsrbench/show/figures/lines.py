@@ -11,7 +11,7 @@ from vsrbench.core.errors import MissingError
 from vsrbench.core.types import Record
 from vsrbench.results.summary import GT, metric_column, metric_infos, newest
 from vsrbench.show.figures.kept import titles_of
-from vsrbench.show.figures.style import DPI, chart, looks_of
+from vsrbench.show.figures.style import DPI, chart, is_drawn, looks_of, made_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,8 +49,11 @@ def over_time(
         )
     looks, titles = looks_of(r.method for r in records), titles_of(records, lines)
     first = 1 if info.span == "pair" else 0
+    inputs = made_of("time", dataset, clip, lines, column, first, titles, looks)
+    if is_drawn(out, inputs):
+        return {"methods": list(lines)}
     ends = []
-    with chart(out, 6.4, 3.4) as axes:
+    with chart(out, 6.4, 3.4, inputs) as axes:
         for method, values in lines.items():
             colour, dash = looks[method]
             steps = range(first, first + len(values))

@@ -16,7 +16,15 @@ from vsrbench.core.errors import MissingError, unknown
 from vsrbench.core.types import size_text
 from vsrbench.metrics import METRICS
 from vsrbench.results.summary import COST, GT, WEIGHTS, Block, Row, Summary, setting_text
-from vsrbench.show.figures.style import DPI, GREY, MARKERS, chart, looks_of
+from vsrbench.show.figures.style import (
+    DPI,
+    GREY,
+    MARKERS,
+    chart,
+    is_drawn,
+    looks_of,
+    made_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,8 +83,12 @@ def scatter(
     fair = [p for p in points if p.row.cells[x].comparable]
     best = [fair[i] for i in pareto([(columns[x].rank(p.x), columns[y].rank(p.y)) for p in fair])]
     best.sort(key=lambda p: p.x)
+    about = {"front": [p.row.method for p in best], "hidden": hidden}
+    inputs = made_of("scatter", block, x, y, looks)
+    if is_drawn(out, inputs):
+        return about
 
-    with chart(out, 6.0, 4.2) as axes:
+    with chart(out, 6.0, 4.2, inputs) as axes:
         axes.plot([p.x for p in best], [p.y for p in best], color=GREY, linewidth=0.9, zorder=1)
         for p in sorted(points, key=lambda p: -p.area):  # small points on top of large ones
             axes.errorbar(p.x, p.y, p.error, color=p.colour, linewidth=1)
@@ -97,7 +109,7 @@ def scatter(
         axes.text(0, -0.16, caption, transform=axes.transAxes, color=GREY, size=8, va="top")
         _keys(axes, points, largest)
         _names(axes, points, best)
-    return {"front": [p.row.method for p in best], "hidden": hidden}
+    return about
 
 
 def pareto(

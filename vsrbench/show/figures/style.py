@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from vsrbench.core.files import content, replacing
+from vsrbench.core.keys import digest
 from vsrbench.core.types import Origin
 from vsrbench.results.summary import BASELINE, GT
 
@@ -52,6 +55,8 @@ STYLE: Any = {
 }
 HEAD: Any = {"size": 9, "weight": "bold"}
 SMALL: Any = {"size": 8, "color": GREY}
+MADE_OF = "Made of"
+"""Text in the PNG of a figure: `made_of`."""
 
 
 def looks_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -73,10 +78,22 @@ def resize(picture: Frame, width: int, height: int) -> Frame:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
+def made_of(*shown: Any) -> str:
+    """Digest of what a figure shows, and of the code and the package that draw it."""
+    return digest([repr(shown), content(Path(__file__).parent), version("matplotlib")])
+
+
+def is_drawn(out: Path, inputs: str) -> bool:
+    """Whether the figure made of these inputs lies there already."""
+    with suppress(OSError, SyntaxError, ValueError), Image.open(out) as picture:
+        return picture.info.get(MADE_OF) == inputs
+    return False
+
+
 @contextmanager
-def sheet(out: Path, width: int, height: int) -> Iterator[Axes]:
+def sheet(out: Path, width: int, height: int, inputs: str) -> Iterator[Axes]:
     """A sheet measured in px from its top left corner, so that pixels stay pixels."""
-    with _drawing(out, width / DPI, height / DPI) as figure:
+    with _drawing(out, width / DPI, height / DPI, inputs) as figure:
         page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
         page.set_axis_off()
         yield page
@@ -90,24 +107,37 @@ def paste(axes: Axes, picture: Frame, x: float, y: float) -> None:
 
 
 @contextmanager
-def chart(out: Path, width: float, height: float) -> Iterator[Axes]:
+def chart(out: Path, width: float, height: float, inputs: str) -> Iterator[Axes]:
     """Axes of this size in inches; saved at the end, trimmed to what was drawn."""
-    with _drawing(out, width, height, bbox_inches="tight") as figure:
+    with _drawing(out, width, height, inputs, bbox_inches="tight") as figure:
         yield figure.subplots()
 
 
 @contextmanager
-def _drawing(out: Path, width: float, height: float, **how: Any) -> Iterator[Figure]:
-    """A figure in our style, saved as PNG without a stamp: the same figure has the same bytes."""
+def _drawing(out: Path, width: float, height: float, inputs: str, **how: Any) -> Iterator[Figure]:
+    """A figure in our style, saved as PNG, with what it was made of and without a time.
+
+    The same figure has the same bytes.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
         yield figure
-        figure.savefig(out, metadata={"Software": None}, **how)
+        with replacing(out) as partial:
+            figure.savefig(
+                partial, format="png", metadata={"Software": None, MADE_OF: inputs}, **how
+            )
 
 
 def sidecar(out: Path, about: Mapping[str, Any]) -> None:
     """Write what was chosen, and by which rule, beside a figure."""
     out.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def read_sidecar(out: Path) -> dict[str, Any]:
+    """What stands beside a figure; empty where nothing does."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")))
+    return {}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,7 +235,7 @@ def _comparisons(
                 continue
             say(f"pictures of {place}")
             try:
-                comparison = _comparison(store.frames, block.dataset, clip, kept, records)
+                comparison = _comparison(store, block.dataset, clip, kept, records)
             except UserError as error:
                 left_out.append(f"{place}: {error}")
                 continue
@@ -246,12 +248,24 @@ def _comparisons(
     return found, left_out
 
 
+@contextmanager
+def _place(folder: Path) -> Iterator[Path]:
+    """The folder, where figures wait for the next report; another where it cannot be written."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory() as other:
+            yield Path(other)
+
+
 def _comparison(
-    frames: Path, dataset: str, clip: str, methods: Sequence[str], records: Sequence[Record]
+    store: Store, dataset: str, clip: str, methods: Sequence[str], records: Sequence[Record]
 ) -> Comparison:
     """The middle frame by every method, and their temporal profiles. Raises UserError."""
-    sources = figures.kept_frames(frames, dataset, clip, methods, records)
-    scored = figures.kept_scores(frames, dataset, clip, sources, records)
+    sources = figures.kept_frames(store.frames, dataset, clip, methods, records)
+    scored = figures.kept_scores(store.frames, dataset, clip, sources, records)
     titles = figures.titles_of(records, sources)
     count = len(next(iter(sources.values())))
     latest = newest(records)
@@ -268,17 +282,20 @@ def _comparison(
         for method, source in sources.items()
     )
     height, width = next(iter(sources.values())).size
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "profile.png"
-        figures.profile(frames, dataset, clip, methods, out, records=records)
+    with _place(store.folder / "figures" / "report") as folder:
+        out = folder / f"{dataset}-{clip}.png".replace("/", "-")
+        figures.profile(store.frames, dataset, clip, methods, out, records=records)
         profile = _data("image/png", out.read_bytes())
     return Comparison(dataset, clip, count // 2, (width, height), pictures, profile)
 
 
 def _uri(frame: Frame) -> str:
-    """A frame as lossless WebP, so that what is looked at is what was scored."""
+    """A frame as lossless WebP, so that what is looked at is what was scored.
+
+    Least effort: a fifth more bytes, a tenth of the time.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "WEBP", lossless=True, quality=50)
+    Image.fromarray(frame).save(buffer, "WEBP", lossless=True, quality=0, method=0)
     return _data("image/webp", buffer.getvalue())
 
 
