@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vsrbench.data.numbering import gaps, in_order, mismatch, twice
@@ -45,6 +45,7 @@ def test_natural_order(ordered: str) -> None:
     assert twice(names) is None
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.decimals(-50, 50, places=2), min_size=3, unique=True))
 def test_decimals_and_negatives_are_numbers(values: list[object]) -> None:
     names = {f"t_{v}.png": v for v in values}
@@ -115,7 +116,7 @@ def test_a_video_has_no_numbers_and_no_gaps() -> None:
     assert "GT has no frame 001" in mismatch((), png("000 002"), TITLES)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.integers(0, 400), min_size=2, max_size=20, unique=True),
     st.integers(0, 1000),

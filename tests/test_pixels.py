@@ -7,7 +7,9 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 
 from tests.test_frames import encode, scene
 from vsrbench.core.errors import DataError, UserError
-from vsrbench.data.frames import open_frames
+from vsrbench.data.frames import is_lossy, open_frames
 from vsrbench.data.images import image_size, read_image
 from vsrbench.data.video import has_video, to_rgb
 
@@ -376,6 +378,7 @@ def test_a_png_of_absurd_size_takes_no_memory(tmp_path: Path) -> None:
 FUZZ = """
 import random, struct, sys, zlib
 from pathlib import Path
+from typing import Any
 from vsrbench.core.errors import DataError
 from vsrbench.data.images import image_size, read_image
 
@@ -581,4 +584,41 @@ def test_of_several_tracks_the_default_one_is_read(tmp_path: Path) -> None:
     assert (source.size, len(source)) == ((32, 48), 3)
     assert (
         source.note == f"{path} holds 2 video tracks: number 2 is read, the default one, 48x32 px"
+    )
+
+
+def test_what_a_file_lost_is_told_by_its_content_and_not_by_its_name(tmp_path: Path) -> None:
+    """A JPEG is lossy by any name, and in any wrapper; a WebP may be whole."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+    kinds: dict[str, tuple[dict[str, Any], str, bool]] = {
+        "a.png": ({"format": "JPEG"}, "jpeg", True),
+        "b.JPG": ({}, "jpg", True),
+        "c.tif": ({"compression": "jpeg"}, "tif-ycc", True),
+        "d.TIFF": ({"compression": "tiff_lzw"}, "tiff", False),
+        "e.webp": ({"lossless": True}, "webp-lossless", False),
+        "f.webp": ({"quality": 90}, "webp", True),
+        "g.jpg": ({"format": "PNG"}, "png", False),
+        "h.bmp": ({}, "bmp", False),
+    }
+    for name, (how, codec, lossy) in kinds.items():
+        picture.save(tmp_path / name, **how)
+        source = open_frames(tmp_path / name)
+        assert (source.codec, is_lossy(source)) == (codec, lossy), name
+    picture.convert("CMYK").save(tmp_path / "i.jpg")
+    with pytest.raises(DataError, match="colours other than grey and RGB"):
+        open_frames(tmp_path / "i.jpg")
+    for pixels in ("p010le", "yuyv422", "y210le", "rgb565le", "nv12"):
+        assert is_lossy(replace(source, codec="rawvideo", pixel_format=pixels))
+    for pixels in ("yuv444p10le", "gbrp", "rgb24", "bgr0", "gray16le"):
+        assert not is_lossy(replace(source, codec="ffv1", pixel_format=pixels))
+
+
+def test_a_gap_in_a_folder_is_said(tmp_path: Path) -> None:
+    for number in (1, 2, 4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number:04d}.png")
+    (tmp_path / "notes.txt").write_text("")
+    note = open_frames(tmp_path).note
+    assert note == (
+        f"not read in {tmp_path}: notes.txt; "
+        f"{tmp_path} has no frame 0003: its neighbours count as successive"
     )

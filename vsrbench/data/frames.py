@@ -30,6 +30,7 @@ from vsrbench.data.images import (
     image_size,
     is_hidden,
     is_image,
+    kind_of,
     read_image,
     unreadable,
 )
@@ -40,8 +41,16 @@ if TYPE_CHECKING:
 RECENT = 5  # frames kept for indexing: a window t-2..t+2 sliding over a video decodes each once
 RULE = 2
 """Version of the rules by which files become pixels, where they are not what they were at first."""
-EXACT = set("png bmp tif tiff ppm apng ffv1 ffvhuff huffyuv utvideo rawvideo".split())  # noqa: SIM905
+EXACT = set("png bmp tif tiff webp-lossless ppm apng".split()) | set(  # noqa: SIM905
+    "ffv1 ffvhuff huffyuv utvideo rawvideo targa".split()  # noqa: SIM905
+)
 """Codecs and kinds of images that keep every value."""
+
+
+_REDUCED = re.compile(
+    "4[124][01]|422|nv12|nv16|nv21|p0[0-9]|p2[0-9]|y21|bayer|(rgb|bgr)(4|8|444|555|565)(le|be|_|$)"
+)
+"""Pixel formats that hold colours at less than full resolution, or in less than 8 bits."""
 
 
 @dataclass(eq=False)
@@ -161,7 +170,12 @@ def open_frames(path: Path) -> FrameSource:
                 f"name a folder with {' '.join(sorted(IMAGE_SUFFIXES))} files in it, or a video",
             )
         numbering.refuse_twice(names, path)
-        note = left_out(path, [p for p in inside if not is_image(p)])
+        notes = [left_out(path, [p for p in inside if not is_image(p)])]
+        if lost := numbering.gaps(names):
+            notes.append(
+                f"{path} has no frame {', '.join(lost)}: its neighbours count as successive"
+            )
+        note = "; ".join(filter(None, notes))
         return _open_images(path, [path / name for name in names], note)
     return _open_images(path, [path]) if is_image(path) else _open_video(path)
 
@@ -179,8 +193,7 @@ def is_lossy(source: FrameSource) -> bool:
     So may any but those that never do (H.264 can keep all, and files do not say so), and whatever
     holds colours at less than full resolution.
     """
-    sampled = re.search("4[124][01]|422|nv12|nv16|nv21", source.pixel_format)
-    return bool(sampled) or not set(source.codec.split()) <= EXACT
+    return bool(_REDUCED.search(source.pixel_format)) or not set(source.codec.split()) <= EXACT
 
 
 def digest(source: FrameSource) -> str:
@@ -336,7 +349,7 @@ class Resized(Sequence["Frame"]):
 
 
 def _open_images(path: Path, images: list[Path], note: str = "") -> FrameSource:
-    kinds = sorted({image.suffix.lower()[1:] for image in images})
+    kinds = sorted({kind_of(image) for image in images})
     return FrameSource(
         path=path,
         files=images,
@@ -346,7 +359,7 @@ def _open_images(path: Path, images: list[Path], note: str = "") -> FrameSource:
         starts=range(len(images)),
         decode=partial(_read_images, images),
         codec=" ".join(kinds),
-        rule=RULE if {"tif", "tiff"} & set(kinds) else 1,
+        rule=RULE if any(kind.startswith("tif") for kind in kinds) else 1,
         note=note,
     )
 

@@ -26,6 +26,10 @@ FETCH_AGAIN = "copy or fetch the file again"
 PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OTHERS = (b"\xff\xd8\xff", b"BM", b"RIFF")
+_HEADS = {"png": PNG, "jpeg": b"\xff\xd8\xff", "bmp": b"BM", "tiff": TIFF, "webp": b"RIFF"}
+_SAME = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
+_LOSSY_TIFF = (6, 7, 34712, 34892, 50001, 50002)
+"""Compressions of TIFF that are those of JPEG, JPEG 2000, WebP and JPEG XL."""
 _SYSTEM = frozenset(
     {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "__macosx"}
     | {"$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
@@ -56,15 +60,53 @@ def image_size(path: Path) -> Size:
         with Image.open(path) as image:
             tags = getattr(image, "tag_v2", {})  # of TIFF, whose size would be that when turned
             size = int(tags.get(257, image.height)), int(tags.get(256, image.width))
-            count = _pictures(image)
+            count, mode = _pictures(image), image.mode
     except Exception as error:  # Pillow has no common ancestor for what its readers raise
         raise DataError(f"{path} is not a readable image: {error}", FETCH_AGAIN) from error
+    if mode == "CMYK":
+        raise DataError(f"{path} has colours other than grey and RGB", "save it as RGB PNG")
     if count > 1:
         raise DataError(
             f"{path} holds several pictures",
             "save each as a file of its own in one folder, or all as a video",
         )
     return size
+
+
+def kind_of(path: Path) -> str:
+    """What a file is by its content: its suffix if right, else png, jpeg, bmp, tiff or webp.
+
+    TIFF that holds JPEG or YCbCr, and WebP that keeps every value, have `-ycc` and `-lossless`
+    behind it. Of a file that cannot be read it is the suffix.
+    """
+    from PIL import Image
+
+    suffix, more = path.suffix.lower()[1:], ""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+        kind = next((kind for kind, starts in _HEADS.items() if head.startswith(starts)), suffix)
+        if kind == "tiff":
+            with Image.open(path) as image:
+                tags: Any = getattr(image, "tag_v2", {})
+                more = "-ycc" * (tags.get(259) in _LOSSY_TIFF or tags.get(262) == 6)
+        elif kind == "webp":
+            more = "-lossless" * _keeps_all(path)
+    except Exception:  # `image_size` and `read_image` say what is wrong
+        return suffix
+    return (suffix if suffix in _SAME.get(kind, (kind,)) else kind) + more
+
+
+def _keeps_all(path: Path) -> bool:
+    """Whether the picture in a WebP file is coded without loss."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                return head[:4] == b"VP8L"
+            length = int.from_bytes(head[4:], "little")
+            file.seek(length + length % 2, 1)
+    return False
 
 
 def _pictures(image: Any) -> int:

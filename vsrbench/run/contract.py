@@ -65,3 +65,17 @@ def check_range(output: torch.Tensor, given: torch.Tensor, where: str) -> None:
     if far and float(((output < -4) | (output > 5)).float().mean()) > WILD:
         cure = ": y / 255" if low > -32 and 5 < high < 288 else ""
         raise ContractError(f"{spans}: not of range 0..1", RETURN + cure)
+    gain, offset = _line(made, given)
+    if gain > 3 and float(((output < -0.05) | (output > 1.05)).float().mean()) > 0.02:
+        raise ContractError(f"{spans}: {gain:.3g} times the frame {offset:+.3g}", RETURN)
+    if 0 < gain < 0.02:
+        raise ContractError(f"{spans}: {gain:.3g} times the frame, too dark to be one", RETURN)
+
+
+def _line(made: torch.Tensor, given: torch.Tensor) -> tuple[float, float]:
+    """(gain, offset) by which one picture is made of the other; (1, 0) where none fits closely."""
+    x, y = given - given.mean(), made - made.mean()
+    both, own, theirs = (float((a * b).mean()) for a, b in ((x, y), (x, x), (y, y)))
+    if own < 0.02**2 or both**2 < 0.95 * own * theirs or theirs == 0:
+        return 1.0, 0.0
+    return both / own, float(made.mean() - both / own * given.mean())
