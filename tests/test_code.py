@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from vsrbench.api.running import _of_arrays
 from vsrbench.cards import specs
 from vsrbench.cards.code import code, files
 from vsrbench.cards.weights import identify, locate
+from vsrbench.core.errors import DataError
 from vsrbench.core.types import MethodCard
+from vsrbench.metrics import depends_on, identity
+from vsrbench.metrics.functions import frames_of
 
 CARD = (
     'version = 1\ntitle = "Mine"\nentry = "methods.mine.adapter:load"\n[weights]\norigin = "none"\n'
@@ -181,3 +186,34 @@ def test_weights_in_a_folder_of_their_own(mine: Path, monkeypatch: pytest.Monkey
     before = identify(card(mine))
     (shelf / "real.pth").write_bytes(b"two")
     assert identify(card(mine)) != before
+
+
+def test_weights_of_a_metric_that_are_not_the_published_ones_count(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = mine.parents[2] / "shelf"
+    shelf.mkdir()
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shelf))
+    assert depends_on("niqe") == ""
+    seen = {""}
+    for content in (b"one", b"two"):
+        (shelf / "niqe_pris_params.npz").write_bytes(content)
+        seen.add(depends_on("niqe"))
+    assert len(seen) == 3
+    monkeypatch.setattr(identity, "problem", lambda need, path: "")  # as if it were that file
+    assert depends_on("niqe") == ""
+
+
+def test_arrays_are_known_by_their_shape_too() -> None:
+    found = {
+        _of_arrays({"c": [np.zeros((*size, 3), np.uint8)] * 2}, 4).clips[0].digest
+        for size in ((16, 32), (32, 16), (8, 64))
+    }
+    assert len(found) == 3
+
+
+def test_every_frame_of_a_list_is_looked_at() -> None:
+    whole = np.zeros((8, 8, 3), np.uint8)
+    for bad in (whole / 255, whole[..., 0], whole.transpose(2, 0, 1)):
+        with pytest.raises(DataError, match="not uint8 H x W x 3"):
+            frames_of([whole, bad])

@@ -249,6 +249,22 @@ def test_gate_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "REGRESSION: 1 worse" in capsys.readouterr().err
 
 
+def test_records_without_their_runs_say_that_they_may_not_be_the_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was reused last stands in no record."""
+    one = stored(tmp_path / "one", clips(30.0))
+    assert main(["table", "--results", str(one)]) == 0
+    assert "runs.jsonl" not in capsys.readouterr().err
+    two = stored(tmp_path / "two", [*clips(30.0), *clips(29.0, weights_sha256="w2")])
+    for command in (["table", "--results", str(two)], ["compare", str(one), str(two)]):
+        main(command)
+        assert "runs.jsonl does not lie beside" in capsys.readouterr().err
+    Store(two).runs.write_text("")
+    main(["table", "--results", str(two)])
+    assert "runs.jsonl" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("side", ["base", "new"])
 def test_a_damaged_line_is_no_pass(
     side: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -108,12 +108,13 @@ def frames_of(given: Any) -> Sequence[Frame]:
         return open_frames(Path(given))
     if not len(given):
         raise DataError("no frames")
-    first = np.asarray(given[0])
-    if first.dtype != np.uint8 or first.ndim != 3 or first.shape[2] != 3:
-        raise DataError(
-            f"frames are {first.dtype} {'x'.join(map(str, first.shape))}, not uint8 H x W x 3",
-            "scale to 0..255, round and convert: (255 * x).round().astype('uint8')",
-        )
+    looked_at = given if isinstance(given, list | tuple) else [given[0]]
+    for frame in map(np.asarray, looked_at):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise DataError(
+                f"frames are {frame.dtype} {'x'.join(map(str, frame.shape))}, not uint8 H x W x 3",
+                "scale to 0..255, round and convert: (255 * x).round().astype('uint8')",
+            )
     frames: Sequence[Frame] = given
     return frames
 

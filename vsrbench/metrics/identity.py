@@ -5,16 +5,19 @@ Files are looked at and git may be asked; nothing is downloaded, and no network 
 
 from __future__ import annotations
 
+from vsrbench.cards.sources import problem
+from vsrbench.core.files import content
 from vsrbench.flow.identity import RAFT_FILES, best_identity, raft_identity
 from vsrbench.metrics.availability import unavailable
 from vsrbench.metrics.names import PYIQA, metric_info, pyiqa_version
-from vsrbench.metrics.requirements import weights_here
+from vsrbench.metrics.requirements import need_of, weights_here
 from vsrbench.programs import command
 
 
 def depends_on(name: str) -> str:
     """The flow estimator that a metric runs on the output itself, the commit of the checkout that
-    it runs in, or the version of pyiqa for a metric by its name there; empty for others.
+    it runs in, the version of pyiqa for a metric by its name there, or the weights where these are
+    not the file that is published; empty for others.
     """
     if package := metric_info(name).package:
         return package
@@ -26,4 +29,7 @@ def depends_on(name: str) -> str:
         return best_identity()
     if name == "ewarp_evalcrafter" and (path := weights_here(name)):
         return raft_identity(RAFT_FILES[path.name], path)
+    need = need_of(name)
+    if need and (path := need.found()) and path.name == need.name and problem(need, path):
+        return f"{path.name}-{content(path)[:16]}"
     return ""

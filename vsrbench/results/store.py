@@ -12,7 +12,7 @@ import msgspec
 
 from vsrbench.core.errors import DataError, MissingError, UserError, WriteError
 from vsrbench.core.types import RECORD_SCHEMA, Asked, Record
-from vsrbench.results.view import Named, conflicts, latest, shown
+from vsrbench.results.view import Named, conflicts, latest, several, shown
 
 T = TypeVar("T")
 
@@ -181,6 +181,11 @@ class Store:
         """
         records = self.read(strict)
         found = shown(records, self.read_runs(strict))
+        if not self.runs.is_file() and several(records):
+            self.notices.append(
+                f"{self.runs.name} does not lie beside {self.records}: of several results of one "
+                "kind the one that was computed last is shown, asked for last or not"
+            )
         if not found:
             raise MissingError(
                 f"no records in {self.folder}",

@@ -130,6 +130,12 @@ def _events(
     return sorted([*sorted(single, key=lambda e: e.at), *of_runs], key=lambda event: event.at)
 
 
+def several(records: Iterable[Record]) -> bool:
+    """Whether there are results of different keys for one place in a view."""
+    keys: dict[_Slot, str] = {}
+    return any(keys.setdefault(_slot(r), r.key) != r.key for r in latest(records).values())
+
+
 def _slot(r: Record) -> _Slot:
     size = r.measurement.size if r.measurement else r.size
     what = r.metric if r.kind == "quality" else _cost_name(size)
