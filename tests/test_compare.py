@@ -17,6 +17,7 @@ from vsrbench.core.types import Measurement, Record
 from vsrbench.metrics import METRICS
 from vsrbench.results.compare import Change, compare, markdown, regressed, verdict_line
 from vsrbench.results.store import Store
+from vsrbench.results.summary import summarise
 
 
 def score(clip: str, value: float | None, metric: str = "psnr", **changes: Any) -> Record:
@@ -195,6 +196,18 @@ def test_cost_is_judged_when_asked() -> None:
     assert verdicts(cost(8.0), 10)["ms"] == "better"
     assert verdicts(cost(10.0, "another CPU"), 10)["ms"] == "apart"
     assert verdicts(cost(10.0, method="theirs"), 10)["ms"] == "lost"
+
+
+def test_a_cost_of_other_settings_than_scored_is_none() -> None:
+    base = [*clips(30.0), cost(10.0)]
+    new = [*clips(30.0, settings={"steps": 1}, at="2026-01-02"), cost(10.0)]
+    changes = compare(base, new, cost_percent=10)
+    assert [(c.where, c.verdict) for c in changes][1:] == [("cost at 8x8", "lost")]
+    (row,) = summarise(new).blocks[0].rows
+    assert row.cells["ms"].value is None
+    assert "other weights, code or settings" in row.cells["ms"].note
+    half = [replace(r, precision="fp16") for r in clips(30.0)]
+    assert summarise([*half, cost(10.0)]).blocks[0].rows[0].cells["ms"].value == 10
 
 
 @pytest.mark.parametrize(("joules", "verdict"), [(2.1, "same"), (2.3, "worse"), (1.7, "better")])

@@ -24,6 +24,7 @@ from vsrbench.results.summary import (
     Column,
     alike,
     cost_size,
+    costs_of_now,
     current_state,
     made_by,
     metric_column,
@@ -221,11 +222,11 @@ def _what_differs(a: Record, b: Record) -> str:
     return "scored by another protocol"
 
 
-def _costs(records: Iterable[Record]) -> dict[tuple[str, str], Measurement]:
+def _costs(records: Sequence[Record]) -> dict[tuple[str, str], Measurement]:
     """(method, LQ size) -> newest measurement."""
     found = {}
-    for r in sorted(records, key=lambda r: r.at):
-        if r.kind == "cost" and r.status == "ok" and r.measurement:
+    for r in costs_of_now(records, records):
+        if r.status == "ok" and r.measurement:
             found[r.method, size_text(cost_size(r))] = r.measurement
     return found
 

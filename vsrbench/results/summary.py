@@ -234,9 +234,7 @@ def summarise(
     """
     records = list(records)
     quality = list(newest(records).values())
-    costs = {
-        (r.method, cost_size(r)): r for r in sorted(records, key=lambda r: r.at) if r.kind == "cost"
-    }
+    costs = {(r.method, cost_size(r)): r for r in costs_of_now(records, [])}
     heads = {r.method: r for r in sorted(records, key=lambda r: r.at)}
     refuse("dataset with results", datasets, {r.dataset for r in quality})
     refuse("method with results", methods, set(heads))
@@ -262,7 +260,8 @@ def summarise(
             # Records of schema 1 do not say it, and later ones do.
             border_px=spec.border_px if spec else None,
         )
-        blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, infos, costs))
+        here_costs = {(r.method, cost_size(r)): r for r in costs_of_now(records, own)}
+        blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, infos, here_costs))
     if datasets is None:
         shown = {b.size for b in blocks}
         for size in sorted({s for m, s in costs if s not in shown and m in order}):
@@ -291,6 +290,27 @@ def refuse(kind: str, asked: Sequence[str] | None, known: Iterable[str]) -> None
 def cost_size(record: Record) -> Size:
     """LQ size at which a cost was measured."""
     return record.measurement.size if record.measurement else record.size
+
+
+def costs_of_now(records: Iterable[Record], scores: Iterable[Record]) -> list[Record]:
+    """Those of cost, the newest last; one that is not of what was scored counts as failed.
+
+    Precision may differ: scores of a GPU can stand beside the cost on a CPU.
+    """
+
+    def made(r: Record) -> tuple[Any, ...]:
+        return made_by(replace(r, precision=""))
+
+    scored = sorted((r for r in scores if r.kind == "quality"), key=lambda r: r.at)
+    state = {r.method: made(r) for r in scored if r.status == "ok"}
+    error = {"message": "measured with other weights, code or settings than scored; run it again"}
+    found = sorted((r for r in records if r.kind == "cost"), key=lambda r: r.at)
+    return [
+        r
+        if r.status != "ok" or state.get(r.method, made(r)) == made(r)
+        else replace(r, status="failed", measurement=None, size=cost_size(r), error=error)
+        for r in found
+    ]
 
 
 def _block(
