@@ -42,6 +42,16 @@ def values(tmp_path: Path, metric: str = "psnr") -> dict[str, float]:
     return {r["method"]: r["value"] for r in found}
 
 
+def frames(tmp_path: Path) -> dict[str, int]:
+    """Frames of each clip that bicubic was scored on."""
+    lines = (tmp_path / "results" / "records.jsonl").read_text().splitlines()
+    found = [r for r in map(json.loads, lines) if r["method"] == "bicubic" and r["status"] == "ok"]
+    return {r["clip"]: r["frames"] for r in found}
+
+
+BICUBIC = ("--methods", "bicubic", "--metrics", "lr_psnr", "--no-cost", "--input")
+
+
 def same(one: Path, other: Path) -> float:
     return psnr(read_image(one), read_image(other))
 
@@ -86,12 +96,15 @@ def test_the_same_frame_twice_is_refused(call: Call) -> None:
 
 
 @pytest.mark.parametrize("name", ["rgba128.png", "rgba128.tif", "orient3.tif"])
-def test_tiff_follows_the_rules_of_png(name: str) -> None:
+def test_tiff_follows_the_rules_of_png(name: str, call: Call, tmp_path: Path) -> None:
     case = CASES / "10-tiff-alpha-and-orientation"
     assert same(case / name, case / "stored.png") == 80
+    both = ("--outputs", case / name, "--gt", case / "stored.png")
+    assert call("score", *both, "--metrics", "psnr")[0] == 0
+    assert values(tmp_path)[Path(name).stem] == 80
 
 
-def test_every_container_is_a_clip(tmp_path: Path) -> None:
+def test_every_container_is_a_clip(call: Call, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(CASES / "11-containers-dropped" / "root", root)
     (root / "notes.txt").write_text("not a clip\n")
@@ -101,13 +114,16 @@ def test_every_container_is_a_clip(tmp_path: Path) -> None:
     found = open_input(root, None, 4, said.append)
     assert {clip.name: clip.count for clip in found.clips} == dict.fromkeys("abcdefg", 5)
     assert said == [f"not read in {root}: notes.txt"]
+    code, _, err = call(*BICUBIC, root)
+    assert (code, frames(tmp_path)) == (0, dict.fromkeys("abcdefg", 5))
+    assert said[0] in err
 
 
-def test_folders_of_systems_are_no_clips(tmp_path: Path) -> None:
-    frames = [f"{i:04d}.png" for i in range(3)]
+def test_folders_of_systems_are_no_clips(call: Call, tmp_path: Path) -> None:
+    names = [f"{i:04d}.png" for i in range(3)]
     for folder in ("clipA", "@eaDir", "__MACOSX/clipA", ".thumbnails", "clipA/@eaDir"):
         (tmp_path / "root" / folder).mkdir(parents=True)
-    for name in frames:
+    for name in names:
         shutil.copy(CASES / "04-same-frame-twice" / "clip" / name, tmp_path / "root" / "clipA")
     thumb = CASES / "04-same-frame-twice" / "clip" / "0000.jpg"
     shutil.copy(thumb, tmp_path / "root" / "@eaDir" / "SYNOFILE_THUMB_M.jpg")
@@ -118,10 +134,13 @@ def test_folders_of_systems_are_no_clips(tmp_path: Path) -> None:
     (clip,) = open_input(tmp_path / "root", None, 4, said.append).clips
     assert (clip.name, clip.count) == ("clipA", 3)
     assert said == [f"not read in {tmp_path / 'root'}: .thumbnails/, @eaDir/, __MACOSX/"]
+    code, _, err = call(*BICUBIC, tmp_path / "root")
+    assert (code, frames(tmp_path)) == (0, {"clipA": 3})
+    assert said[0] in err
 
 
 @pytest.mark.parametrize("name", ["anim.webp", "anim.png", "stack.tif"])
-def test_several_pictures_in_one_file_are_refused(name: str, tmp_path: Path) -> None:
+def test_several_pictures_in_one_file_are_refused(name: str, call: Call, tmp_path: Path) -> None:
     path = CASES / "13-many-frames-in-one-image" / name
     with pytest.raises(DataError, match="holds several pictures"):
         open_frames(path)
@@ -130,6 +149,9 @@ def test_several_pictures_in_one_file_are_refused(name: str, tmp_path: Path) -> 
     shutil.copy(path, tmp_path / f"1{path.suffix}")
     with pytest.raises(DataError, match="holds several pictures"):
         open_input(tmp_path, None, 4)
+    code, _, err = call(*BICUBIC, path)
+    assert code == 1
+    assert "holds several pictures" in err
 
 
 @pytest.mark.parametrize(
@@ -141,22 +163,30 @@ def test_several_pictures_in_one_file_are_refused(name: str, tmp_path: Path) -> 
         ("18-ts-joined/wrapped_pts.ts", 12),
     ],
 )
-def test_odd_durations_and_timestamps_lose_no_frame(name: str, count: int) -> None:
+def test_odd_durations_and_timestamps_lose_no_frame(
+    name: str, count: int, call: Call, tmp_path: Path
+) -> None:
     source = open_frames(CASES / name)
-    frames = list(source)
-    assert len(frames) == len(source) == count
+    pictures = list(source)
+    assert len(pictures) == len(source) == count
     for k in (count - 1, 3, 0, count // 2):
-        np.testing.assert_array_equal(source[k], frames[k])
+        np.testing.assert_array_equal(source[k], pictures[k])
+    assert call(*BICUBIC, CASES / name)[0] == 0
+    assert frames(tmp_path) == {Path(name).stem: count}
 
 
-def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_colon_in_a_name_is_no_protocol(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(CASES / "11-containers-dropped" / "root" / "a.mp4", tmp_path / "take:2.mp4")
     monkeypatch.chdir(tmp_path)
     (clip,) = open_input(Path("take:2.mp4"), None, 4).clips
     assert (clip.name, clip.count) == ("take_2", 5)
+    assert call(*BICUBIC, "take:2.mp4")[0] == 0
+    assert frames(tmp_path) == {"take_2": 5}
 
 
-def test_cover_pictures_are_not_the_video() -> None:
+def test_cover_pictures_are_not_the_video(call: Call, tmp_path: Path) -> None:
     case = CASES / "16-cover-picture"
     said: list[str] = []
     for name in ("cover_first.mp4", "mjpeg_track_first.mkv"):
@@ -166,13 +196,20 @@ def test_cover_pictures_are_not_the_video() -> None:
         f"{case / 'mjpeg_track_first.mkv'} holds 2 video tracks: number 2 is read, the default "
         "one, 256x192 px"
     ]
+    for name in ("cover_first.mp4", "mjpeg_track_first.mkv"):
+        code, _, err = call(*BICUBIC, case / name)
+        assert (code, said[0] in err) == (0, name.startswith("mjpeg"))
+        assert frames(tmp_path)[Path(name).stem] == 12
 
 
-def test_the_same_samples_in_ten_bits_give_the_same_frames() -> None:
+def test_the_same_samples_in_ten_bits_give_the_same_frames(call: Call, tmp_path: Path) -> None:
     case = CASES / "17-ten-bit-same-samples"
     eight, ten = open_frames(case / "eight.mkv"), open_frames(case / "ten.mkv")
     assert len(eight) == len(ten) == 6
     assert [psnr(a, b) for a, b in zip(eight, ten, strict=True)] == [80.0] * 6
+    both = ("--outputs", case / "ten.mkv", "--gt", case / "eight.mkv")
+    assert call("score", *both, "--metrics", "psnr")[0] == 0
+    assert values(tmp_path)["ten"] == 80
 
 
 def test_gt_of_odd_size_is_to_be_cropped(call: Call) -> None:
@@ -185,7 +222,7 @@ def test_gt_of_odd_size_is_to_be_cropped(call: Call) -> None:
     assert "crop GT to 104x60" in err
 
 
-def test_a_broken_png_does_not_end_the_process(root: Path) -> None:
+def test_a_broken_png_does_not_end_the_process(root: Path, call: Call) -> None:
     path = CASES / "20-png-that-kills-the-decoder" / "a.png"
     code = (
         "import sys; from pathlib import Path;"
@@ -198,6 +235,9 @@ def test_a_broken_png_does_not_end_the_process(root: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "is damaged" in done.stdout
+    status, _, err = call(*BICUBIC, path)
+    assert status == 1
+    assert "is damaged" in err
 
 
 def test_a_linked_video_keeps_its_own_name(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def png(text: str) -> list[str]:
         "shot.0001 shot.0002 shot.0010",
         "1.2.9 1.2.10",
         "1341846313.592026 1341846313.654184 1341846314.001",
+        "f08 f09 f0a f0b f0c f0d f0e f0f f10 f11",  # hexadecimal
+        "x_0e_lq x_0f_lq x_10_lq",
     ],
 )
 def test_natural_order(ordered: str) -> None:

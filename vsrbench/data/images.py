@@ -26,7 +26,13 @@ FETCH_AGAIN = "copy or fetch the file again"
 PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _OTHERS = (b"\xff\xd8\xff", b"BM", b"RIFF")
-_HEADS = {"png": PNG, "jpeg": b"\xff\xd8\xff", "bmp": b"BM", "tiff": TIFF, "webp": b"RIFF"}
+_HEADS: dict[str, tuple[bytes, ...]] = {
+    "png": (PNG,),
+    "jpeg": (b"\xff\xd8\xff",),
+    "bmp": (b"BM",),
+    "tiff": TIFF,
+    "webp": (b"RIFF",),
+}
 _SAME = {"jpeg": ("jpg", "jpeg"), "tiff": ("tif", "tiff")}
 _LOSSY_TIFF = (6, 7, 34712, 34892, 50001, 50002)
 """Compressions of TIFF that are those of JPEG, JPEG 2000, WebP and JPEG XL."""

@@ -1,9 +1,9 @@
 """The numbers in names of frames: their order, numbers that are there twice, and pairs.
 
-A number may be padded with zeros, have a sign or decimals. What a hyphen or a point means shows
-only beside the other names of a folder: in `t-1, t0, t1` it is a sign, in `clip-1, clip-2` a
-separator; `0.25, 0.5` are decimals, `v1.9, v1.10` count the tenth picture of version 1. Names are
-compared in Unicode's form NFC.
+A number may be padded with zeros, have a sign or decimals, and is hexadecimal where that counts
+without a gap. What a hyphen or a point means shows only beside the other names of a folder: in
+`t-1, t0, t1` it is a sign, in `clip-1, clip-2` a separator; `0.25, 0.5` are decimals, `v1.9, v1.10`
+count the tenth picture of version 1. Names are compared in Unicode's form NFC.
 """
 
 from __future__ import annotations
@@ -43,8 +43,22 @@ Key = tuple[tuple[str | Fraction | int, ...], str]
 
 def in_order(names: Sequence[str]) -> list[str]:
     """File names of one folder, sorted by the numbers in them: frame2 before frame10."""
+    if counted := _hexadecimal(names):
+        return [counted[number] for number in sorted(counted)]
     keys = dict(zip(names, _keys(names), strict=True))
     return sorted(names, key=lambda name: keys[name])
+
+
+def _hexadecimal(names: Sequence[str]) -> dict[int, str]:
+    """Number -> name, where names count without a gap in hexadecimal digits; else nothing."""
+    ends = _bare(names)
+    if len({len(end) for end in ends}) != 1 or not re.search("[a-fA-F]", "".join(ends)):
+        return {}
+    if not all(re.fullmatch("[0-9a-fA-F]+", end) for end in ends):
+        return {}
+    found = {int(end, 16): name for end, name in zip(ends, names, strict=True)}
+    gapless = len(found) == len(names) == max(found) - min(found) + 1
+    return found if gapless and any(end.isdigit() for end in ends) else {}
 
 
 def twice(names: Sequence[str]) -> tuple[str, str] | None:
