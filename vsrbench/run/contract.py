@@ -6,6 +6,7 @@ a frame in -1..1 loses its dark half, one in 0..255 turns white. Overshoot of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import ContractError
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 SIDE = 16  # px of the thumbnails that are compared
 WILD = 0.001  # share of values far outside 0..1 that a network may have
+_TURNED: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "with red and blue exchanged": lambda x: x.flip(0),
+    "mirrored": lambda x: x.flip(2),
+    "upside down": lambda x: x.flip(1),
+    "turned by 180 degrees": lambda x: x.flip(1, 2),
+    "with rows and columns exchanged": lambda x: x.transpose(1, 2),
+}
+"""What adapters get wrong in a frame of the right shape and range."""
 RETURN = "return one float tensor of 3 x sH x sW, RGB in 0..1, for each input frame"
 
 
@@ -66,10 +75,14 @@ def check_range(output: torch.Tensor, given: torch.Tensor, where: str) -> None:
         cure = ": y / 255" if low > -32 and 5 < high < 288 else ""
         raise ContractError(f"{spans}: not of range 0..1", RETURN + cure)
     gain, offset = _line(made, given)
-    if gain > 3 and float(((output < -0.05) | (output > 1.05)).float().mean()) > 0.02:
+    if not 0 <= gain <= 3 and float(((output < -0.05) | (output > 1.05)).float().mean()) > 0.02:
         raise ContractError(f"{spans}: {gain:.3g} times the frame {offset:+.3g}", RETURN)
     if 0 < gain < 0.02:
         raise ContractError(f"{spans}: {gain:.3g} times the frame, too dark to be one", RETURN)
+    if as_is > 0.03**2:
+        for what, turned in _TURNED.items():
+            if float((turned(made) - given).square().mean()) < as_is / 16:
+                raise ContractError(f"{where}: output is the frame {what}", RETURN)
 
 
 def _line(made: torch.Tensor, given: torch.Tensor) -> tuple[float, float]:
