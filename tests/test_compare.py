@@ -171,6 +171,27 @@ def test_what_cannot_be_compared_is_said_in_the_one_line() -> None:
         assert "do not say border and flow: taken for equal" in text
 
 
+def test_labels_of_one_path_on_both_sides_are_one_thing() -> None:
+    """`LQ` where it is alone is `a/LQ` beside another of that name."""
+    base = clips(30.0, 31.0, dataset="LQ", dataset_source="/d/a/LQ")
+    one = clips(30.0, 30.0, dataset="a/LQ", dataset_source="/d/a/LQ")
+    other = clips(20.0, 20.0, dataset="b/LQ", dataset_source="/d/b/LQ", clip_digest="else")
+    changes = compare(base, [*one, *other])
+    assert [(c.where, c.verdict) for c in changes] == [("LQ", "worse"), ("b/LQ", "new")]
+    assert [c.verdict for c in compare([*one, *other], base)] == ["better", "lost"]
+    there = [replace(r, dataset_source="/ci" + r.dataset_source) for r in (*one, *other)]
+    assert [c.verdict for c in compare(base, there)] == ["worse", "new"]  # by content
+    base = clips(30.0, method="sr", source="/x/sr", output="one")
+    new = clips(29.0, method="x/sr", source="/x/sr", output="two")
+    more = clips(40.0, method="y/sr", source="/y/sr", output="three")
+    assert [(c.method, c.verdict) for c in compare(base, [*more, *new])] == [
+        ("sr", "worse"),
+        ("y/sr", "new"),
+    ]
+    card = clips(10.0, method="sr")  # one with a card has that name
+    assert {c.method for c in compare(base, [*card, *new])} == {"sr", "x/sr"}
+
+
 def test_choice_of_methods_and_metrics() -> None:
     base = [*clips(30.0), *clips(0.5, metric="ssim"), *clips(20.0, method="theirs")]
     new = [*clips(30.0), *clips(0.4, metric="ssim"), *clips(10.0, method="theirs")]

@@ -568,6 +568,14 @@ def test_old_results_load_and_say_what_cannot_be_compared(
     assert shown(store.read(), []) == found or name == "reference"
 
 
+def test_what_old_results_leave_open_is_said_in_one_line(run: Run, root: Path) -> None:
+    code, text, _ = run("compare", root / "results/ablation", root / "results/reference")
+    (line,) = (line for line in text.splitlines() if line.startswith("REGRESSION"))
+    assert code == 4
+    assert "4 not comparable (E_warp: version 1 of the metric against 2)" in line
+    assert "with records of schema 1, which do not say border and flow: taken for equal" in line
+
+
 # What scores say
 
 

@@ -12,6 +12,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Literal
 
 from tabulate import tabulate
@@ -96,6 +97,7 @@ def compare(
     energy may grow; None = cost is shown and not judged. Raises UserError for names without
     records, MissingError when the base holds no scores of what is looked at.
     """
+    new = labelled_alike(base, new)
     known = [*base, *new]
     refuse("method with results", methods, {r.method for r in known})
     refuse("dataset with results", datasets, {r.dataset for r in known if r.dataset})
@@ -131,6 +133,54 @@ def compare(
     if all(change.verdict == "new" for change in changes):
         raise MissingError("the base has no scores to hold new ones against", "check its records")
     return changes
+
+
+def labelled_alike(base: Iterable[Record], new: Sequence[Record]) -> list[Record]:
+    """New records with the labels that the base has for what they are of.
+
+    What is named after a path is called by its name, or by the end of the path where others here
+    have that name: the same thing may be `LQ` on one side and `a/LQ` on the other. It is known by
+    its path, or by its name and content.
+    """
+    old, found = _labels(base), list(new)
+    for field, before, now in zip(("dataset", "method"), old, _labels(new), strict=True):
+        names: dict[str, str] = {}
+        taken = {getattr(r, field) for r in new} - set(now)
+        for label, (path, holds) in now.items():
+            same = [
+                *(x for x, (p, _) in before.items() if p == path),
+                *(
+                    x
+                    for x, (p, h) in before.items()
+                    if label not in before and x not in now and h & holds
+                    if PurePath(p).name == PurePath(path).name
+                ),
+            ]
+            if same and same[0] not in taken:
+                names[label] = same[0]
+                taken.add(same[0])
+        found = [
+            replace(r, **{field: names.get(getattr(r, field), getattr(r, field))}) for r in found
+        ]
+    return found
+
+
+_Labels = dict[str, tuple[str, frozenset[tuple[str, str]]]]
+
+
+def _labels(records: Iterable[Record]) -> tuple[_Labels, _Labels]:
+    """Of datasets and methods that are named after paths: label -> (path, what it holds)."""
+    found: tuple[_Labels, _Labels] = ({}, {})
+    for r in records:
+        parts = (
+            (r.dataset, r.dataset_source, (r.clip, r.clip_digest)),
+            (r.method, r.source, (r.clip, r.output)),
+        )
+        for labels, (label, path, holds) in zip(found, parts, strict=True):
+            if path:
+                held = labels.get(label, (path, frozenset()))[1]
+                labels[label] = path, held | {holds} if holds[1] else held
+    return found
 
 
 Key = tuple[str, str, str]
