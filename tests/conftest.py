@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests import material
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -47,6 +49,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder ../shared (real clips and weights)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips and weights: those of ../shared/real, else stand-ins of the same names."""
+    return SHARED / "real" if SHARED.is_dir() else material.make(tmp_path_factory.mktemp("made"))
 
 
 def alive(pid: int) -> bool:

@@ -344,7 +344,7 @@ class Evil:
         return (os.mkdir, (self.path,))
 
 
-def test_bad_clips(run: Run, tmp_path: Path, shared: Path) -> None:
+def test_bad_clips(run: Run, tmp_path: Path, real: Path) -> None:
     def error(lq: Path, *more: object) -> tuple[int, str]:
         code, _, err = run("--methods", "good", "--input", lq, *more, *FAST)
         assert "Traceback" not in err
@@ -374,7 +374,7 @@ def test_bad_clips(run: Run, tmp_path: Path, shared: Path) -> None:
     assert "not a whole multiple" in err
 
     video = tmp_path / "cut.mp4"
-    data = (shared / "real" / "clips-lq" / "dove-003.mp4").read_bytes()
+    data = (real / "clips-lq" / "dove-003.mp4").read_bytes()
     video.write_bytes(data[: len(data) // 2])
     code, err = error(video)
     assert code == 1
@@ -511,17 +511,17 @@ def test_interrupted_work_is_kept(bench: Path, root: Path, tmp_path: Path) -> No
     assert [json.loads(line)["exit_code"] for line in runs] == [130, 0]
 
 
-def test_a_foreign_checkpoint_runs_by_path(run: Run, shared: Path, tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_runs_by_path(run: Run, real: Path, tmp_path: Path) -> None:
     lq = write_clip(tmp_path / "lq", count=2)
-    path = shared / "real" / "weights" / "realesr-animevideov3.pth"
+    path = real / "weights" / "realesr-animevideov3.pth"
     code, out, err = run("--methods", path, "--input", lq, *FAST)
     assert code == 0, err
     assert "realesr-animevideov3" in out
     assert "user" in out
 
 
-def test_misaligned_ground_truth_is_named(run: Run, shared: Path) -> None:
-    clips = shared / "real" / "clips-gt"
+def test_misaligned_ground_truth_is_named(run: Run, real: Path) -> None:
+    clips = real / "clips-gt"
     lq, gt = clips / "vid4-calendar-lr-bd4", clips / "vid4-calendar"
     args = ("--methods", "bicubic", "--input", lq, "--gt", gt)
     code, out, err = run(*args, "--metrics", "psnr", "--no-cost")

@@ -608,8 +608,8 @@ def test_walks_stay_in_range_and_small_steps() -> None:
     assert np.abs(np.diff(values)).max() <= 0.05
 
 
-def test_real_clip_with_classic_lq_is_seen_as_shifted(shared: Path) -> None:
-    clips = shared / "real" / "clips-gt"
+def test_real_clip_with_classic_lq_is_seen_as_shifted(real: Path) -> None:
+    clips = real / "clips-gt"
     found = datacheck.Findings()
     lq, gt = open_frames(clips / "vid4-calendar-lr-bd4"), open_frames(clips / "vid4-calendar")
     spec = DatasetSpec("vid4", 1, "Vid4", "synthetic", 4)

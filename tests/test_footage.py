@@ -15,9 +15,9 @@ from vsrbench.data.frames import open_frames
 
 
 def test_clips_are_cut_cropped_degraded_and_kept(
-    shared: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    video = shared / "real/clips-gt/carphone_pristine.mp4"
+    video = real / "clips-gt/carphone_pristine.mp4"
     monkeypatch.setenv("VSRBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(tmp_path / "mine"))
     (tmp_path / "mine").mkdir()

@@ -827,51 +827,47 @@ def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- real clips
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "size", "fps"),
-    [
-        ("clips-gt/carphone_pristine.mp4", 120, (144, 176), 30000 / 1001),
-        ("clips-gt/carphone_distorted.mp4", 120, (144, 176), 30000 / 1001),
-        ("clips-lq/dove-002.mp4", 32, (180, 318), 16),
-        ("clips-lq/dove-003.mp4", 50, (128, 256), 16),
-        ("clips-lq/dove-007.mp4", 33, (178, 316), 16),
-    ],
-)
-def test_real_videos(
-    shared: Path, name: str, count: int, size: tuple[int, int], fps: float
-) -> None:
-    path = shared / "real" / name
-    source = open_frames(path)
-    assert (len(source), source.size, source.fps) == (count, size, pytest.approx(fps))
-    frames = list(source)
-    assert len(frames) == count
-    for k in (count - 1, 0, count // 2, 7, 6, 9):
-        np.testing.assert_array_equal(source[k], frames[k])
-    capture = cv2.VideoCapture(str(path))  # brings a decoder and a conversion of its own
-    for frame in frames:
-        ok, other = capture.read()
-        assert ok
-        np.testing.assert_array_equal(frame, other[..., ::-1])
-    assert not capture.read()[0]
+VIDEOS = {
+    "clips-gt/carphone_pristine.mp4": (120, (144, 176), 30000 / 1001),
+    "clips-gt/carphone_distorted.mp4": (120, (144, 176), 30000 / 1001),
+    "clips-lq/dove-002.mp4": (32, (180, 318), 16),
+    "clips-lq/dove-003.mp4": (50, (128, 256), 16),
+    "clips-lq/dove-007.mp4": (33, (178, 316), 16),
+}
+FOLDERS = {
+    "clips-lq/realbasicvsr-demo_000": (8, (360, 640)),
+    "clips-gt/vid4-calendar": (6, (576, 720)),
+    "clips-gt/vid4-calendar-lr-bd4": (6, (144, 180)),
+    "clips-gt/davis-judo": (16, (480, 854)),
+    "clips-gt/sintel-raft-demo": (4, (436, 1024)),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "size"),
-    [
-        ("clips-lq/realbasicvsr-demo_000", 8, (360, 640)),
-        ("clips-gt/vid4-calendar", 6, (576, 720)),
-        ("clips-gt/vid4-calendar-lr-bd4", 6, (144, 180)),
-        ("clips-gt/davis-judo", 16, (480, 854)),
-        ("clips-gt/sintel-raft-demo", 4, (436, 1024)),
-    ],
-)
-def test_real_folders(shared: Path, name: str, count: int, size: tuple[int, int]) -> None:
-    source = open_frames(shared / "real" / name)
-    source.check()
-    assert (len(source), source.size) == (count, size)
-    assert source.names == sorted(source.names)
-    other = np.asarray(Image.open(source.files[-1]).convert("RGB")).astype(int)
-    assert np.abs(source[-1] - other).mean() < 0.5  # JPEG decoders may differ by a level
+def test_real_videos(shared: Path) -> None:
+    for name, (count, size, fps) in VIDEOS.items():
+        path = shared / "real" / name
+        source = open_frames(path)
+        assert (len(source), source.size, source.fps) == (count, size, pytest.approx(fps)), name
+        frames = list(source)
+        assert len(frames) == count
+        for k in (count - 1, 0, count // 2, 7, 6, 9):
+            np.testing.assert_array_equal(source[k], frames[k])
+        capture = cv2.VideoCapture(str(path))  # brings a decoder and a conversion of its own
+        for frame in frames:
+            ok, other = capture.read()
+            assert ok, name
+            np.testing.assert_array_equal(frame, other[..., ::-1])
+        assert not capture.read()[0]
+
+
+def test_real_folders(shared: Path) -> None:
+    for name, (count, size) in FOLDERS.items():
+        source = open_frames(shared / "real" / name)
+        source.check()
+        assert (len(source), source.size) == (count, size), name
+        assert source.names == sorted(source.names)
+        other = np.asarray(Image.open(source.files[-1]).convert("RGB")).astype(int)
+        assert np.abs(source[-1] - other).mean() < 0.5  # JPEG decoders may differ by a level
 
 
 def test_importing_is_light() -> None:

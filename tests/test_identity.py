@@ -317,8 +317,8 @@ def test_key_ignores_where_things_lie_and_when(
 # A test for each case
 
 
-def test_case_06_two_sets_of_one_name(run: Run, shared: Path, tmp_path: Path) -> None:
-    case = shared / "cases" / "06-two-sets-named-LQ"
+def test_case_06_two_sets_of_one_name(run: Run, root: Path, tmp_path: Path) -> None:
+    case = root / "tests" / "data" / "cases" / "06-two-sets-named-LQ"
     for name in ("setA", "setB"):
         where = ("--input", case / name / "LQ", "--gt", case / name / "GT")
         assert run("--methods", "bicubic", *where, "--metrics", "psnr", "--no-cost")[0] == 0
@@ -329,8 +329,8 @@ def test_case_06_two_sets_of_one_name(run: Run, shared: Path, tmp_path: Path) ->
     assert "36.02" not in text
 
 
-def test_case_07_outputs_whose_names_have_dots(run: Run, shared: Path) -> None:
-    case = shared / "cases" / "07-dotted-and-equal-output-names"
+def test_case_07_outputs_whose_names_have_dots(run: Run, root: Path) -> None:
+    case = root / "tests" / "data" / "cases" / "07-dotted-and-equal-output-names"
     first = ("score", "--outputs", case / "x/out_v1.0", "--gt", case / "gt", "--metrics", "psnr")
     assert run(*first)[0] == 0
     second = ("--gt", case / "gt-A-only/gt", "--metrics", "psnr")
@@ -357,10 +357,10 @@ def test_outputs_of_one_name_are_two_rows(run: Run, tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_one_name_are_two_rows(
-    run: Run, mine: Path, root: Path, shared: Path, tmp_path: Path
+    run: Run, mine: Path, root: Path, real: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(root / "methods" / "spandrel", mine.parent / "spandrel")
-    file = shared / "real/weights/realesr-animevideov3.pth"
+    file = real / "weights/realesr-animevideov3.pth"
     net = torch.load(file, map_location="cpu", weights_only=True)
     data = write_set(tmp_path / "set", clips="a")
     where = ("--input", data / "LQ", "--gt", data / "GT", "--metrics", "psnr", "--no-cost")
@@ -380,9 +380,9 @@ def test_checkpoints_of_one_name_are_two_rows(
 
 
 def test_case_08_an_edited_adapter_is_run_again(
-    run: Run, mine: Path, shared: Path, tmp_path: Path
+    run: Run, mine: Path, root: Path, tmp_path: Path
 ) -> None:
-    case = shared / "cases" / "08-method-code-edited" / "mine"
+    case = root / "tests" / "data" / "cases" / "08-method-code-edited" / "mine"
     shutil.rmtree(mine)
     shutil.copytree(case, mine)
     data = write_set(tmp_path / "set", clips="a")

@@ -307,11 +307,11 @@ def test_ssim_variants_against_scikit_image() -> None:
 
 
 @pytest.mark.parametrize("crop", [(576, 720), (163, 190)])
-def test_fidelity_against_pyiqa(crop: tuple[int, int], shared: Path) -> None:
+def test_fidelity_against_pyiqa(crop: tuple[int, int], real: Path) -> None:
     import pyiqa
 
-    gt = read(shared / "real/clips-gt/vid4-calendar/001.png")[: crop[0], : crop[1]]
-    sr = read(shared / "real/clips-gt/vid4-calendar-rbpn-out/0_RBPNF7.png")[: crop[0], : crop[1]]
+    gt = read(real / "clips-gt/vid4-calendar/001.png")[: crop[0], : crop[1]]
+    sr = read(real / "clips-gt/vid4-calendar-rbpn-out/0_RBPNF7.png")[: crop[0], : crop[1]]
     x, y = (torch.from_numpy(f).permute(2, 0, 1)[None] / 255 for f in (sr, gt))
     twins = {"psnr": "psnr", "ssim": "ssim", "ssim_rgb": "ssimc", "ms_ssim": "ms_ssim"}
     for ours, theirs in twins.items():
@@ -361,7 +361,7 @@ def test_psnr_of_a_coded_video(shared: Path) -> None:
     assert ours.value == pytest.approx(score.value, abs=0.05)
 
 
-def test_lr_psnr(shared: Path) -> None:
+def test_lr_psnr(real: Path) -> None:
     lq = np.full((12, 16, 3), 90, np.uint8)
     assert fidelity.lr_psnr(np.full((48, 64, 3), 90, np.uint8), lq) == 80.0
     grey = fidelity.lr_psnr(np.full((48, 64, 3), 95, np.uint8), lq)
@@ -369,8 +369,8 @@ def test_lr_psnr(shared: Path) -> None:
     for wrong in ((47, 64), (48, 60), (10, 16)):
         with pytest.raises(DataError, match="whole multiple"):
             fidelity.lr_psnr(np.zeros((*wrong, 3), np.uint8), lq)
-    sr = read(shared / "real/clips-gt/vid4-calendar-rbpn-out/0_RBPNF7.png")
-    lq = read(shared / "real/clips-gt/vid4-calendar-lr-bd4/0001.png")
+    sr = read(real / "clips-gt/vid4-calendar-rbpn-out/0_RBPNF7.png")
+    lq = read(real / "clips-gt/vid4-calendar-lr-bd4/0001.png")
     down = torch.nn.functional.interpolate(
         torch.from_numpy(sr).permute(2, 0, 1)[None].double(),
         lq.shape[:2],
@@ -400,10 +400,10 @@ def test_best_shift_finds_a_roll() -> None:
         fidelity.best_shift(gt[:6], gt[:6])
 
 
-def test_best_shift_tells_the_phase_of_real_lq(shared: Path) -> None:
+def test_best_shift_tells_the_phase_of_real_lq(real: Path) -> None:
     """Every fourth pixel was kept, so a centre-aligned enlargement lies 1.5 px off."""
-    gt = read(shared / "real/clips-gt/vid4-calendar/001.png")
-    lq = read(shared / "real/clips-gt/vid4-calendar-lr-bd4/0001.png")
+    gt = read(real / "clips-gt/vid4-calendar/001.png")
+    lq = read(real / "clips-gt/vid4-calendar-lr-bd4/0001.png")
     dy, dx, at_zero, at_best = fidelity.best_shift(bicubic(lq, (720, 576)), gt)
     assert (dy, dx) == (1.5, 1.5)
     assert at_best > at_zero + 1
@@ -533,8 +533,8 @@ def soft_texture(h: int, w: int) -> np.ndarray:
     return cv2.GaussianBlur(texture(h, w), (0, 0), 2)
 
 
-def test_tof_against_a_call_of_opencv(shared: Path) -> None:
-    big = read(shared / "real/clips-gt/vid4-calendar/001.png")[100:300, 200:420]
+def test_tof_against_a_call_of_opencv(real: Path) -> None:
+    big = read(real / "clips-gt/vid4-calendar/001.png")[100:300, 200:420]
     gt = [np.ascontiguousarray(big[10:170, 10 - t : 190 - t]) for t in range(3)]
     sr = [np.ascontiguousarray(big[10 - 2 * t : 170 - 2 * t, 10:190]) for t in range(3)]
     expected = []
@@ -567,14 +567,15 @@ def test_ewarp_self_finds_the_motion_by_itself(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_a_metric_depends_on_belongs_into_the_identity(
-    shared: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
+    real: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert metrics.depends_on("ewarp") == ""
     assert metrics.depends_on("ewarp_evalcrafter") == ""
     assert metrics.depends_on("ewarp_self").startswith("dis-medium-opencv-")
-    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real/weights"))
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(real / "weights"))
     for name in ("ewarp_self", "ewarp_evalcrafter"):
-        assert metrics.depends_on(name) == "raft_small-v2-12-c7d41b9cc88442bb"
+        digest = sha256_file(real / "weights/raft-small.pth")[:16]
+        assert metrics.depends_on(name) == f"raft_small-v2-12-{digest}"
 
 
 def evalcrafter(before: np.ndarray, after: np.ndarray, raft: Callable[..., np.ndarray]) -> float:
@@ -617,7 +618,7 @@ def evalcrafter(before: np.ndarray, after: np.ndarray, raft: Callable[..., np.nd
 
 
 def test_ewarp_evalcrafter_equals_a_transcription(
-    shared: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    real: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = np.random.default_rng(8).normal(size=(128, 128, 2))
     found = cv2.GaussianBlur(noise, (0, 0), 6).astype(np.float32) * 15
@@ -632,8 +633,8 @@ def test_ewarp_evalcrafter_equals_a_transcription(
         return found, -found
 
     monkeypatch.setattr(RaftNetwork, "between", between)
-    real = shared / "real/clips-gt/vid4-calendar"
-    frames = [read(real / f"00{i}.png")[100:347, 200:455] for i in (1, 2)]
+    clip = real / "clips-gt/vid4-calendar"
+    frames = [read(clip / f"00{i}.png")[100:347, 200:455] for i in (1, 2)]
     score = run("ewarp_evalcrafter", frames)
     assert score.extra["flow"] == "raft_small"
     assert 0.2 < score.extra["valid_ratio"] < 0.95
@@ -691,12 +692,12 @@ def test_ewarp_leaves_out_a_cut() -> None:
 
 
 @pytest.mark.parametrize("name", ["ewarp", "ewarp_self"])
-def test_a_cut_between_real_scenes_is_left_out(name: str, shared: Path) -> None:
+def test_a_cut_between_real_scenes_is_left_out(name: str, real: Path) -> None:
     """Estimated flow leaves a few per cent of a cut; what an output looks like does not decide."""
     from vsrbench.flow.estimators import Dis
 
     def scene(name: str) -> list[np.ndarray]:
-        source = open_frames(shared / "real/clips-gt" / name)
+        source = open_frames(real / "clips-gt" / name)
         return [np.ascontiguousarray(frame[100:340, :480]) for frame in source[:3]]
 
     city, judo = scene("vid4-city"), scene("davis-judo")
@@ -726,12 +727,12 @@ def test_a_cut_between_real_scenes_is_left_out(name: str, shared: Path) -> None:
     assert scored(noise).extra["pairs_left_out"] == 1
 
 
-def test_bicubic_is_smoother_than_the_ground_truth(shared: Path) -> None:
+def test_bicubic_is_smoother_than_the_ground_truth(real: Path) -> None:
     """The known weakness of warping errors, which is why reference rows stand beside them."""
     from vsrbench.flow.estimators import Dis
 
-    real = shared / "real/clips-gt/vid4-calendar"
-    gt = [read(real / f"00{i}.png")[:288, :360] for i in (1, 2)]
+    clip = real / "clips-gt/vid4-calendar"
+    gt = [read(clip / f"00{i}.png")[:288, :360] for i in (1, 2)]
     soft = [bicubic(bicubic(f, (90, 72)), (360, 288)) for f in gt]
     pair = PairFlow(Dis().estimate(*gt), Dis().estimate(*gt[::-1]))
     of_gt, of_soft = (run("ewarp", f, gt, pair) for f in (gt, soft))
@@ -748,15 +749,15 @@ def test_bicubic_is_smoother_than_the_ground_truth(shared: Path) -> None:
 
 
 @pytest.fixture
-def weights(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real/weights"))
-    return shared / "real/weights"
+def weights(real: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VSRBENCH_WEIGHTS", str(real / "weights"))
+    return real / "weights"
 
 
-def test_niqe_equals_pyiqa(shared: Path, weights: Path) -> None:
+def test_niqe_equals_pyiqa(real: Path, weights: Path) -> None:
     import pyiqa
 
-    frame = read(shared / "real/clips-gt/vid4-calendar/001.png")[:300, :400]
+    frame = read(real / "clips-gt/vid4-calendar/001.png")[:300, :400]
     theirs = pyiqa.create_metric(
         "niqe", device="cpu", pretrained_model_path=str(weights / "niqe_modelparameters.mat")
     )
@@ -767,10 +768,10 @@ def test_niqe_equals_pyiqa(shared: Path, weights: Path) -> None:
 
 
 def test_niqe_reads_basicsr_parameters(
-    shared: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
+    real: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = texture(192, 192)
-    source = shared / "real/weights"
+    source = real / "weights"
     (no_weights / "niqe_pris_params.npz").symlink_to(source / "niqe_pris_params.npz")
     from_npz = run("niqe", [frame]).value
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(source))
@@ -1200,14 +1201,14 @@ def test_brisque_equals_the_package(shared: Path, weights: Path) -> None:
         run("brisque_svr", [np.full((64, 64, 3), 9, np.uint8)])
 
 
-def test_niqe_on_all_real_clips_and_three_times_as_fast(shared: Path, weights: Path) -> None:
+def test_niqe_on_all_real_clips_and_three_times_as_fast(real: Path, weights: Path) -> None:
     from pyiqa.archs.niqe_arch import calculate_niqe
 
     from vsrbench.metrics.naturalness import niqe, read_model
 
     mean, covariance = read_model(weights / "niqe_pris_params.npz")
     frames = [
-        read(shared / "real" / name)
+        read(real / name)
         for name in (
             "clips-gt/vid4-city/001.png",
             "clips-gt/sintel-raft-demo/frame_0016.png",

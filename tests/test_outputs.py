@@ -239,19 +239,19 @@ def test_a_wrong_alignment_is_one_clear_line(tmp_path: Path, text: str, message:
 # ---------------------------------------------------------------- shifted, cropped, short
 
 
-def test_a_shift_of_4_px_is_named(score: Score, shared: Path, tmp_path: Path) -> None:
-    gt = [read_image(p) for p in open_frames(shared / "real/clips-gt/vid4-city").files]
+def test_a_shift_of_4_px_is_named(score: Score, real: Path, tmp_path: Path) -> None:
+    gt = [read_image(p) for p in open_frames(real / "clips-gt/vid4-city").files]
     sr = [np.roll(cv2.GaussianBlur(f, (0, 0), 1.2), 4, axis=1) for f in gt]
     write(tmp_path / "mine", sr, False)
-    args = ("--outputs", tmp_path / "mine", "--gt", shared / "real/clips-gt/vid4-city")
+    args = ("--outputs", tmp_path / "mine", "--gt", real / "clips-gt/vid4-city")
     code, out, err = score(*args, "--metrics", "psnr")
     assert code == 0, err
     (line,) = [line for line in out.splitlines() if line.startswith("Registration")]
     assert "mine lies +0 px down and +4 px right of GT" in line
 
 
-def test_cropped_to_16_is_named(score: Score, shared: Path, tmp_path: Path) -> None:
-    judo = shared / "real/clips-gt/davis-judo"  # 854x480
+def test_cropped_to_16_is_named(score: Score, real: Path, tmp_path: Path) -> None:
+    judo = real / "clips-gt/davis-judo"  # 854x480
     gt = [read_image(p) for p in open_frames(judo).files]
     assert gt[0].shape == (480, 854, 3)
     write(tmp_path / "centre", [cv2.GaussianBlur(f, (0, 0), 1)[:, 3:851] for f in gt], False)
@@ -265,10 +265,8 @@ def test_cropped_to_16_is_named(score: Score, shared: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("first", [0, 3])
-def test_three_frames_short_is_named(
-    score: Score, shared: Path, tmp_path: Path, first: int
-) -> None:
-    judo = shared / "real/clips-gt/davis-judo"
+def test_three_frames_short_is_named(score: Score, real: Path, tmp_path: Path, first: int) -> None:
+    judo = real / "clips-gt/davis-judo"
     gt = [read_image(p) for p in open_frames(judo).files]
     sr = [cv2.GaussianBlur(f, (0, 0), 1) for f in gt[first : first + 13]]
     write(tmp_path / "mine", sr, False)
@@ -344,9 +342,9 @@ def doves_scorer(pred: Path, gt: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_preset_dove_is_doves_scorer(score: Score, shared: Path, tmp_path: Path) -> None:
+def test_preset_dove_is_doves_scorer(score: Score, real: Path, tmp_path: Path) -> None:
     """Real frames: whole, of another size, and three frames short."""
-    clips = shared / "real" / "clips-gt"
+    clips = real / "clips-gt"
     for name, count in (("vid4-calendar", 6), ("vid4-city", 2), ("davis-judo", 6)):
         (tmp_path / "gt" / name).mkdir(parents=True)
         for path in sorted((clips / name).iterdir())[:count]:
@@ -394,14 +392,14 @@ def test_preset_dove_ignores_the_border_of_the_set(score: Score, toy: Path, tmp_
 
 
 def test_bicubic_on_real_clips_without_gt(
-    shared: Path, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+    real: Path, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A user's own no-reference set from the command line to the table."""
     import av
 
     clips = tmp_path / "clips-lq"
     clips.mkdir()
-    source = shared / "real" / "clips-lq"
+    source = real / "clips-lq"
     night = open_frames(source / "realbasicvsr-demo_000")
     write(clips / "night", [f[:90, :120] for f in night[:3]], False)  # cut for speed
     tiger = open_frames(source / "dove-007.mp4")
@@ -418,7 +416,7 @@ def test_bicubic_on_real_clips_without_gt(
     where = ["--root", str(tmp_path)]
     assert main(["datasets", "add", "mine", str(clips), *where]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VSRBENCH_WEIGHTS", str(niqe_weights(shared, tmp_path)))
+        patch.setenv("VSRBENCH_WEIGHTS", str(niqe_weights(real, tmp_path)))
         args = ["--methods", "bicubic", "--datasets", "mine", "--no-cost", "--device", "cpu", "-q"]
         args += ["--metrics", "ewarp_self,flicker,niqe", "--results", str(tmp_path / "results")]
         code = main([*args, *where])
@@ -431,10 +429,10 @@ def test_bicubic_on_real_clips_without_gt(
     assert len(re.findall(r"\d+\.\d+ ±", row)) == 3
 
 
-def niqe_weights(shared: Path, tmp_path: Path) -> Path:
+def niqe_weights(real: Path, tmp_path: Path) -> Path:
     """The published model of NIQE under the name that pyiqa looks for."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    model = shared / "real" / "weights" / "niqe_modelparameters.mat"
+    model = real / "weights" / "niqe_modelparameters.mat"
     shutil.copy(model, folder / "niqe_modelparameters.mat")
     return folder

@@ -23,9 +23,9 @@ Facts = dict[tuple[str, str, str], str]  # set, metric, method -> value as print
 
 
 @pytest.fixture(scope="session")
-def facts(shared: Path) -> Facts:
+def facts(root: Path) -> Facts:
     """DOVE's Table 2 as the notes on the paper have it, read without any code of ours."""
-    text = (shared / "metrics-and-datasets.md").read_text()
+    text = (root / "tests/data/published-notes.md").read_text()
     table = text.split("### 4.1 DOVE, Table 2")[1].split("DOVE supplement")[0]
     found: Facts = {}
     name = ""
@@ -139,10 +139,10 @@ def test_every_source_reads_and_prints(root: Path) -> None:
         assert all(m in METRICS or not m for m in source.measured.values())
 
 
-def test_other_tables_hold_the_numbers_of_the_notes(root: Path, shared: Path) -> None:
+def test_other_tables_hold_the_numbers_of_the_notes(root: Path) -> None:
     """Counts of whole tables, and cells from their corners, against the notes' own lines."""
     known = published.read(root)
-    text = (shared / "metrics-and-datasets.md").read_text()
+    text = (root / "tests/data/published-notes.md").read_text()
     cells = {(v.source.name, v.set, v.method, v.metric): v.text for v in known.values}
     lines = {
         "- UDM10: RealViformer 24.64/.6947/.3681/.2039/57.90/.4157/.7303/2.29": (

@@ -852,11 +852,11 @@ def test_motion_of_own_clips_is_estimated_on_the_device(
 
 
 def test_own_clips_and_a_teacher(
-    pool: Path, tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+    pool: Path, tmp_path: Path, real: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "pool"
     shutil.copytree(pool, folder)
-    data.main([str(folder), "--own", str(shared / "real/clips-gt/vid4-city")])
+    data.main([str(folder), "--own", str(real / "clips-gt/vid4-city")])
     data.main([str(folder), "--teacher", "bicubic", "--device", "cpu"])
     everything = Pool(folder)
     assert len(everything) == 4 + 1

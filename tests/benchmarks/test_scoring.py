@@ -110,13 +110,14 @@ def timed(function: Any, *args: Any) -> tuple[Any, float]:
 
 def test_one_pass_against_metric_by_metric(
     benchmark: Any,
-    shared: Path,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if benchmark.disabled:
         pytest.skip("benchmarks are off: -n 0 --benchmark-enable --benchmark-only")
+    shared = request.getfixturevalue("shared")
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(shared / "real" / "weights"))
     pytest.importorskip("pyiqa")  # its import is not to be timed
     estimator = best_estimator()
