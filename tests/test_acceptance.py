@@ -130,6 +130,18 @@ def test_the_document_has_every_set_and_method() -> None:
     assert "`captured`: a, b;" in text
 
 
+def test_what_is_written_by_hand_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(acceptance, "newest", lambda store: scores())
+    monkeypatch.setattr(acceptance.Store, "require", lambda self: self)
+    for _ in range(2):
+        assert acceptance.main(["write", "--out", str(page), "--results", str(tmp_path)]) == 0
+        text = page.read_text()
+        assert text.startswith(document(Scores(scores()), OWN))
+        page.write_text(text if "## Seen" in text else f"{text}\n## Seen\n\nNo rims.\n")
+    assert page.read_text().count("## Seen\n\nNo rims.\n") == 1
+
+
 def test_moved_photographs_move_as_their_flow_says(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.png" for i in range(2)]

@@ -182,6 +182,18 @@ def test_lq_stays_registered_and_is_as_bad_as_the_recipes_make_it(kind: str, fol
     assert int(np.argmin(shifts)) == 4
 
 
+def test_a_part_of_the_windows_has_noise_that_nothing_smoothed() -> None:
+    passes, factor = draw_passes(np.random.default_rng(3), "noisy", 64)
+    assert degradation.draw_coding(np.random.default_rng(3), "noisy") is None
+    grey = torch.full((64, 2, 3, 64, 64), 0.5)
+    lq = 255 * degraded(grey, passes, factor, torch.Generator().manual_seed(0))
+    (drawn,) = passes
+    asked = (drawn.read**2 + drawn.shot**2 / 2).sqrt()
+    assert lq.std((1, 2, 3, 4)).numpy() == pytest.approx(asked.numpy(), abs=0.8)
+    apart = (lq[:, 0] - lq[:, 1]).std((1, 2, 3)) / 2**0.5  # new in every frame
+    assert apart.numpy() == pytest.approx(asked.numpy(), abs=0.8)
+
+
 @pytest.mark.parametrize("codec", list(degradation.CODECS))
 def test_codecs_give_back_every_frame(codec: Any, folder: Path) -> None:
     picture = cv2.imread(str(folder / "03.png"))[:, :, ::-1]
@@ -258,7 +270,7 @@ steps = 2
     from vsrbench.cards.weights import read_checkpoint
 
     note = read_checkpoint(out)[1]["note"]
-    assert "12 moving photographs and 12% rendered textures (LQ 70% heavy, 20% mild" in note
+    assert "12 moving photographs and 12% rendered textures (LQ 50% heavy, 20% mild" in note
     config.write_text(config.read_text().replace("holdout = 2", "holdout = 2\nclips = 4"))
     with pytest.raises(SystemExit, match="2"):
         train.main([str(config), "--data", str(folder), "--out", str(out), "--fresh"])

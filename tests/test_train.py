@@ -39,7 +39,7 @@ from vsrbench.methods.training.pool import (
 from vsrbench.methods.training.trainer import Progress, Trainer
 
 from vsrbench.cards.weights import load_strictly, read_checkpoint
-from vsrbench.core.errors import INTERRUPTED, DataError, UserError
+from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError
 from vsrbench.data.frames import FrameWriter
 from vsrbench.flow.estimators import Dis
 
@@ -303,6 +303,21 @@ def test_resumed_equals_uninterrupted(
     resumed.run()
     for name, tensor in whole.averaged.state_dict().items():
         assert torch.equal(tensor, resumed.averaged.state_dict()[name]), name
+
+
+def test_critics_of_another_training(pool: Path, tmp_path: Path) -> None:
+    stage = replace(video(1), pixel_gan=0.1)
+    first = Trainer(config("instavsr", stage), pool, tmp_path / "first.safetensors")
+    first.run()
+    second = Trainer(config("instavsr", stage, seed=2), pool, tmp_path / "second.safetensors")
+    second.take_critics(tmp_path / "first.train.pt")
+    for name, tensor in first.objective.helpers.state_dict().items():
+        assert torch.equal(tensor, second.objective.helpers.state_dict()[name]), name
+    plain = Trainer(config("instavsr", video(1)), pool, tmp_path / "plain.safetensors")
+    with pytest.raises(UserError, match=r"first\.train\.pt has other critics: .*pixel_critic"):
+        plain.take_critics(tmp_path / "first.train.pt")
+    with pytest.raises(MissingError, match="no training state"):
+        plain.take_critics(tmp_path / "none.train.pt")
 
 
 @pytest.mark.filterwarnings("ignore:.*no-op")

@@ -50,6 +50,8 @@ SETS = ("synthetic", "footage", "captured", "photographs")
 """Those whose clips are compared one by one."""
 NATURAL = ("synthetic", "footage", "captured")
 """Those whose frames are large enough for NIQE: the moved photographs hold four blocks of 96 px."""
+SEEN = "\n## Seen"
+"""What follows this heading in the document is written by hand, and stays."""
 SHARPER = {"photographs": 1.5}
 """Least gradient energy over bicubic's, by set; of the others 2."""
 
@@ -311,7 +313,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.what == "score":
             return score(args.gt, args.photos, args.weights, args.device, args.results)
         own = args.weights.stem if args.weights else "instavsr"
-        args.out.write_text(document(Scores(newest(Store(args.results).require())), own))
+        before = args.out.read_text() if args.out.exists() else ""
+        judged = document(Scores(newest(Store(args.results).require())), own)
+        args.out.write_text(judged + "".join(before.partition(SEEN)[1:]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

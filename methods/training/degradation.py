@@ -1,9 +1,9 @@
 """Degradation of batches on the device that trains: GT frames to LQ frames, but for the codecs.
 
 After the recipes of vsrbench.data.degrade and vsrbench.data.second_order, whose ranges these cover:
-blur, resizing, noise and JPEG, twice, or once and mildly, or resizing alone. Everything but the
-noise is drawn once a window, the size between the two passes and the ways of resizing once a batch.
-Codecs follow in processes of their own (`coded`).
+blur, resizing, noise and JPEG, twice, or once and mildly, or resizing alone, or white noise that no
+codec has smoothed. Everything but the noise is drawn once a window, the size between the two
+passes and the ways of resizing once a batch. Codecs follow in processes of their own (`coded`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vsrbench.data import degrade
 from .batch import SCALE
 
 Codec = Literal["libx264", "libx265", "mpeg4"]
-KINDS = {"heavy": 0.7, "mild": 0.2, "clean": 0.1}
+KINDS = {"heavy": 0.5, "mild": 0.2, "clean": 0.1, "noisy": 0.2}
 """Shares of the windows."""
 RADIUS = 6
 """Of the blur's kernel, px."""
@@ -121,6 +121,8 @@ def draw_passes(rng: Generator, kind: str, b: int) -> tuple[list[Pass], float]:
         return [one((0.0, 0.0), (1.0, 1.0), (0.0, 0.0), (0.0, 0.0), None)], 1.0
     if kind == "mild":
         return [one((0.3, 1.4), (1.0, 1.0), (0.0, 2.0), (0.0, 3.0), None)], 1.0
+    if kind == "noisy":
+        return [one((0.2, 1.4), (1.0, 1.0), (1.0, 12.0), (0.0, 6.0), None)], 1.0
     first = one((0.4, 2.3), (0.4, 1.0), (0.5, 9.0), (0.5, 11.0), (45, 95))
     second = one((0.2, 1.2), (0.5, 1.0), (0.0, 4.0), (0.0, 5.0), (55, 95))
     return [first, second], float(rng.uniform(0.45, 1.2))
@@ -128,7 +130,7 @@ def draw_passes(rng: Generator, kind: str, b: int) -> tuple[list[Pass], float]:
 
 def draw_coding(rng: Generator, kind: str) -> Coding | None:
     """The codec of one window; None for none."""
-    if kind == "clean":
+    if kind in ("clean", "noisy"):
         return None
     if kind == "mild":
         return Coding("libx264", rng.uniform(14, 22))

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="budget of the last stage, instead of its own")
     parser.add_argument("--minutes", type=float, help="likewise, in minutes")
     parser.add_argument("--init", type=Path, help="checkpoint of the network to start from")
+    parser.add_argument("--critics", type=Path, help="saved state (.train.pt) to take critics from")
     parser.add_argument("--flow-init", type=Path, help="checkpoint of a SpyNet to start from")
     parser.add_argument("--out", type=Path, help="checkpoint to write (.safetensors)")
     again = parser.add_mutually_exclusive_group()
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
                 "go on with --resume, start over with --fresh, or name another --out",
             )
         trainer = Trainer(config, args.data, out, *join(args.device))
+        if args.critics:
+            trainer.take_critics(args.critics)
         if args.resume:
             trainer.resume()
             if trainer.progress.stage >= len(config.stages):

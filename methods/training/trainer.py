@@ -405,6 +405,22 @@ class Trainer:
         with replacing(path) as partial:
             torch.save(state, partial)
 
+    def take_critics(self, path: Path) -> None:
+        """Start with the encoder and the critics of another training, which has saved them.
+
+        A new critic takes hundreds of steps to know what it looks at, and the network softens
+        meanwhile. Raises MissingError, DataError, UserError when they are others.
+        """
+        if not path.is_file():
+            raise MissingError(f"no training state {path}", "give the .train.pt of a training")
+        try:
+            self.objective.helpers.load_state_dict(_read_state(path).get("helpers", {}))
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} has other critics: {why}", "take those of one config"
+            ) from error
+
     def resume(self) -> None:
         """Continue from the saved state.
 
@@ -414,11 +430,7 @@ class Trainer:
         path, hint = self.out.with_suffix(".train.pt"), "take its own config, or give --fresh"
         if not path.exists():
             raise MissingError(f"no training state {path}", "start with --fresh")
-        try:
-            # From there each tensor goes where it belongs, and none is on the device twice.
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except UNREADABLE as error:
-            raise DataError(f"{path} cannot be read", "it is torn; start with --fresh") from error
+        state = _read_state(path)
         known = state.get("settings", {})  # older states have none
         now = settings(self.config)
         if changed := [name for name in now if name in known and known[name] != now[name]]:
@@ -436,3 +448,13 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             why = " ".join(str(error).split())[:200]
             raise UserError(f"{path} does not fit this config: {why}", hint) from error
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What `Trainer.save` wrote. Raises DataError where it cannot be read."""
+    try:
+        # From there each tensor goes where it belongs, and none is on the device twice.
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read", "it is torn; start with --fresh") from error
+    return state
