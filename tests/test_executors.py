@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +24,13 @@ from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_adapter, write_card, write_clip  # noqa: F401
 from tests.test_evaluate import job
 from vsrbench.cards.specs import GT_CARD
-from vsrbench.cli.running import pick_devices
 from vsrbench.core.errors import INTERRUPTED, UserError
 from vsrbench.core.processes import Died
 from vsrbench.core.types import MethodCard
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.run import executors
+from vsrbench.run.devices import pick_devices
 from vsrbench.run.plan import Job
 
 
@@ -273,6 +273,16 @@ class Fake:
         self.ended = True
 
 
+def opened(workers: Sequence[executors.Start]) -> Callable[[Callable[..., None]], None]:
+    """Places that are there from the start."""
+
+    def open_places(tell: Callable[..., None]) -> None:
+        for start in workers:
+            tell(start)
+
+    return open_places
+
+
 def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, str, str]]:
     """(method, clip, error) of jobs, in the order in which they are done by fakes."""
     Fake.made, one = 0, job("psnr")
@@ -282,7 +292,7 @@ def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, 
         for name in names.split()
     ]
     shared = executors.RunContext("run", False, Path("cache"), Path("logs"))
-    found = list(executors.run(jobs, [Fake] * places, shared, Unwatched()))
+    found = list(executors.run(jobs, opened([Fake] * places), shared, Unwatched()))
     assert len(found) == len(jobs)
     return [
         (job.card.name, job.clip.name, (r.records[0].error or {})["message"] if r.records else "")

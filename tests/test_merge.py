@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
+from vsrbench.cli import main
 from vsrbench.results.merge import merge
 from vsrbench.results.store import Store
 
@@ -50,3 +53,39 @@ def test_overlap_and_conflicts_are_named(run: Run, tmp_path: Path) -> None:  # n
     assert (found.records, found.overlap, len(found.conflicts)) == (2, 1, 1)
     assert f"lr_psnr of {first.method} on lq/lq is {first.value} and, in" in found.conflicts[0]
     assert scores(tmp_path / "d") == scores(tmp_path / "a")
+
+
+def test_a_table_of_several_folders(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What `merge` would bring together, without a folder of its own; conflicts are named."""
+    for number, name in enumerate("ab"):
+        write_clip(tmp_path / "lq" / name, count=2 + number)
+    asked = ["--methods", "lanczos", "--input", tmp_path / "lq", "--metrics", "lr_psnr"]
+    asked += ["--no-cost", "--device", "cpu"]
+    for i in range(2):
+        assert run(*asked, "--shard", f"{i}/2", results=f"part{i}")[0] == 0
+    parts = [str(tmp_path / f"part{i}") for i in range(2)]
+    merge([Store(Path(part)) for part in parts], Store(tmp_path / "all"))
+    found = run("table", results="all")
+
+    def table(*words: str) -> tuple[int, str, str]:
+        code = main(["table", *words])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    assert found[0] == 0
+    assert "over 2 clips" in found[1]
+    assert table(*parts) == found
+    store = Store(tmp_path / "part1")
+    first = next(iter(store.latest().values()))
+    Store(tmp_path / "other").prepare()
+    Store(tmp_path / "other").append(replace(first, run_id="other", value=99.0))
+    code, out, err = table(*parts, str(tmp_path / "other"))
+    assert (code, out) == found[:2]
+    assert err.startswith(f"conflict: lr_psnr of {first.method} on lq/{first.clip} is ")
+    assert err.endswith("other, 99.0; the first one is shown\n")
+    assert table(*parts, "--results", parts[0])[0] == 2
+    assert table(str(tmp_path / "none"))[0] == 3

@@ -142,6 +142,18 @@ def add_names(
     )
 
 
+def add_ray(group: Group) -> None:
+    """--ray."""
+    group.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="HOST:PORT",
+        help="work on the machines of this Ray cluster; without an address, of one that is "
+        "started here",
+    )
+
+
 def add_selection(group: Group) -> None:
     """--methods, --datasets and --metrics, of what has results."""
     for kind in ("methods", "datasets", "metrics"):

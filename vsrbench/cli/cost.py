@@ -10,12 +10,13 @@ from vsrbench.cli.arguments import (
     Parser,
     add_device,
     add_names,
+    add_ray,
     add_results,
     new_parser,
     positive,
     size,
 )
-from vsrbench.cli.running import devices_of, read_cards, say_counts
+from vsrbench.cli.running import crew_of, read_cards, say_counts
 from vsrbench.cli.stored import open_store
 from vsrbench.core.errors import UserError
 
@@ -42,6 +43,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--fresh", action="store_true", help="repeat measurements that are on disk")
     add_device(parser)
+    add_ray(parser)
     add_results(parser)
     return parser
 
@@ -49,7 +51,6 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Measure, and print a table or a map."""
     from vsrbench.api import Results
-    from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Run, RunConfig
     from vsrbench.show.grid import grid
 
@@ -57,8 +58,8 @@ def execute(options: argparse.Namespace) -> int:
     lengths = [_checked(positive, text) for text in options.frames or ["10"]]
     if options.size and len(lengths) > 1:
         raise UserError("--size goes with one number of frames", "several: --grid")
-    with Crew() as crew:
-        devices = devices_of(options, crew)
+    with crew_of(options) as crew:
+        devices = crew.devices(options.device)
         cards = read_cards(options, devices[0])
         store = open_store(options)
         store.prepare()

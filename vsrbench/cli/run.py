@@ -15,6 +15,7 @@ from vsrbench.cli.arguments import (
     Parser,
     add_device,
     add_names,
+    add_ray,
     add_results,
     new_parser,
     positive,
@@ -22,7 +23,7 @@ from vsrbench.cli.arguments import (
     size,
 )
 from vsrbench.cli.running import (
-    devices_of,
+    crew_of,
     print_commands,
     print_tables,
     read_cards,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vsrbench.api.study import Grid, Study
     from vsrbench.core.types import MethodCard
     from vsrbench.data.datasets import Dataset
+    from vsrbench.run.cluster import Cluster
     from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Run
 
@@ -111,6 +113,7 @@ def make_parser() -> Parser:
     )
     how = parser.add_argument_group("how")
     add_device(how, SEVERAL)
+    add_ray(how)
     how.add_argument("--no-cost", action="store_true", help="skip the cost measurement")
     how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
     how.add_argument(
@@ -152,9 +155,7 @@ def execute(options: argparse.Namespace) -> int:
     for name in study.metrics:
         metric_info(name)
     processes.warm_up()
-    from vsrbench.run.executors import Crew
-
-    with Crew() as crew:
+    with crew_of(options) as crew:
         return _execute(options, study, crew)
 
 
@@ -168,14 +169,14 @@ def _study(options: argparse.Namespace) -> Study:
     return replace(study, cost=study.cost and not options.no_cost)
 
 
-def _execute(options: argparse.Namespace, study: Study, crew: Crew) -> int:
+def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) -> int:
     from vsrbench.cards import specs
     from vsrbench.data import datasets
     from vsrbench.data.selection import refuse_unknown
     from vsrbench.run.runner import Run, RunConfig
 
     options.methods, options.device = list(study.methods), study.device
-    devices = devices_of(options, crew)
+    devices = crew.devices(options.device)
     cards = read_cards(options, devices[0])
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, specs.method_card(options.root, "bicubic"))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
-from vsrbench.run.devices import pick_devices
 
 if TYPE_CHECKING:
     from vsrbench.core.types import MethodCard
     from vsrbench.data.datasets import Dataset
+    from vsrbench.run.cluster import Cluster
     from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Run
 
@@ -44,12 +44,15 @@ def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None
                     print(f"# {error}")
 
 
-def devices_of(options: argparse.Namespace, crew: Crew) -> tuple[str, ...]:
-    """The torch devices of --device; a worker looks which are here. Raises as `pick_devices`."""
-    asked = options.device
-    if asked and {name.strip() for name in asked.split(",")} == {"cpu"}:
-        return pick_devices(asked)
-    return crew.ask(pick_devices, asked).result()
+def crew_of(options: argparse.Namespace) -> Crew | Cluster:
+    """The workers of a run: of this machine, or of the cluster that --ray names."""
+    from vsrbench.run.executors import Crew
+
+    if options.ray is None:
+        return Crew()
+    from vsrbench.run.cluster import Cluster
+
+    return Cluster(options.ray)
 
 
 def print_tables(

@@ -14,12 +14,13 @@ from vsrbench.cli.arguments import (
     add_device,
     add_format,
     add_names,
+    add_ray,
     add_results,
     new_parser,
     positive,
     whole,
 )
-from vsrbench.cli.running import devices_of, print_tables, say_counts
+from vsrbench.cli.running import crew_of, print_tables, say_counts
 from vsrbench.cli.stored import open_store
 from vsrbench.core import processes
 from vsrbench.core.errors import UserError, unknown
@@ -67,6 +68,7 @@ def make_parser() -> Parser:
     )
     add_format(how)
     add_device(how, SEVERAL)
+    add_ray(how)
     how.add_argument("--fresh", action="store_true", help="recompute results that are on disk")
     how.add_argument("-q", "--quiet", action="store_true", help="hide progress")
     add_results(how)
@@ -79,7 +81,6 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.core.types import MethodCard, Weights
     from vsrbench.data import datasets, outputs
     from vsrbench.metrics import PRESETS, metric_info
-    from vsrbench.run.executors import Crew
     from vsrbench.run.runner import Run, RunConfig
 
     processes.warm_up()
@@ -126,10 +127,10 @@ def execute(options: argparse.Namespace) -> int:
     cards = [replace(outputs_card, scale=0, source=str(source))]
     if found.clips and all(clip.lq for clip in found.clips):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
-    with Crew() as crew:
+    with crew_of(options) as crew:
         config = RunConfig(
             root=options.root,
-            devices=devices_of(options, crew),
+            devices=crew.devices(options.device),
             metrics=tuple(dict.fromkeys(metrics)),
             fresh=options.fresh,
             quiet=options.quiet,

@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vsrbench.cli.arguments import Parser, add_format, add_results, add_selection, new_parser
-from vsrbench.cli.stored import open_results, write
+from vsrbench.cli.stored import open_several, write
 from vsrbench.core.errors import OK
+
+if TYPE_CHECKING:
+    from vsrbench.api import Results
 
 
 def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser("table", "Print a table from stored records.", "")
     parser.usage = (
-        "vsrbench table [--format FORM] [options]\n"
+        "vsrbench table [DIR ...] [--format FORM] [options]\n"
         "       vsrbench table --published NAME | --with-published | --contradictions\n"
         "       vsrbench table --agreement [options]"
+    )
+    parser.add_argument(
+        "folders", type=Path, nargs="*", metavar="DIR", help="results folders, shown as one"
     )
     add_format(parser)
     add_selection(parser)
@@ -57,39 +64,42 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the table, or write it."""
-    from vsrbench.api import known_specs
-    from vsrbench.cards.specs import ROOT
-    from vsrbench.results import agreement, published
-    from vsrbench.show.tables import selected
-
-    results = open_results(options)
-    chosen = options.methods, options.datasets, options.metrics
-    # What is written into a file is not drawn for a terminal.
-    form = options.format or ("markdown" if options.output else None)
-    if options.contradictions:
-        text = published.contradiction_table(published.read(options.root), form or "markdown")
-    elif options.agreement:
-        text = agreement.agreement_table(
-            results.summary(*chosen),
-            agreement.read_study(ROOT),
-            100 if options.output else shutil.get_terminal_size((100, 24)).columns,
-        )
-    else:
-        if options.published:
-            known = published.read(options.root)
-            summary = published.summary(known, options.published, *chosen)
-        else:
-            summary = results.summary(*chosen)
-        if options.with_published:
-            sets = known_specs(options.root, (block.dataset for block in summary.blocks))
-            bases = {name: spec.base or name for name, spec in sets.items()}
-            summary = published.beside(published.read(options.root), summary, bases)
-        whole = (form or "").startswith(("csv", "json"))
-        drop_empty = options.drop_empty and not whole
-        shown = selected(summary, not options.no_cost, options.sort, drop_empty)
-        text = results.formatted(shown, form, options.columns)
+    with open_several(options) as results:
+        text = _made(options, results)
     if options.output:
         write(options.output, text)
     else:
         print(text)
     return OK
+
+
+def _made(options: argparse.Namespace, results: Results) -> str:
+    from vsrbench.api import known_specs
+    from vsrbench.cards.specs import ROOT
+    from vsrbench.results import agreement, published
+    from vsrbench.show.tables import selected
+
+    chosen = options.methods, options.datasets, options.metrics
+    # What is written into a file is not drawn for a terminal.
+    form = options.format or ("markdown" if options.output else None)
+    if options.contradictions:
+        return published.contradiction_table(published.read(options.root), form or "markdown")
+    if options.agreement:
+        return agreement.agreement_table(
+            results.summary(*chosen),
+            agreement.read_study(ROOT),
+            100 if options.output else shutil.get_terminal_size((100, 24)).columns,
+        )
+    if options.published:
+        known = published.read(options.root)
+        summary = published.summary(known, options.published, *chosen)
+    else:
+        summary = results.summary(*chosen)
+    if options.with_published:
+        sets = known_specs(options.root, (block.dataset for block in summary.blocks))
+        bases = {name: spec.base or name for name, spec in sets.items()}
+        summary = published.beside(published.read(options.root), summary, bases)
+    whole = (form or "").startswith(("csv", "json"))
+    drop_empty = options.drop_empty and not whole
+    shown = selected(summary, not options.no_cost, options.sort, drop_empty)
+    return results.formatted(shown, form, options.columns)

@@ -13,7 +13,7 @@ import re
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -178,6 +178,19 @@ def open_frames(path: Path) -> FrameSource:
         note = "; ".join(filter(None, notes))
         return _open_images(path, [path / name for name in names], note)
     return _open_images(path, [path]) if is_image(path) else _open_video(path)
+
+
+def moved(source: FrameSource, folder: Path) -> FrameSource:
+    """The same frames, out of files of the same names and contents in `folder`."""
+    files = [folder / file.name for file in source.files]
+    assert isinstance(source.decode, partial)
+    first, *rest = source.decode.args
+    return replace(
+        source,
+        path=files[0] if source.path == source.files[0] else folder,
+        files=files,
+        decode=partial(source.decode.func, files if isinstance(first, list) else files[0], *rest),
+    )
 
 
 def left_out(path: Path, others: Sequence[Path]) -> str:

@@ -28,11 +28,12 @@ class Merged:
     """A line for each score or clip that differs between folders; the first one is kept."""
 
 
-def merge(sources: Sequence[Store], target: Store) -> Merged:
+def merge(sources: Sequence[Store], target: Store, frames: bool = True) -> Merged:
     """Add the records, runs and kept frames of `sources`, in this order, to `target`.
 
     A second merge of the same folders adds nothing. Records of one score are the same when they
-    differ in time and host alone. Raises WriteError, DataError for damaged lines.
+    differ in time and host alone. Without `frames` kept frames stay behind. Raises
+    WriteError, DataError for damaged lines.
     """
     target.prepare()
     found = Merged()
@@ -65,7 +66,8 @@ def merge(sources: Sequence[Store], target: Store) -> Merged:
                 asked = [a.to_json() for a in run["asked"]] if "asked" in run else None
                 target.append_run(run if asked is None else run | {"asked": asked})
                 found.runs += 1
-        found.conflicts += _frames(source.frames, target.frames)
+        if frames:
+            found.conflicts += _frames(source.frames, target.frames)
     return found
 
 

@@ -11,17 +11,20 @@ import importlib
 import os
 import queue
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from vsrbench.core import processes, variables
 from vsrbench.core.errors import ContractError, UserError, missing_package
 from vsrbench.core.processes import Died, Process
-from vsrbench.core.types import Method, MethodCard, Record
+from vsrbench.core.types import Measurement, Method, MethodCard, Record, Size
+from vsrbench.run import cost
+from vsrbench.run.devices import pick_devices
 from vsrbench.run.evaluate import Context, evaluate
 from vsrbench.run.method import foreign_error, load_method, no_tf32
 from vsrbench.run.plan import Job
@@ -95,28 +98,42 @@ def label(job: Job) -> str:
 
 DEATHS = 3
 """A method that ends so many workers in all, or two on the same clip, is not run again."""
+LOSSES = 3
+"""A job with which so many places were lost, through no fault of its own, is given up."""
+
+Start = Callable[[], Worker]
+"""Makes a worker for one place, and another when that did not survive a job."""
+Event = Start | UserError | tuple[int, str | Future[Found]]
+
+
+class Lost(Exception):
+    """A place is gone, and the worker with it: its machine, or the way there."""
 
 
 def run(
     jobs: Sequence[Job],
-    workers: Sequence[Callable[[], Worker]],
+    open_places: Callable[[Callable[[Start | UserError], None]], None],
     about: RunContext,
     watcher: Watcher,
 ) -> Generator[Done, None, None]:
-    """Every job with what came of it: in order with one worker, with several as they end.
+    """Every job with what came of it: in order with one place, with several as they end.
 
-    workers: each makes a worker for one place, and another when that did not survive a job. Such a
-    job is tried once more. Workers keep to their method as long as there are jobs of it.
+    open_places: is given a function and tells it of each place, at once or later and from any
+    thread; of a UserError when there will be none, which is raised. A place does one job at a time.
+    What ended its worker is tried once more; what was lost with its place, `LOSSES` times.
+    Workers keep to their method as long as there are jobs of it.
     """
     waiting = dict[tuple[str, int], deque[Job]]()
     for job in jobs:
         waiting.setdefault(_method(job), deque()).append(job)
     running = dict[int, Job]()
     at = dict[int, tuple[str, int]]()
-    deaths = Counter[str]()
+    deaths, losses = Counter[str](), Counter[str]()
     banned = dict[str, str]()
-    events = queue.SimpleQueue[tuple[int, str | Future[Found]]]()
+    events = queue.SimpleQueue[Event]()
+    starts = dict[int, Start]()
     crew = dict[int, Worker]()
+    number = count()
 
     def next_job(place: int) -> Job | None:
         others = {method for other, method in at.items() if other in running}
@@ -127,36 +144,44 @@ def run(
                     return left.popleft()
         return None
 
-    def assign(place: int) -> Iterator[Done]:
-        """Give a place its next job; jobs that need no worker are done at once."""
-        while place not in running and (job := next_job(place)):
-            watcher.start(label(job))
-            if why := banned.get(job.card.name):
-                yield job, failed(job, ContractError(f"{why}: not run again", HINT), about)
-            elif job.error is not None or not (job.todo or job.keep):
-                yield job, failed(job, job.error, about)
-            else:
-                if place not in crew:
-                    crew[place] = workers[place]()
-                running[place] = job
-                future = crew[place].submit(job, lambda text: events.put((place, text)))
-                future.add_done_callback(lambda future: events.put((place, future)))
+    def assign() -> Iterator[Done]:
+        """Give idle places their next job; jobs that need no worker are done at once."""
+        for place, start in starts.items():
+            while place not in running and (job := next_job(place)):
+                watcher.start(label(job))
+                if why := banned.get(job.card.name):
+                    yield job, failed(job, ContractError(f"{why}: not run again", HINT), about)
+                elif job.error is not None or not (job.todo or job.keep):
+                    yield job, failed(job, job.error, about)
+                else:
+                    if place not in crew:
+                        crew[place] = start()
+                    running[place] = job
+                    future = crew[place].submit(job, partial(_told, events, place))
+                    future.add_done_callback(partial(_told, events, place))
 
     try:
-        for place in range(len(workers)):
-            yield from assign(place)
-        while running:
-            place, event = events.get()
-            if isinstance(event, str):
-                if event == FRAME:
+        if jobs:
+            open_places(events.put)
+        while running or any(waiting.values()):
+            event = events.get()
+            if isinstance(event, UserError):
+                raise event
+            if not isinstance(event, tuple):
+                starts[next(number)] = event
+                yield from assign()
+                continue
+            place, news = event
+            if isinstance(news, str):
+                if news == FRAME:
                     watcher.tick()
                 else:
-                    watcher.once(event)
+                    watcher.once(news)
                 continue
             job, done = running.pop(place), None
             name, clip = job.card.name, label(job)
             try:
-                found = event.result()
+                found = news.result()
                 done = job, found
                 if found.lost:
                     crew.pop(place).end()
@@ -170,15 +195,32 @@ def run(
                 else:
                     banned[name] = why
                     done = job, failed(job, ContractError(why, HINT).because(died.log), about)
+            except Lost as lost:
+                crew.pop(place).end()
+                del starts[place]
+                losses[clip] += 1
+                why = f"'{name}' on clip '{job.clip.name}' was lost: {lost}"
+                if losses[clip] < LOSSES:
+                    watcher.once(f"{why}; it is done elsewhere")
+                    waiting[_method(job)].appendleft(job)
+                else:
+                    done = (
+                        job,
+                        failed(job, ContractError(why, "the same command tries again"), about),
+                    )
             if done and place not in crew:
                 yield done
-                yield from assign(place)
+                yield from assign()
             else:  # the worker is at the next job while the caller writes
-                yield from assign(place)
+                yield from assign()
                 if done:
                     yield done
     finally:
         _end(crew.values())
+
+
+def _told(events: queue.SimpleQueue[Event], place: int, news: str | Future[Found]) -> None:
+    events.put((place, news))
 
 
 HINT = "most likely out of memory, or a crash of its code: take smaller clips, or leave it out"
@@ -223,6 +265,9 @@ class Crew:
     The first starts early, to import what it needs while the run is being planned.
     """
 
+    hosts: Mapping[str, Any] = {}
+    """Machines beside this one that have taken part."""
+
     def __init__(self) -> None:
         self._first: Process | None = None
 
@@ -256,7 +301,35 @@ class Crew:
         def worker(device: str) -> Worker:
             return OnDevice(self._take(), device, len(devices), about)
 
-        yield from run(jobs, [partial(worker, device) for device in devices], about, watcher)
+        def open_places(tell: Callable[[Start | UserError], None]) -> None:
+            for device in devices:
+                tell(partial(worker, device))
+
+        yield from run(jobs, open_places, about, watcher)
+
+    def devices(self, asked: str | None) -> tuple[str, ...]:
+        """The torch devices to use; a worker looks which are here. Raises as `pick_devices`."""
+        if asked and {name.strip() for name in asked.split(",")} == {"cpu"}:
+            return pick_devices(asked)
+        return self.ask(pick_devices, asked).result()
+
+    def machine(self, device: str, logs: Path) -> dict[str, Any]:
+        """What the cost of a method depends on besides; nothing of ours works when it returns."""
+        found = self.ask(cost.machine, device).result()
+        self.end()
+        return found
+
+    def measure(
+        self,
+        card: MethodCard,
+        size: Size,
+        frames: int,
+        device: str,
+        logs: Path,
+        timeout_s: float | None = None,
+    ) -> Measurement:
+        """As `cost.measure`."""
+        return cost.measure(card, size, frames, device, logs, timeout_s)
 
     def end(self) -> None:
         """End all, so that the devices are idle."""

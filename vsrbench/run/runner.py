@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsrbench import __version__
 from vsrbench.cards import sources
@@ -44,6 +44,9 @@ from vsrbench.run.evaluate import error_json, timestamp
 from vsrbench.run.executors import Crew, Found
 from vsrbench.run.method import at_scale
 from vsrbench.run.plan import Job, Made, explain_unfit, made, plan
+
+if TYPE_CHECKING:
+    from vsrbench.run.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class RunConfig:
 class Run:
     """One run over methods and datasets; `counts` and `missing` tell how it went."""
 
-    def __init__(self, config: RunConfig, store: Store, crew: Crew | None = None) -> None:
+    def __init__(self, config: RunConfig, store: Store, crew: Crew | Cluster | None = None) -> None:
         self.config, self.store, self.crew = config, store, crew or Crew()
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
@@ -158,6 +161,8 @@ class Run:
             asked = [entry.to_json() for entry in self.asked]
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
             study = {"study": self.config.study} if self.config.study else {}
+            if hosts := self.crew.hosts:
+                end["hosts"] = [asdict(about) for about in hosts.values()]
             with suppress(WriteError) if stopped else nullcontext():  # that goes up already
                 self.store.append_run(about | end | study | {"asked": asked})
 
@@ -275,8 +280,9 @@ class Run:
             raise found.error
         outcome = "ok"
         logs = dict[str, None]()
+        self.store.append_all(found.records)
         for record in found.records:
-            self._append(record)
+            self.counts[record.status] += 1
             if record.status == "failed" and record.error:
                 outcome = f"FAILED: {record.error['message']}"
                 logs[record.error.get("log", "")] = None
@@ -309,8 +315,7 @@ class Run:
         timeout_s: after which a method is given up, which is on record as its failure.
         """
         done = {} if self.config.fresh else self.store.latest()
-        machine = self.crew.ask(cost.machine, self.config.device).result()
-        self.crew.end()  # nothing else on the device
+        machine = self.crew.machine(self.config.device, self.store.logs)
         for card in cards:
             made_by, error, measurement = Made(), None, None
             try:
@@ -329,7 +334,7 @@ class Run:
                     continue
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
                 try:
-                    measurement = cost.measure(
+                    measurement = self.crew.measure(
                         card, size, frames, self.config.device, self.store.logs, timeout_s
                     )
                 except UserError as failure:

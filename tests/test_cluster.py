@@ -1,0 +1,347 @@
+"""Ray: the same scores on machines that differ in nothing, and one line about those that do."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
+from tests.test_command import TOY
+from tests.test_evaluate import job
+from tests.test_executors import Fake, Unwatched, clips, deadly, opened, scores
+from vsrbench.cards.specs import ROOT, method_card
+from vsrbench.core import variables
+from vsrbench.core.errors import MissingError
+from vsrbench.data.frames import digest, mark_of, open_frames
+from vsrbench.metrics import metric_info
+from vsrbench.programs import command
+from vsrbench.results.store import Store
+from vsrbench.run import executors, host
+from vsrbench.run.cluster import ENVIRONMENT
+from vsrbench.run.host import Host, Received, Terms, pack, pieces, terms_of
+from vsrbench.run.method import at_scale
+from vsrbench.run.plan import Job, is_kept, made
+
+BY_FOUR = TOY.replace("fx=2, fy=2", "fx=4, fy=4")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of two machines on loopback, each with a device; they know of a toy program."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from ray.cluster_utils import Cluster
+
+    folder = tmp_path_factory.mktemp("machines")
+    (folder / "repo").mkdir()
+    (folder / "repo" / "toy.py").write_text(BY_FOUR)
+    table = f'[program]\npython = "{sys.executable}"\nrepo = "{folder / "repo"}"\n'
+    (folder / "commands.toml").write_text(table)
+    before = {name: os.environ.get(name) for name in (variables.COMMANDS, "OMP_NUM_THREADS")}
+    os.environ[variables.COMMANDS] = str(folder / "commands.toml")
+    os.environ |= ENVIRONMENT
+    machine: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
+    machines = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+    try:
+        machines.add_node(**machine)
+        yield machines.address
+    finally:
+        machines.shutdown()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+PROGRAM = """
+version = 1
+title = "Program"
+kind = "command"
+entry = "vsrbench.programs.command:load"
+scale = 4
+settings = { argv = ["{python}", "toy.py", "{input}", "{output_dir}", ""] }
+[weights]
+origin = "official"
+"""
+
+
+def test_two_machines_find_what_one_process_does(
+    cluster: str,
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Methods of another root, a program of the machines, one that fails and one that crashes."""
+    (bench / "methods" / "toy" / "program.toml").write_text(PROGRAM)
+    given = ["--input", clips(tmp_path / "lq"), "--gt", clips(tmp_path / "gt", gt=True)]
+    asked = ["--methods", f"lanczos,good,nan,program,{deadly(bench, 'SIGKILL', at=4)}", *given]
+    asked += ["--metrics", "psnr,flicker,ewarp", "--no-cost", "--keep-frames"]
+    one = run(*asked, "--device", "cpu", results="one")
+    two = run(*asked, "--device", "cpu", "--ray", cluster, results="two")
+    assert one[0] == two[0] == 1
+    assert one[1].splitlines()[2:8] == two[1].splitlines()[2:8]
+    assert "tried once more" in two[2]
+    found = scores(tmp_path / "two")
+    assert found == scores(tmp_path / "one")
+    assert {key[0] for key in found} >= {"gt", "lanczos", "good", "nan", "deadly", "program"}
+    for clip in "abc":
+        kept = tmp_path / "two/frames/lanczos/lq" / clip
+        assert digest(open_frames(kept)) == digest(
+            open_frames(tmp_path / "one" / kept.relative_to(tmp_path / "two"))
+        )
+    last = list(Store(tmp_path / "two").read_runs())[-1]
+    assert [about["shared"] for about in last["hosts"]] == [True, True]
+
+
+def test_costs_and_a_method_that_a_machine_does_not_know(
+    cluster: str,
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (bench / "methods" / "toy" / "program.toml").write_text(PROGRAM)
+    asked = ["--device", "cpu", "--ray", cluster]
+    code, _, err = run("cost", "--methods", "lanczos", "--size", "16x24", *asked)
+    assert code == 0, err
+    (record,) = Store(tmp_path / "results").latest().values()
+    assert record.measurement is not None
+    assert record.measurement.threads == int(os.environ["OMP_NUM_THREADS"])
+    table = tmp_path / "commands.toml"  # here it is another program than there
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "toy.py").write_text(BY_FOUR + "\n")
+    table.write_text(f'[program]\npython = "{sys.executable}"\nrepo = "{tmp_path / "repo"}"\n')
+    monkeypatch.setenv(variables.COMMANDS, str(table))
+    given = ("--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr")
+    code, _, err = run("--methods", "program", *given, "--no-cost", *asked)
+    assert code == 3
+    assert "is left out: the program of 'program' there and here differ" in err
+    assert "no machine of the cluster is left for these jobs" in err
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "line"),
+    [
+        ("127.0.0.1:1", 3, "no Ray cluster at 127.0.0.1:1: "),
+        ("nowhere.invalid:6379", 3, "no Ray cluster at nowhere.invalid:6379: "),
+        ("ray://127.0.0.1:10001", 2, "is not the address of a Ray cluster"),
+        ("here", 2, "'here' is not the address of a Ray cluster"),
+    ],
+)
+def test_wrong_addresses(address: str, code: int, line: str, run: Run, tmp_path: Path) -> None:  # noqa: F811
+    pytest.importorskip("ray", reason="needs the extra ray")
+    given = ("--methods", "good", "--input", write_clip(tmp_path / "lq"))
+    found, _, err = run(*given, "--device", "cpu", "--ray", address)
+    assert (found, line in err) == (code, True), err
+    found, _, err = run(*given, "--device", "cuda:1", "--ray", address)
+    assert (found, "--ray does not go with --device cuda:1" in err) == (2, True)
+
+
+def test_without_ray_a_line_says_what_to_install(
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == "ray":
+            raise ModuleNotFoundError("No module named 'ray'", name="ray")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    code, _, err = run(
+        "--methods", "good", "--input", write_clip(tmp_path / "lq"), "--device", "cpu", "--ray"
+    )
+    assert code == 3
+    assert "--ray needs the package ray\n  pip install 'vsrbench[ray]'" in err
+
+
+# Without Ray: what arrives at a machine, and what it refuses.
+
+
+def a_job(folder: Path, tmp_path: Path, **changes: Any) -> Job:
+    """Lanczos on a clip of a folder."""
+    card = at_scale(method_card(ROOT, "lanczos"), 4)
+    found = made(card)
+    assert not isinstance(found, BaseException)
+    lq = open_frames(folder)
+    clip = replace(job().clip, name="c", lq=lq, gt=None, outputs=None, count=len(lq), size=lq.size)
+    todo = (metric_info("lr_psnr"),)
+    about = {"depends": {"lr_psnr": ""}, "frames": tmp_path / "kept/c", "place": "lanczos/set/c"}
+    return replace(job(), card=card, clip=clip, made_by=found, todo=todo, **about | changes)
+
+
+def done(place: Host, parcel: host.Parcel) -> Any:
+    kind, value = list(place.do(parcel.job))[-1]
+    return kind, value
+
+
+def test_files_that_are_not_there_come_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variables.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(host, "PIECE", 1000)
+    (tmp_path / "in").mkdir()
+    folder = write_clip(tmp_path / "in" / "c")
+    command.write_video(tmp_path / "in" / "v.mkv", open_frames(folder))
+    wanted = a_job(folder, tmp_path, keep=True)
+    place = Host("cpu", 1)
+    shared = executors.RunContext("run", False, tmp_path, tmp_path / "logs")
+    assert place.join(terms_of([wanted], tmp_path / "no mark"), shared).shared is False  # type: ignore[union-attr]
+    parcels = [pack(wanted, digest), pack(a_job(tmp_path / "in/v.mkv", tmp_path), digest)]
+    (tmp_path / "in").rename(tmp_path / "away")
+    try:
+        found = []
+        for parcel in parcels:
+            kind, lacking = done(place, parcel)
+            assert (kind, lacking) == ("lacks", list(parcel.sources))
+            files = [
+                tmp_path / "away" / p.relative_to(tmp_path / "in")
+                for p in parcel.sources[lacking[0]].files
+            ]
+            sent = list(pieces(files))
+            assert len(sent) > len(files)
+            assert all(len(data) <= 1000 for _, data in sent)
+            for number, (name, data) in enumerate(sent):
+                place.take(lacking[0], number, name, data)
+            place.taken(lacking[0])
+            kind, value = done(place, parcel)
+            assert kind == "done"
+            found += value.records
+        assert [r.status for r in found] == ["ok", "ok"]
+        (tmp_path / "away").rename(tmp_path / "in")
+        kind, value = done(place, pack(a_job(folder, tmp_path), digest))
+        assert value.records[0].value == found[0].value
+        # What was kept there comes back, whole.
+        with Received(wanted.frames) as back:
+            beside = {}
+            for name, data in place.kept(wanted.place):
+                if name.endswith(".png"):
+                    back.add(name, data)
+                else:
+                    beside[name] = beside.get(name, b"") + data
+        for name, data in beside.items():
+            wanted.frames.with_name(name).write_bytes(data)
+        assert is_kept(wanted.frames, wanted.output_key)
+        assert list(place.kept(wanted.place)) == []
+        # Frames that were kept here serve there.
+        kind, value = done(place, pack(replace(wanted, reuse=True, keep=False), digest))
+        assert value.records[0].value == found[0].value
+        mark_of(wanted.frames).unlink()
+        # With too little room, what was in use least lately goes.
+        monkeypatch.setenv(variables.CACHE_GIB, "0")
+        monkeypatch.setattr(place, "_at", {"old": tmp_path / "in" / "c"})
+        place.take("new", 0, "f", b"x")
+        place.taken("new")
+        assert list(place._at) == ["new"]
+        assert not (tmp_path / "in" / "c").exists()
+    finally:
+        place.leave()
+    assert not list((tmp_path / "cache" / "places").iterdir())
+
+
+def test_a_machine_that_differs_says_in_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variables.CACHE, str(tmp_path / "cache"))
+    wanted = a_job(write_clip(tmp_path / "c"), tmp_path)
+    terms = terms_of([wanted], tmp_path)
+    place = Host("cpu", 1)
+    shared = executors.RunContext("run", False, tmp_path, tmp_path)
+    (card, its), *_ = terms.cards
+
+    def why(**changes: Any) -> Any:
+        return place.join(replace(terms, **changes), shared)
+
+    assert why(state={**terms.state, "torch": "1.0"}).endswith(" there and 1.0 here")
+    assert why(state={**terms.state, "code of vsrbench": "x"}).startswith("code of vsrbench is ")
+    other = [(card, replace(its, code="x"))]
+    assert why(cards=other) == "the code of 'lanczos' there and here differs"
+    other = [(card, replace(its, weights_sha256="x"))]
+    assert why(cards=other) == "the weights of 'lanczos' there and here differ"
+    lacking = replace(card, weights=replace(card.weights, origin="user", file="no.pth"))
+    assert why(cards=[(lacking, its)]).endswith(" there")
+    assert why(depends={"lr_psnr": "x"}) == "'lr_psnr' depends on  there and on x here"
+    assert "raft-1 here" in why(flow="raft-1")
+    elsewhere = replace(card, folder=f"/opt/{Path(card.folder).relative_to(ROOT)}")
+    assert host.at_home(elsewhere, "/opt") == card
+    assert not isinstance(why(cards=[(elsewhere, its)], root="/opt"), str)
+
+
+def test_terms_are_of_jobs_that_can_run(tmp_path: Path) -> None:
+    wanted = a_job(write_clip(tmp_path / "c"), tmp_path)
+    cannot = replace(wanted, card=replace(wanted.card, name="x"), error=MissingError("no"))
+    terms: Terms = terms_of([wanted, cannot, replace(wanted, flow="dis")], tmp_path)
+    assert [card.name for card, _ in terms.cards] == ["lanczos"]
+    assert terms.flow == ""  # no metric of theirs needs it
+    terms = terms_of(
+        [replace(wanted, todo=(metric_info("ewarp"),), depends={"ewarp": ""})], tmp_path
+    )
+    assert terms.flow == "dis"
+
+
+# Without Ray: places that come and go.
+
+
+class Leaves(Fake):
+    """A worker that is lost with its machine at clips of some names."""
+
+    def submit(self, job: Job, told: Any) -> Future[executors.Found]:
+        if job.clip.name.startswith("leaves"):
+            future = Future[executors.Found]()
+            future.set_exception(executors.Lost("its machine"))
+            return future
+        return super().submit(job, told)
+
+
+def ordered(names: str, offer: Any) -> list[tuple[str, str]]:
+    """(clip, error) of jobs in the order in which they are done."""
+    one = job("psnr")
+    jobs = [replace(one, clip=replace(one.clip, name=name)) for name in names.split()]
+    shared = executors.RunContext("run", False, Path("cache"), Path("logs"))
+    return [
+        (job.clip.name, (r.records[0].error or {})["message"] if r.records else "")
+        for job, r in executors.run(jobs, offer, shared, Unwatched())
+    ]
+
+
+def test_a_job_that_was_lost_is_done_elsewhere() -> None:
+    assert ordered("leaves a", opened([Leaves, Fake])) == [("a", ""), ("leaves", "")]
+    lost = "'sr' on clip 'leaves' was lost: its machine"
+    found = ordered("leaves a", opened([Leaves, Leaves, Leaves, Fake]))
+    assert sorted(found) == [("a", ""), ("leaves", lost)]
+
+
+def test_places_that_come_later_and_a_cluster_that_goes() -> None:
+    tell: list[Any] = []
+
+    class Last(Fake):
+        def submit(self, job: Job, told: Any) -> Future[executors.Found]:
+            future = super().submit(job, told)
+            tell[0](MissingError("all gone"))
+            return future
+
+    def later(told: Any) -> None:
+        tell.append(told)
+        told(Leaves)
+        told(Fake)
+
+    assert ordered("leaves", later) == [("leaves", "")]
+    tell.clear()
+
+    def goes(told: Any) -> None:
+        tell.append(told)
+        told(Leaves)
+        told(MissingError("all gone"))
+
+    with pytest.raises(MissingError, match="all gone"):
+        ordered("leaves", goes)

@@ -1,0 +1,557 @@
+"""Workers on the machines of a Ray cluster. All that this package knows of Ray is here.
+
+Ray places an actor on each device, carries messages and files, and says who is gone. Which job runs
+where is decided by `executors.run`, as on one machine; what an actor does is `host.Host`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from vsrbench.cards.specs import ROOT
+from vsrbench.core.errors import (
+    ContractError,
+    DataError,
+    MissingError,
+    UserError,
+    WriteError,
+    missing_package,
+)
+from vsrbench.core.files import partial_beside
+from vsrbench.core.processes import Died
+from vsrbench.core.types import Measurement, MethodCard, Size
+from vsrbench.data import frames
+from vsrbench.data.frames import FrameSource
+from vsrbench.run.executors import (
+    LOSSES,
+    Crew,
+    Done,
+    Found,
+    Lost,
+    RunContext,
+    Start,
+    Watcher,
+    failed,
+    run,
+)
+from vsrbench.run.host import About, Host, Received, Terms, pack, pieces, terms_of
+from vsrbench.run.plan import Job, made
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOCAL = "local"
+"""The address of a cluster of this machine, started for a run."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # who asked for no GPU sees what there is
+    "RAY_worker_niceness": "0",
+}
+"""Of a cluster that is started for a run."""
+LOCAL_STORE = 128 << 20
+"""Bytes of its object store; what travels does so in pieces."""
+REACH_S = 5.0
+"""An address answers within this time."""
+LOOK_S = 1.0
+"""How often machines that come and go are looked for."""
+EMPTY_S = 15.0
+"""A cluster that has lost all its places is given up after this time."""
+PATIENCE_S = 10.0
+"""Devices that others hold are spoken of after this time."""
+ATTEMPTS = 3
+"""An actor that does not get as far as its first answer is started again this often."""
+LEAVE_S = 5.0
+"""An actor tidies up within this time, or is ended without."""
+START = "start one: ray start --head; then on each other machine: ray start --address=HOST:6379"
+
+
+@dataclass(eq=False)
+class _Place:
+    """An actor on a device of a machine."""
+
+    node: str
+    """Id of the machine."""
+    host: str
+    """Its address."""
+    number: int
+    """Which device of it."""
+    actor: Any
+    joining: Any
+    """Reference to what `Host.join` answers."""
+    state: Literal["joining", "working", "refused", "lost"] = "joining"
+    busy: bool = False
+    """A job is with it."""
+    shared: bool = False
+    """The results folder is there, too."""
+
+
+class Cluster:
+    """What `Crew` is for this machine, for those of a Ray cluster; a context.
+
+    Jobs and costs run on its machines. What a run asks before, it asks a worker here.
+    """
+
+    def __init__(self, address: str) -> None:
+        """address: `local` to start one of this machine, or HOST:PORT of one that runs."""
+        self.address = address
+        self.hosts = dict[str, About]()
+        """Machines that have taken part, by their ids."""
+        self._crew = Crew()
+        self._ray: Any = None
+        self._digests = dict[tuple[Path, int], str]()
+        self._places = list[_Place]()
+        self._stop = threading.Event()
+        self._alone: _Place | None = None
+        self._machine: dict[str, Any] = {}
+
+    def __enter__(self) -> Cluster:
+        self._crew.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        if self._ray is not None:
+            self._ray.shutdown()
+
+    def ask(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `Crew.ask`, on this machine."""
+        return self._crew.ask(work, *args, **kwargs)
+
+    def end(self) -> None:
+        """End all, so that the devices are idle; the cluster stays."""
+        self._crew.end()
+        self._clear()
+
+    def devices(self, asked: str | None) -> tuple[str, ...]:
+        """The devices to use of each machine: `cpu` as often as it is asked for, or each GPU.
+
+        Starts or joins the cluster. Raises UserError, MissingError.
+        """
+        names = tuple(name.strip() for name in (asked or "").split(",") if name.strip())
+        if names and set(names) != {"cpu"} and names != ("cuda",):
+            raise UserError(
+                f"--ray does not go with --device {asked}",
+                "cuda for every GPU of each machine; cpu, or cpu,cpu for two workers on each",
+            )
+        self._connect(names)
+        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in self._nodes())
+        if names == ("cuda",) and not gpus:
+            raise MissingError(
+                "--device cuda was asked for and no machine of the cluster offers a GPU to Ray",
+                "join them with: ray start --num-gpus N",
+            )
+        return names or (("cuda",) if gpus else ("cpu",))
+
+    def _connect(self, names: tuple[str, ...]) -> None:
+        """Start Ray, or join it. Raises MissingError, UserError."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+        except ImportError as error:
+            raise missing_package(error, "--ray") from error
+        options: dict[str, Any] = {}
+        if self.address == LOCAL:
+            gpus = 0 if "cpu" in names else self.ask(_gpus).result()
+            options = {"num_gpus": gpus, "num_cpus": max(gpus, len(names), 1)}
+            options |= {"object_store_memory": LOCAL_STORE, "include_dashboard": False}
+        else:
+            _reach(self.address)
+        self._ray, on_sigterm = ray, signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(
+                address=self.address,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                job_config=ray.job_config.JobConfig(code_search_path=[str(_PACKAGE.parent)]),
+                **options,
+            )
+        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+            text = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"Ray does not start or join ({self.address}): {text}", START
+            ) from error
+        finally:
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def run(
+        self, jobs: Sequence[Job], devices: Sequence[str], about: RunContext, watcher: Watcher
+    ) -> Generator[Done, None, None]:
+        """`executors.run` on these devices of each machine that is there or comes meanwhile.
+
+        Raises MissingError when none fits, or none is left.
+        """
+        watching: threading.Thread | None = None
+        with _marked(about.logs) as mark:
+
+            def open_places(tell: Callable[[Start | UserError], None]) -> None:
+                nonlocal watching
+                self._stop.clear()
+                start = partial(self._start, devices, terms_of(jobs, mark), about)
+
+                def ready(place: _Place) -> None:
+                    tell(lambda: _Remote(self._ray, place, about, self._digest))
+
+                args = devices, start, ready, tell, watcher
+                watching = threading.Thread(target=self._watch, args=args, daemon=True)
+                watching.start()
+
+            try:
+                yield from run(jobs, open_places, about, watcher)
+            finally:
+                self._stop.set()
+                if watching is not None:
+                    watching.join()
+                self._clear()
+
+    def _digest(self, source: FrameSource) -> str:
+        key = source.path, len(source)
+        if key not in self._digests:
+            self._digests[key] = frames.digest(source)
+        return self._digests[key]
+
+    def _start(
+        self,
+        devices: Sequence[str],
+        terms: Terms,
+        about: RunContext,
+        node: dict[str, Any],
+        number: int,
+        alone: bool = False,
+    ) -> _Place:
+        """Begin to fill a place; with `alone` it takes all CPUs of its machine."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        share = _count(node, devices)
+        cpus = node["Resources"].get("CPU", 0)
+        own = cpus if alone else cpus // share or cpus / share
+        gpu = devices[0] == "cuda"
+        actor = (
+            self._ray.remote(Host)
+            .options(
+                num_gpus=int(gpu),
+                num_cpus=0 if gpu else own,
+                max_restarts=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            )
+            .remote(devices[0], 1 if alone else share)
+        )
+        joining = actor.join.remote(terms, about)
+        place = _Place(node["NodeID"], node["NodeManagerAddress"], number, actor, joining)
+        self._places.append(place)
+        return place
+
+    def _watch(
+        self,
+        devices: Sequence[str],
+        start: Callable[[dict[str, Any], int], _Place],
+        ready: Callable[[_Place], None],
+        tell: Callable[[UserError], None],
+        watcher: Watcher,
+    ) -> None:
+        """Keep an actor on each device of each machine, until told to stop."""
+        tries, reasons = Counter[tuple[str, int]](), dict[str, None]()
+        began = empty_since = time.monotonic()
+        try:
+            while not self._stop.is_set():
+                held = {(p.node, p.number) for p in self._places if p.state != "lost"}
+                for node in self._nodes():
+                    for number in range(_count(node, devices)):
+                        slot = node["NodeID"], number
+                        if slot not in held and tries[slot] < ATTEMPTS:
+                            tries[slot] += 1
+                            start(node, number)
+                refs = {p.joining: p for p in self._places if p.state == "joining"}
+                found = self._ray.wait(list(refs), timeout=LOOK_S)[0] if refs else ()
+                for ref in found:
+                    if why := self._joined(refs[ref]):
+                        reasons[why] = None
+                        watcher.once(f"{refs[ref].host} is left out: {why}")
+                    else:
+                        tries[refs[ref].node, refs[ref].number] = 0
+                        ready(refs[ref])
+                states = {p.state for p in self._places}
+                now = time.monotonic()
+                if states & {"joining", "working"}:
+                    empty_since = now
+                elif "lost" not in states or now - empty_since > EMPTY_S:
+                    raise MissingError(
+                        "no machine of the cluster is left for these jobs; what is done is kept",
+                        "; ".join(reasons) or START,
+                    )
+                if "working" not in states and now - began > PATIENCE_S:
+                    watcher.once("waiting for machines of the cluster: they start, or are in use")
+                if not found:
+                    self._stop.wait(0 if refs else LOOK_S)
+        except UserError as error:
+            tell(error)
+        except self._ray.exceptions.RayError as error:
+            tell(MissingError(f"the cluster is gone: {_line(error)}; what is done is kept", START))
+
+    def _joined(self, place: _Place) -> str:
+        """Take what a machine answers; why it is left out, or ''."""
+        try:
+            answer = self._ray.get(place.joining)
+        except self._ray.exceptions.RayError as error:
+            place.state = "lost"
+            return _line(error)
+        if isinstance(answer, str):
+            place.state = "refused"
+            self._ray.kill(place.actor)  # others may have a use for its device
+            return answer
+        self.hosts[place.node] = answer
+        place.state, place.shared = "working", answer.shared
+        return ""
+
+    def _clear(self) -> None:
+        """End all actors."""
+        places, self._places, self._alone = self._places, [], None
+        idle = [p for p in places if p.state == "working" and not p.busy]
+        with suppress(Exception):
+            leaving = [p.actor.leave.remote() for p in idle]
+            if leaving:
+                self._ray.wait(leaving, num_returns=len(leaving), timeout=LEAVE_S)
+        for place in places:
+            with suppress(Exception):
+                self._ray.kill(place.actor)
+
+    def machine(self, device: str, logs: Path) -> dict[str, Any]:
+        """As `Crew.machine`: of the first machine of the cluster with an idle device, which is
+        kept until `end`, and shared with nobody.
+
+        Raises MissingError.
+        """
+        self._crew.end()
+        if self._alone is not None:
+            return self._machine
+        about = RunContext("", False, Path(), logs)
+        with _marked(logs) as mark:
+            start = partial(self._start, [device], terms_of((), mark), about, alone=True)
+            for node in self._nodes():
+                if _count(node, [device]):
+                    start(node, 0)
+            reasons = dict[str, None]()
+            while refs := {p.joining: p for p in self._places if p.state == "joining"}:
+                for ref in self._ray.wait(list(refs))[0]:
+                    if why := self._joined(refs[ref]):
+                        reasons[f"{refs[ref].host}: {why}"] = None
+                    else:
+                        self._alone = refs[ref]
+                        break
+                if self._alone is not None:
+                    break
+        for place in self._places:
+            if place is not self._alone:
+                self._ray.kill(place.actor)
+        if self._alone is None:
+            raise MissingError(
+                "no machine of the cluster can measure costs", "; ".join(reasons) or START
+            )
+        self._places = [self._alone]
+        self._machine = self._ray.get(self._alone.actor.machine.remote())
+        return self._machine
+
+    def measure(
+        self,
+        card: MethodCard,
+        size: Size,
+        frames: int,
+        device: str,
+        logs: Path,
+        timeout_s: float | None = None,
+    ) -> Measurement:
+        """As `Crew.measure`, on the machine of `machine`, or another of its kind if it is lost."""
+        wanted = made(card)
+        if isinstance(wanted, UserError):
+            raise wanted
+        why = ""
+        for _ in range(LOSSES):
+            before = self._machine
+            if self._alone is None and self.machine(device, logs) != before:
+                break
+            assert self._alone is not None
+            try:
+                measuring = self._alone.actor.measure
+                found = self._ray.get(
+                    measuring.remote(card, wanted, str(ROOT), size, frames, timeout_s)
+                )
+            except self._ray.exceptions.RayError as error:
+                why = _line(error)
+                self._clear()
+                continue
+            if isinstance(found, UserError):
+                raise found
+            measurement: Measurement = found
+            return measurement
+        raise ContractError(
+            f"the machine that measured '{card.name}' was lost: {why}",
+            "the same command tries again",
+        )
+
+
+class _Remote:
+    """A worker that is an actor."""
+
+    def __init__(
+        self, ray: Any, place: _Place, about: RunContext, digest_of: Callable[[FrameSource], str]
+    ) -> None:
+        self._ray, self._place, self._about = ray, place, about
+        self._digest_of = digest_of
+        self._thread = ThreadPoolExecutor(1)
+
+    def submit(self, job: Job, told: Callable[[str], None]) -> Future[Found]:
+        """Have it do a job; the future raises Died, Lost."""
+        self._place.busy = True
+        return self._thread.submit(self._do, job, told)
+
+    def end(self) -> None:
+        """End it now, and all that it has started."""
+        with suppress(Exception):
+            if self._place.busy:
+                self._place.state = "lost"
+                self._ray.kill(self._place.actor)
+            elif self._place.state == "working":
+                self._ray.get(self._place.actor.rest.remote(), timeout=LEAVE_S)
+        self._thread.shutdown(wait=False)
+
+    def _do(self, job: Job, told: Callable[[str], None]) -> Found:
+        errors = self._ray.exceptions
+        try:
+            parcel = pack(job, self._digest_of)
+            found = self._asked(parcel.job, told)
+            if not isinstance(found, Found):
+                for lacking in found:
+                    self._send(lacking, parcel.sources[lacking].files)
+                found = self._asked(parcel.job, told)
+            if not isinstance(found, Found):
+                raise DataError(f"{self._place.host} does not keep what is sent to it", FULL)
+            if job.keep and not self._place.shared:
+                self._bring(job)
+            return found
+        except WriteError:
+            raise
+        except UserError as error:
+            return failed(job, error, self._about)
+        except errors.RayTaskError as error:  # it lives: something is wrong with its machine
+            text = f"{self._place.host}: {_line(error.cause)}"
+            return failed(job, ContractError(text, "see to that machine"), self._about)
+        except errors.OutOfMemoryError as error:
+            self._place.state = "lost"
+            raise Died("Ray ended its worker, for its machine ran out of memory") from error
+        except errors.RayError as error:
+            self._place.state = "lost"
+            raise Lost(f"{self._place.host}: {_line(error)}") from error
+        finally:
+            self._place.busy = False
+
+    def _asked(self, parcel: bytes, told: Callable[[str], None]) -> Found | list[str]:
+        """What came of a job, or the digests of what has to be sent first."""
+        answer: Found | list[str] = []
+        for ref in self._place.actor.do.remote(parcel):
+            kind, value = self._ray.get(ref)
+            if kind == "told":
+                for line in value:
+                    told(line)
+            elif kind == "died":
+                raise Died(*value)
+            else:
+                answer = value
+        return answer
+
+    def _send(self, digest: str, files: Sequence[Path]) -> None:
+        """Files in pieces, each waited for, so that no two are in memory at a time."""
+        actor = self._place.actor
+        for number, (name, data) in enumerate(pieces(files)):
+            self._ray.get(actor.take.remote(digest, number, name, data))
+        self._ray.get(actor.taken.remote(digest))
+
+    def _bring(self, job: Job) -> None:
+        """The frames that were kept there. Raises WriteError."""
+        kept = self._place.actor.kept.options(_generator_backpressure_num_objects=2)
+        refs = iter(kept.remote(job.place))
+        first = next(refs, None)
+        if first is None:  # the job failed
+            return
+        beside = dict[str, bytes]()
+        try:
+            with Received(job.frames) as folder:
+                for ref in chain([first], refs):
+                    name, data = self._ray.get(ref)
+                    if Path(name).suffix in (".key", ".sha256"):
+                        beside[name] = beside.get(name, b"") + data
+                    else:
+                        folder.add(name, data)
+            for name in sorted(beside, reverse=True):  # the key comes last: all is there
+                job.frames.with_name(name).write_bytes(beside[name])
+        except OSError as error:
+            text = f"cannot write {job.frames}: {error.strerror}"
+            raise WriteError(text, "free some space") from error
+
+
+@contextmanager
+def _marked(folder: Path) -> Iterator[Path]:
+    """A file in a folder of results, by which a machine sees whether it shares them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = partial_beside(folder / "here")
+    mark.touch()
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()  # where nothing else is in it
+
+
+def _count(node: dict[str, Any], devices: Sequence[str]) -> int:
+    """How many places a machine has."""
+    offered = node["Resources"]
+    if devices[0] == "cuda":
+        return int(offered.get("GPU", 0))
+    return len(devices) if offered.get("CPU", 0) else 0
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _reach(address: str) -> None:
+    """Raises UserError unless something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise UserError(
+            f"'{address}' is not the address of a Ray cluster",
+            "write it as HOST:PORT, on one of its machines; --ray alone starts one here",
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise MissingError(f"no Ray cluster at {address}: {error}", START) from error
+
+
+def _line(error: BaseException) -> str:
+    """What an error of Ray says, in one line."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return (text[-1] if "Traceback" in str(error) else text[0])[:200]
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+FULL = "give it more with $VSRBENCH_CACHE_GIB"
