@@ -26,9 +26,13 @@ def photo(name: str, height: int, width: int) -> np.ndarray:
 
 
 def pan(name: str, count: int, height: int, width: int, step: int = 2) -> list[np.ndarray]:
-    """Frames of a photograph that moves by whole pixels."""
-    big = photo(name, height + step * count, width + step * count)
-    return [big[step * t :, step * t :][:height, :width] for t in range(count)]
+    """Frames of a grainy photograph that moves by whole pixels, with noise of a camera."""
+    rng = np.random.default_rng(0)
+    big = photo(name, height + step * count, width + step * count).astype(np.float32)
+    big += rng.normal(0, 12, big.shape).astype(np.float32)
+    frames = [big[step * t :, step * t :][:height, :width] for t in range(count)]
+    noisy = (frame + rng.normal(0, 3, frame.shape) for frame in frames)
+    return [np.uint8(frame.clip(0, 255).round()) for frame in noisy]
 
 
 def write(folder: Path, frames: list[np.ndarray], form: str) -> None:
@@ -86,7 +90,7 @@ def weights(folder: Path) -> None:
     net = compact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4)
     torch.save({"params": net.state_dict()}, folder / "realesr-animevideov3.pth")
     rng = np.random.default_rng(0)
-    mean, spread = rng.uniform(0.2, 3, (1, 36)), rng.normal(size=(36, 80)) / 9
+    mean, spread = rng.uniform(0.2, 3, (1, 36)), rng.normal(size=(36, 80)) / 3
     covariance = spread @ spread.T
     savemat(
         folder / "niqe_modelparameters.mat", {"mu_prisparam": mean, "cov_prisparam": covariance}

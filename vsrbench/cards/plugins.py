@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +36,8 @@ class Plugin:
 @functools.cache
 def plugins(group: Group) -> tuple[Plugin, ...]:
     """What is installed here for a group; entry points whose package is gone are passed over."""
+    from importlib.metadata import entry_points  # a fifth of the time of `--help`
+
     found = []
     for point in sorted(entry_points(group=group), key=lambda p: p.name):
         try:

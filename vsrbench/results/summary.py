@@ -161,6 +161,8 @@ class Block:
     """How and where most of the cost was measured."""
     notes: tuple[str, ...] = ()
     """What a reader must know beside the cells."""
+    cost_notes: tuple[str, ...] = ()
+    """Those of the notes that are about the cost."""
     runs: tuple[str, ...] = ()
     """Ids of the runs behind the numbers."""
     unranked: tuple[str, ...] = ()
@@ -367,6 +369,7 @@ def _block(
         flows={name: tuple(metrics) for name, metrics in flows.items()},
         setting=setting,
         notes=(*said, *_shifts(quality), *identical_scores(others), *notes),
+        cost_notes=tuple(notes),
         unranked=tuple(infos[m].title for m in unranked),
         runs=tuple(sorted({r.run_id for r in (*used, *cost.values())})),
     )

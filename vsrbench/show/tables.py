@@ -264,7 +264,8 @@ def selected(
 
 def _selected(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
     columns = [c for c in block.columns if cost or not block.dataset or c.name not in COSTS]
-    notes = list(block.notes)
+    with_cost = any(c.name in COSTS for c in columns)
+    notes = [note for note in block.notes if with_cost or note not in block.cost_notes]
     rows = [row for row in block.rows if row.method != GT] or list(block.rows)
     if drop_empty:
         reasons: dict[str, list[str]] = {}
@@ -285,4 +286,10 @@ def _selected(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
             return row.method == GT, value is None, 0.0 if value is None else by.rank(value)
 
         order.sort(key=rank)
-    return replace(block, columns=tuple(columns), rows=tuple(order), notes=tuple(notes))
+    return replace(
+        block,
+        columns=tuple(columns),
+        rows=tuple(order),
+        notes=tuple(notes),
+        setting=block.setting if with_cost else "",
+    )
