@@ -168,7 +168,7 @@ def test_a_whole_run_resumes_keeps_frames_and_feeds_tables(run: Run, tmp_path: P
         code, text, _ = run("table", "--format", fmt)
         assert code == 0
         assert word in text
-    for kind in ("profile", "crops", "scatter", "time"):
+    for kind in ("profile", "crops", "scatter", "drift"):
         code, path, err = run("figure", kind)
         assert code == 0, err
         with Image.open(path.strip()) as image:
@@ -447,9 +447,13 @@ def test_the_exit_code_of_a_run_is_on_record(root: Path, tmp_path: Path) -> None
     ("args", "code", "said"),
     [
         (["table", "-o", "."], 2, "cannot write .: Is a directory"),
-        (["figure", "time", "--metric", "flicker", "-o", "x.svg"], 2, "are PNG, and x.svg is not"),
-        (["figure", "time", "--metric", "flicker", "-o", "DIR/noext"], 0, "DIR/noext.png\n"),
-        (["figure", "time", "--metric", "flicker", "-o", "DIR/f/x.png"], 2, "cannot write DIR/f"),
+        (
+            ["figure", "drift", "--metric", "flicker", "-o", "x.gif"],
+            2,
+            "PNG, SVG or PDF, and x.gif is not",
+        ),
+        (["figure", "drift", "--metric", "flicker", "-o", "DIR/noext"], 0, "DIR/noext.png\n"),
+        (["figure", "drift", "--metric", "flicker", "-o", "DIR/f/x.png"], 2, "cannot write DIR/f"),
     ],
 )
 def test_where_output_cannot_go(

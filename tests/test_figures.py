@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
 from vsrbench.data.frames import FrameWriter, mark_of, write_sums
 from vsrbench.results.summary import summarise
+from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
+from vsrbench.show.figures import pictures as figures_pictures
 from vsrbench.show.figures import style
 
 Picture = NDArray[np.uint8]
@@ -124,6 +128,33 @@ def shown(page: Picture, part: Picture) -> bool:
     return any(np.array_equal(page[y : y + h, x : x + w], part) for y, x in starts)
 
 
+Drawn = Callable[[Path, Picture], bool]
+
+
+@pytest.fixture
+def enlarged(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """Whether a part is on the last sheet drawn, where it was put, each pixel a square."""
+    put: list[tuple[Picture, int, int]] = []
+
+    def paste(axes: Any, picture: Picture, x: float, y: float) -> None:
+        put.append((picture, round(x), round(y)))
+        style.paste(axes, picture, x, y)
+
+    monkeypatch.setattr(figures_pictures, "paste", paste)
+
+    def found(out: Path, part: Picture) -> bool:
+        page = pixels(out)
+        for picture, x, y in put:
+            h, w = picture.shape[:2]
+            factor = w // part.shape[1]
+            big = part.repeat(factor, axis=0).repeat(factor, axis=1)
+            if np.array_equal(picture, big) and np.array_equal(page[y : y + h, x : x + w], big):
+                return True
+        return False
+
+    return found
+
+
 def test_importing_needs_neither_matplotlib_nor_torch(root: Path) -> None:
     code = (
         "import sys, vsrbench.show.figures, vsrbench.show.tables;"
@@ -160,8 +191,8 @@ def test_profile(kept: Path, tmp_path: Path) -> None:
     expected = [np.stack([frame[25] for frame in clip(seed)]) for seed in (0, 1, 2)]
     assert np.array_equal(slices, np.concatenate(expected))
     page = pixels(out)
-    for strip in expected:
-        assert shown(page, strip.repeat(1280 // WIDTH, axis=1).repeat(96 // COUNT, axis=0))
+    for strip in expected:  # 60 px and 8 frames on 354 by 34 points at 300 px an inch
+        assert shown(page, strip.repeat(25, axis=1).repeat(18, axis=0))
 
 
 def test_profile_of_a_given_row(kept: Path, tmp_path: Path) -> None:
@@ -183,7 +214,9 @@ def test_wide_and_long_clips_still_fit(tmp_path: Path) -> None:
     frames = [np.full((20, 2000, 3), i, np.uint8) for i in range(120)]
     keep(tmp_path, "bicubic", frames)
     figures.profile(tmp_path, "toy", "pan", [], tmp_path / "p.png")
-    assert shown(pixels(tmp_path / "p.png"), np.stack([f[0, :1280] for f in frames]))
+    page = pixels(tmp_path / "p.png")
+    assert shown(page, np.stack([f[0] for f in frames]).repeat(2, axis=0))
+    assert page.shape[1] == pytest.approx(6.9 / 354 * 72 * 2000, rel=0.01)
 
 
 @pytest.mark.parametrize("draw", [figures.profile, figures.crops])
@@ -234,10 +267,10 @@ def test_a_figure_is_drawn_again_when_what_it_shows_has_changed(
         assert again([replace(r, title="X") for r in own]) == first + 3
         out.with_suffix(".json").unlink()
         assert again([replace(r, title="X") for r in own]) == first + 4
-    changed = tmp_path / "time.png"
+    changed = tmp_path / "drift.png"
     drawn.clear()
     for value, count in ((30, 1), (30, 1), (31, 2)):
-        figures.over_time([score("ours", "psnr", value)], "toy", "pan", ["ours"], "psnr", changed)
+        figures.drift([score("ours", "psnr", value)], "toy", ["ours"], changed)
         assert len(drawn) == count
 
 
@@ -305,7 +338,7 @@ def test_box_is_even_and_inside(height: int, width: int, side: int) -> None:
     assert 0 <= y <= height - h
 
 
-def test_crops(kept: Path, tmp_path: Path) -> None:
+def test_crops(kept: Path, tmp_path: Path, enlarged: Drawn) -> None:
     out = tmp_path / "crops.png"
     records = [score("ours", "psnr", 25), score("ours", "lpips", 0.3), score("gt", "psnr", 80)]
     about = figures.crops(kept, "toy", "pan", ["ours"], out, None, None, records)
@@ -316,7 +349,7 @@ def test_crops(kept: Path, tmp_path: Path) -> None:
     x, y, w, h = about["box"]
     for seed in range(3):
         view = clip(seed)[COUNT // 2][y : y + h, x : x + w]
-        assert shown(pixels(out), view.repeat(280 // w, axis=0).repeat(280 // w, axis=1))
+        assert enlarged(out, view)
 
 
 def test_crops_of_a_given_box(kept: Path, tmp_path: Path) -> None:
@@ -329,15 +362,119 @@ def test_crops_of_a_given_box(kept: Path, tmp_path: Path) -> None:
         figures.crops(kept, "toy", "pan", ["ours"], out, None, 8)
 
 
-def test_many_methods_take_two_rows(tmp_path: Path) -> None:
-    for i in range(5):
-        keep(tmp_path, f"m{i}", clip(i))
-    keep(tmp_path, "bicubic", clip(9))
-    names = [f"m{i}" for i in range(5)]
-    few = figures.crops(tmp_path, "toy", "pan", names[:2], tmp_path / "few.png")
-    many = figures.crops(tmp_path, "toy", "pan", names, tmp_path / "many.png")
-    assert few["box"] == many["box"]
-    assert pixels(tmp_path / "many.png").shape[0] > 1.5 * pixels(tmp_path / "few.png").shape[0]
+@pytest.mark.parametrize(
+    ("count", "height", "width"), [(14, HEIGHT, WIDTH), (1, 60, 24), (14, 60, 24), (2, 8, 8)]
+)
+def test_sheets_have_the_width_of_a_page(
+    count: int, height: int, width: int, tmp_path: Path, enlarged: Drawn
+) -> None:
+    """Few methods or many, portrait, tiny or wide: all views are there, none beyond the page."""
+    rng = np.random.default_rng(0)
+    names = ["bicubic", *(f"a method with a long name {i}" for i in range(count))]
+    for name in names:
+        keep(tmp_path, name, [rng.integers(0, 256, (height, width, 3), dtype=np.uint8)] * 2)
+    about = figures.crops(tmp_path, "toy", "pan", names, tmp_path / "c.png")
+    x, y, w, h = about["box"]
+    page = pixels(tmp_path / "c.png")
+    for name in (names[0], names[-1]):
+        kept = pixels(tmp_path / name / "toy" / "pan" / "00000001.png")
+        assert enlarged(tmp_path / "c.png", kept[y : y + h, x : x + w])
+    assert 1400 < page.shape[1] < 3300
+    assert 100 < page.shape[0] < 0.7 * page.shape[1]
+
+
+def test_lq_is_shown_where_it_was_kept(kept: Path, tmp_path: Path, enlarged: Drawn) -> None:
+    lq = [frame[::4, ::4] for frame in clip(7)]
+    folder = lq_of(kept / "bicubic" / "toy" / "pan")
+    with FrameWriter(folder) as writer:
+        for frame in lq:
+            writer.write(frame)
+    assert list(figures.kept_frames(kept, "toy", "pan", ["ours"])) == [
+        "lq",
+        "bicubic",
+        "ours",
+        "gt",
+    ]
+    sources = figures.kept_frames(kept, "toy", "pan", ["lq", "ours"])
+    assert np.array_equal(sources["lq"][3], lq[3].repeat(4, 0).repeat(4, 1))
+    about = figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "c.png", (8, 4, 16, 16))
+    assert about["methods"][0] == "lq"
+    assert enlarged(tmp_path / "c.png", sources["lq"][COUNT // 2][4:20, 8:24])
+    # A method of that name is shown instead.
+    keep(kept, "lq", clip(8))
+    sources = figures.kept_frames(kept, "toy", "pan", ["lq"])
+    assert np.array_equal(sources["lq"][0], clip(8)[0])
+    assert list(figures.kept_frames(kept, "toy", "pan", ["ours"])).count("lq") == 1
+
+
+def test_the_clip_on_which_methods_differ_most(tmp_path: Path) -> None:
+    def put(method: str, name: str, level: int) -> None:
+        with FrameWriter(tmp_path / method / "toy" / name) as writer:
+            writer.write(np.full((8, 8, 3), level, np.uint8))
+
+    for name, levels in {"a": (10, 12, 200), "b": (10, 60, 60), "c": (10, 20, 0)}.items():
+        for method, level in zip(("bicubic", "ours", "gt"), levels, strict=True):
+            put(method, name, level)
+    put("bicubic", "d", 0)  # fewer methods were kept of it
+    put("gt", "d", 250)
+    names = ["bicubic", "ours", "gt"]
+    assert figures.telling_clip(tmp_path, [], "toy", ["a", "b", "c", "d"], names) == "b"
+    assert figures.telling_clip(tmp_path, [], "toy", ["x", "y"], names) == "x"
+    far = {"lq": 255, "bicubic": 10, "ours": 60, "gt": 255}
+    frames = {m: np.full((8, 8, 3), level, np.uint8) for m, level in far.items()}
+    assert figures.spread(frames) == pytest.approx(25)
+
+
+@pytest.mark.parametrize("kind", figures.FORMATS)
+def test_formats(kind: str, kept: Path, tmp_path: Path) -> None:
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
+    for name in "ab":
+        figures.scatter(summarise(table()), tmp_path / f"{name}.{kind}")
+    figures.crops(kept, "toy", "pan", [], tmp_path / f"c.{kind}")
+    found = [(tmp_path / f"{name}.{kind}").read_bytes() for name in "abc"]
+    assert found[0] == found[1]
+    assert all(data.startswith(begins) for data in found)
+    with pytest.raises(UserError, match=r"figures are PNG, SVG or PDF, and .*a\.jpg is not"):
+        figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "a.jpg")
+
+
+def test_names_of_strangers_are_text(kept: Path, tmp_path: Path) -> None:
+    evil = "--></svg><script>$x_1$ 画像"
+    records = [score("ours", "psnr", 25, title=evil), score("bicubic", "psnr", 24)]
+    records += [cost("ours", 3, params_m=1), cost("bicubic", 2)]
+    records = [replace(r, title=evil) if r.method == "ours" else r for r in records]
+    figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "c.svg", records=records)
+    figures.scatter(summarise(records), tmp_path / "s.svg")
+    figures.drift(records, "toy", ["ours", "bicubic"], tmp_path / "d.svg")
+    for name in "csd":
+        tree = ElementTree.parse(tmp_path / f"{name}.svg")
+        assert not [e for e in tree.iter() if str(e.tag).endswith("script")]
+
+
+def test_teaser(kept: Path, tmp_path: Path, enlarged: Drawn) -> None:
+    records = [
+        *(score(m, k, v, c) for c in ("pan", "zoom") for m, k, v in SCORES),
+        *(cost("bicubic", 0.5), cost("ours", 20)),
+    ]
+    out = tmp_path / "t.png"
+    summary = summarise(records)
+    about = figures.teaser(kept, summary, "toy", "pan", ["ours"], out, records=records)
+    assert about == json.loads((tmp_path / "t.json").read_text())
+    assert about["efficiency"] == ["ms", "rss", "params"]
+    assert about["quality"] == ["psnr", "ssim", "flicker"]
+    assert about["methods"] == ["bicubic", "ours", "gt"]
+    assert "means over 2 clips of toy" in about["caption"]
+    assert "LQ 15x10" in about["caption"]
+    x, y, w, h = about["box"]
+    assert enlarged(out, clip(1)[COUNT // 2][y : y + h, x : x + w])
+    few = [r for r in records if r.method != "gt" and r.kind == "quality"][:1]
+    figures.teaser(kept, summarise(few), "toy", "pan", [], out, records=few)
+
+
+SCORES = [
+    *(("bicubic", "psnr", 24), ("ours", "psnr", 25), ("gt", "psnr", 80)),
+    *(("bicubic", "ssim", 0.7), ("ours", "ssim", 0.8), ("ours", "flicker", 2)),
+]
 
 
 # Quality against cost
@@ -376,10 +513,10 @@ def table() -> list[Record]:
 def test_scatter(tmp_path: Path) -> None:
     summary = summarise(table())
     about = figures.scatter(summary, tmp_path / "a.png")
-    assert about == {
-        "front": ["bicubic", "fast"],
-        "hidden": {"uncosted": "cost not measured at this size"},
-    }
+    assert about == json.loads((tmp_path / "a.json").read_text())
+    assert (about["x"], about["y"], about["front"]) == ("ms", "psnr", ["bicubic", "fast"])
+    assert about["hidden"] == {"uncosted": "cost not measured at this size"}
+    assert "Hollow, not on the front: Some CPU, 2 CPU threads, region process" in about["caption"]
     figures.scatter(summary, tmp_path / "b.png", dataset="toy")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -395,7 +532,7 @@ def test_scatter_of_other_columns(tmp_path: Path) -> None:
 def test_scatter_without_cost_or_column(tmp_path: Path) -> None:
     summary = summarise([r for r in table() if r.kind == "quality"])
     with pytest.raises(MissingError, match="no method has both ms and psnr on toy") as caught:
-        figures.scatter(summary, tmp_path / "a.png")
+        figures.scatter(summary, tmp_path / "a.png", x="ms")
     assert "--size 15x10" in caught.value.hint
     with pytest.raises(UserError, match="Did you mean 'psnr'"):
         figures.scatter(summary, tmp_path / "a.png", y="pnsr")
@@ -403,22 +540,83 @@ def test_scatter_without_cost_or_column(tmp_path: Path) -> None:
         figures.scatter(summary, tmp_path / "a.png", dataset="tov")
 
 
+def test_axes_that_there_are(tmp_path: Path) -> None:
+    """Another part of the cost, another metric, or two metrics; never one that does not rank."""
+    quick = [replace(r, metric="niqe", value=9 - r.value / 9) for r in table() if r.metric]
+    alone = summarise([r for r in quick if r.method != "gt"])
+    assert figures.scatter(summarise([*table(), *quick]), tmp_path / "a.png")["y"] == "psnr"
+    with pytest.raises(MissingError):
+        figures.scatter(alone, tmp_path / "a.png")
+    both = summarise([r for r in (*table(), *quick) if r.metric])
+    about = figures.scatter(both, tmp_path / "a.png")
+    assert (about["x"], about["y"]) == ("niqe", "psnr")
+    assert about["front"] == ["huge"]
+    blind = [replace(r, metric="flicker", reference="bicubic") for r in table() if r.metric]
+    costs = [r for r in table() if not r.metric]
+    about = figures.scatter(
+        summarise(r for r in (*blind, *quick, *costs) if r.method != "gt"), tmp_path / "a.png"
+    )
+    assert (about["x"], about["y"]) == ("ms", "niqe")
+
+
 # A metric over time
 
 
-def test_over_time(tmp_path: Path) -> None:
+def test_drift(tmp_path: Path) -> None:
     records = [score(m, k, 2) for m in ("gt", "bicubic", "ours") for k in ("psnr", "ewarp")]
     names = ["bicubic", "ours", "gt"]
     out = tmp_path / "t.png"
-    assert figures.over_time(records, "toy", "pan", names, "ewarp", out)["methods"] == names
-    about = figures.over_time(records, "toy", "pan", names, "psnr", out)
+    about = figures.drift(records, "toy", names, out, "ewarp")
+    assert about == json.loads((tmp_path / "t.json").read_text())
+    assert about["methods"] == names
+    about = figures.drift(records, "toy", names, out)
+    assert (about["metric"], about["clip"]) == ("psnr", "pan")
     assert about["methods"] == ["bicubic", "ours"]  # GT against itself says nothing
     assert out.stat().st_size > 5000
 
 
-def test_over_time_without_values(tmp_path: Path) -> None:
+def test_drift_is_that_of_the_method_and_not_of_the_clip(tmp_path: Path) -> None:
+    """Both follow the content; only one loses 0.01 dB a frame besides."""
+    content = 30 + np.sin(np.arange(100) / 9) + np.arange(100) / 50
+    values = {"bicubic": content, "steady": content + 1, "drifting": content - np.arange(100) / 100}
+    records = [score(m, "psnr", 30, per_frame=tuple(map(float, v))) for m, v in values.items()]
+    records += [score("steady", "psnr", 30, "short")]
+    about = figures.drift(records, "toy", list(values), tmp_path / "t.png")
+    assert about["clip"] == "pan"
+    assert about["drift"] == pytest.approx({"steady": 0, "drifting": -0.75})
+    alone = figures.drift(records, "toy", ["drifting"], tmp_path / "t.png")
+    expected = (content - np.arange(100) / 100)[75:].mean() - (content - np.arange(100) / 100)[
+        :25
+    ].mean()
+    assert alone["drift"] == pytest.approx({"drifting": expected})
+
+
+def test_drift_without_values(tmp_path: Path) -> None:
     records = [score("ours", "psnr", 2, per_frame=())]
-    with pytest.raises(MissingError, match="no method here has psnr frame by frame on toy/pan"):
-        figures.over_time(records, "toy", "pan", ["ours"], "psnr", tmp_path / "t.png")
+    with pytest.raises(
+        MissingError, match="no method here has psnr frame by frame on toy"
+    ) as caught:
+        figures.drift(records, "toy", ["ours"], tmp_path / "t.png")
+    assert caught.value.hint == "run it: --metrics psnr"
     with pytest.raises(UserError, match="no metric named 'pnsr'"):
-        figures.over_time(records, "toy", "pan", ["ours"], "pnsr", tmp_path / "t.png")
+        figures.drift(records, "toy", ["ours"], tmp_path / "t.png", "pnsr")
+
+
+# Cost by size and length
+
+
+def test_growth(tmp_path: Path) -> None:
+    sizes = [(90, 160), (180, 320), (360, 640)]
+    records = [cost(m, 5 * i + 1, size=s) for m in ("a", "b") for i, s in enumerate(sizes)]
+    broken = {"message": "out of memory"}
+    big = replace(cost("b", 1), status="failed", measurement=None, size=(720, 1280), error=broken)
+    about = figures.growth([*records, big, cost("once", 3)], None, tmp_path / "g.png")
+    assert about == json.loads((tmp_path / "g.json").read_text())
+    assert about["methods"] == ["a", "b"]
+    assert set(about["sizes"]) == {"160x90", "320x180", "640x360", "15x10"}
+    lengths = [cost("a", 5, frames=n) for n in (10, 30, 100)]
+    about = figures.growth([*records, *lengths], ["a"], tmp_path / "g.svg")
+    assert about["lengths"] == [10, 30, 100]
+    with pytest.raises(MissingError, match="growth needs the cost of a method at two sizes") as no:
+        figures.growth([cost("a", 3)], None, tmp_path / "g.png")
+    assert "cost --methods a --grid 320x180 640x360" in no.value.hint

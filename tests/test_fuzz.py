@@ -234,7 +234,18 @@ def test_command_lines(
     flags += "--row --frame --metric --images --tolerance --cost --all --outputs --gt --border "
     flags += "--policy --align --names --preset --dataset --no-cost --drop-empty --how --limit"
     words = [w for w in WORDS if len(w) < 300 and "\x00" not in w]
-    words += ["bicubic", "psnr", "profile", "scatter", "video", "time", "lq", "1", "0,0,4,4", "csv"]
+    words += [
+        "bicubic",
+        "psnr",
+        "profile",
+        "scatter",
+        "video",
+        "drift",
+        "lq",
+        "1",
+        "0,0,4,4",
+        "csv",
+    ]
     line = [rng.choice(names)]
     for _ in range(rng.randint(0, 5)):
         line += [rng.choice([*flags.split(), rng.choice(words)]), rng.choice(words)]

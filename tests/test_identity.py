@@ -415,7 +415,7 @@ def test_views_show_what_was_asked_for_last(
     def views(results: str) -> tuple[str, bytes, str]:
         table = run("table", results=results)[1]
         picture = tmp_path / "time.png"
-        assert run("figure", "time", "--clip", "a", "-o", picture, results=results)[0] == 0
+        assert run("figure", "drift", "--clip", "a", "-o", picture, results=results)[0] == 0
         page = tmp_path / "page.html"
         assert run("report", "-o", page, results=results)[0] == 0
         cells = re.findall(r'data-sort="([0-9.]+)"', page.read_text())

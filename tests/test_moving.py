@@ -14,6 +14,7 @@ from tests.test_cli import write_clip
 from vsrbench.cli import main
 from vsrbench.core.errors import UserError
 from vsrbench.show import moving
+from vsrbench.show.moving import BAR
 
 
 def clip(
@@ -25,14 +26,15 @@ def clip(
 
 
 @pytest.mark.parametrize(
-    ("how", "shape"), [("side", (360 + 30, 1440)), ("grid", (2 * (360 + 30), 960))]
+    ("how", "shape"), [("side", (360 + BAR, 1440)), ("grid", (2 * (360 + BAR), 960))]
 )
 def test_every_method_is_where_its_name_is(how: moving.Arrangement, shape: tuple[int, int]) -> None:
     frames = {"a": clip(0), "b": clip(80), "c": clip(160)}
     shown = list(moving.arranged(frames, how))
     assert len(shown) == 12
     assert shown[0].shape == (*shape, 3)
-    places = {"a": (30, 0), "b": (30, 480), "c": (30, 960) if how == "side" else (420, 0)}
+    low = (BAR, 960) if how == "side" else (360 + 2 * BAR, 0)
+    places = {"a": (BAR, 0), "b": (BAR, 480), "c": low}
     for name, (y, x) in places.items():
         view = shown[3][y : y + 360, x : x + 480]
         assert np.array_equal(view[::6, ::6], frames[name][3])  # enlarged pixel by pixel
@@ -41,7 +43,7 @@ def test_every_method_is_where_its_name_is(how: moving.Arrangement, shape: tuple
 def test_a_box_is_enlarged_by_a_whole_factor() -> None:
     frames = {"a": clip(0)}
     shown = next(moving.arranged(frames, box=(10, 20, 16, 12), cell=64))
-    assert np.array_equal(shown[30:78:4, ::4], frames["a"][0][20:32, 10:26])
+    assert np.array_equal(shown[BAR : BAR + 48 : 4, ::4], frames["a"][0][20:32, 10:26])
     with pytest.raises(UserError, match="outside the frame"):
         next(moving.arranged(frames, box=(70, 0, 20, 20)))
 
@@ -110,6 +112,10 @@ def test_figure_video_from_kept_frames(tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ["--methods", "bicubic,lanczos", "--input", str(tmp_path / "lq"), "--no-cost", "-q"]
     assert main([*arguments, "--metrics", "flicker", "--keep-frames", *kept]) == 0
     capsys.readouterr()
+    assert main(["figure", "video", "--methods", "lq,lanczos", *kept]) == 0
+    with av.open(capsys.readouterr().out.strip()) as video:
+        first = next(video.decode(video=0)).to_ndarray(format="rgb24")
+    assert first.shape[1] == 2 * 480  # the two that were named, and no others
     assert main(["figure", "video", *kept]) == 0
     out = Path(capsys.readouterr().out.strip())
     assert out.name == "video-lq-lq.mp4"

@@ -354,7 +354,7 @@ def test_score_to_table_without_torch_and_pyiqa(scored: Path, root: Path) -> Non
     for command in (
         ["table"],
         ["table", "--metrics", "pyiqa:vif,pyiqa:gmsd", "--format", "latex"],
-        ["figure", "time", "--metric", "pyiqa:gmsd"],
+        ["figure", "drift", "--metric", "pyiqa:gmsd"],
         ["report"],
         ["compare", str(scored), str(scored), "--all", "--tolerance", "pyiqa:gmsd=0.1"],
     ):

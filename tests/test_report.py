@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -22,7 +23,10 @@ from tests.test_cli import write_clip
 from tests.test_compare import clips, cost, score, stored
 from vsrbench.cli import main
 from vsrbench.results.store import Store
+from vsrbench.show.report.loops import worst_loop
 
+REQUIRED = "VSRBENCH_BROWSER"
+"""Set by .ci/run: without a browser tests fail then, and are not skipped."""
 CHROME = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
 
@@ -95,16 +99,66 @@ def test_pictures_are_what_was_scored(report: Path, results: Path) -> None:
     comparisons = Page(report.read_text()).data
     assert [c["clip"] for c in comparisons] == ["one", "two"]
     for comparison in comparisons:
-        assert [p["method"] for p in comparison["pictures"]] == ["bicubic", "lanczos", "gt"]
+        assert [p["method"] for p in comparison["pictures"]] == ["lq", "bicubic", "lanczos", "gt"]
         assert comparison["frame"] == {"one": 1, "two": 2}[comparison["clip"]]
-        assert comparison["profile"].startswith("data:image/png;base64,iVBOR")
+        for figure in ("profile", "crops"):
+            assert comparison[figure].startswith("data:image/png;base64,iVBOR")
+        loop = comparison["loop"]
+        assert (loop["first"], loop["count"]) == (0, {"one": 3, "two": 4}[comparison["clip"]])
+        x, y, w, h = loop["box"]
         for picture in comparison["pictures"]:
-            assert ("PSNR " in picture["scores"]) == (picture["method"] != "gt")
-            assert "Flicker " in picture["scores"]
-            data = base64.b64decode(picture["uri"].removeprefix("data:image/webp;base64,"))
-            folder = results / "frames" / picture["method"] / "lq" / comparison["clip"]
-            kept = sorted(folder.glob("*.png"))[comparison["frame"]]
-            assert np.array_equal(Image.open(io.BytesIO(data)), Image.open(kept))
+            name = picture["method"]
+            assert picture["judged"] == (name in ("bicubic", "lanczos"))
+            assert ("PSNR " in picture["scores"]) == picture["judged"]
+            assert ("Flicker " in picture["scores"]) == (name != "lq")
+            folder = results / "frames" / name / "lq" / comparison["clip"]
+            if name == "lq":
+                folder = results.parent / "lq" / comparison["clip"]
+            kept = [np.asarray(Image.open(f)) for f in sorted(folder.glob("*.png"))]
+            assert np.array_equal(webp(picture["uri"]), kept[comparison["frame"]])
+            if name == "lq":
+                kept = [frame.repeat(4, 0).repeat(4, 1) for frame in kept]
+            sheet = np.concatenate([frame[y : y + h, x : x + w] for frame in kept])
+            assert np.array_equal(webp(loop["sheets"][name]), sheet)
+
+
+def webp(uri: str) -> np.ndarray[Any, Any]:
+    data = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def test_the_worst_second_is_where_motion_is_worst(tmp_path: Path) -> None:
+    """24 frames at 4 a second; one method wobbles in frames 13 to 15, at the lower right."""
+    still = np.random.default_rng(0).integers(90, 110, (160, 200, 3), dtype=np.uint8)
+    sources = {name: [still.copy() for _ in range(24)] for name in ("bicubic", "ours", "gt")}
+    for t in (13, 15):
+        sources["ours"][t][120:140, 150:180] += np.uint8(90)
+    per_pair = tuple(5.0 if 12 <= i <= 15 else 0.5 for i in range(23))
+    flat = (1.0,) * 23
+    records = [
+        score("c", 1, "ewarp", method=method, metric_version=2, per_frame=values, fps=4.0)
+        for method, values in (("ours", per_pair), ("bicubic", flat))
+    ]
+    loop = worst_loop(sources, records, lambda frame: f"{frame.shape}")
+    assert loop is not None
+    assert (loop.first, loop.count, loop.fps) == (12, 4, 4.0)
+    x, y, w, h = loop.box
+    assert x <= 150 < 180 <= x + w
+    assert y <= 120 < 140 <= y + h
+    assert "E_warp" in loop.rule
+    assert loop.sheets["gt"] == f"{(4 * h, w, 3)}"
+    assert worst_loop({"bicubic": [still]}, [], str) is None
+    alone = worst_loop({"bicubic": [still[:6, :5]] * 9}, [], str)
+    assert alone is not None
+    assert (alone.count, alone.box[2:]) == (9, (4, 4))
+
+
+def test_it_opens_on_the_clip_that_shows_most(report: Path) -> None:
+    text = report.read_text()
+    spread = [c["spread"] for c in Page(text).data]
+    opened = re.search(r'<option value="(\d+)" selected>', text)
+    assert opened is not None
+    assert spread[int(opened[1])] == max(spread)
 
 
 def test_report_says_what_a_reader_asks(report: Path, results: Path) -> None:
@@ -161,19 +215,23 @@ def test_bad_requests(results: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if CHROME is None or CHROMEDRIVER is None:
-        pytest.skip("no Chromium with its driver here (Debian: chromium, chromium-driver)")
+        why = "no Chromium with its driver here (Debian: chromium, chromium-driver)"
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{why}, and {REQUIRED} is set: the report would go untested")
+        pytest.skip(why)
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROME
     for flag in (
         *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        "disable-dev-shm-usage",
         *("disable-background-networking", "disable-component-update", "disable-sync"),
         f"user-data-dir={tmp_path_factory.mktemp('profile')}",
         "window-size=1200,900",
     ):
         options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))
     yield driver
     driver.quit()
@@ -192,7 +250,10 @@ def test_report_in_a_browser(browser: Any, report: Path) -> None:
         rows = browser.find_elements("css selector", "table.sortable tbody tr")
         return [row.find_elements("tag name", "td")[index].text for row in rows]
 
-    assert "LPIPS" in one("table.sortable thead").text
+    head = one("table.sortable thead").text
+    assert "PSNR" in head
+    assert "LPIPS" not in head  # nobody has it, so there is no column
+    assert "No LPIPS" in one("#scores").text
     heads = browser.find_elements("css selector", "table.sortable th button")
     psnr = next(i for i, head in enumerate(heads) if head.text.startswith("PSNR"))
     heads[psnr].click()
@@ -210,11 +271,11 @@ def test_report_in_a_browser(browser: Any, report: Path) -> None:
         )
         return bool(browser.execute_script(script, selector))
 
-    assert all(map(loaded, ("#over", "#under", "#profile")))
+    assert all(map(loaded, ("#over", "#under", "#profile", "#crops")))
     left, right, clip = (Select(one(f"#{name}")) for name in ("left", "right", "clip"))
-    assert left.first_selected_option.text == "Bicubic"
+    assert left.first_selected_option.text == "LQ"
     assert right.first_selected_option.text == "Lanczos"
-    assert one("#over").get_attribute("alt") == "Bicubic"
+    assert one("#over").get_attribute("alt") == "LQ"
     clip.select_by_visible_text("lq / two")
     assert "lq / two, frame 2." in one("#about").text
     assert right.first_selected_option.text == "Lanczos"
@@ -236,6 +297,112 @@ def test_report_in_a_browser(browser: Any, report: Path) -> None:
     assert {d.get_attribute("data-clip") for d in marked} == {dot.get_attribute("data-clip")}
 
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_no_page_is_wider_than_its_window(browser: Any, wide: Path) -> None:
+    """Twelve methods with long names, many columns, a footnote of one word: on any screen."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    for width in (1440, 768, 390):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(wide.as_uri())
+        assert browser.execute_script("return innerWidth") == width
+        room, needed = browser.execute_script(
+            "const page = document.documentElement; return [page.clientWidth, page.scrollWidth]"
+        )
+        assert needed <= room
+        narrow = browser.execute_script(
+            "return [...document.querySelectorAll('p, td, select, button, figcaption')]"
+            ".filter((e) => e.offsetWidth && parseFloat(getComputedStyle(e).fontSize) < 12).length"
+        )
+        assert narrow == 0
+    # The table scrolls, its first column stays, and a shadow says that there is more on the left.
+    box = browser.find_element("css selector", "#scores .scroll")
+    left = "return arguments[0].querySelector('tbody td').getBoundingClientRect().left"
+    before = browser.execute_script(left, box)
+    browser.execute_script("arguments[0].scrollLeft = 200", box)
+    WebDriverWait(browser, 10).until(lambda _: "moved" in box.get_attribute("class"))
+    assert browser.execute_script("return arguments[0].scrollLeft", box) == 200
+    assert browser.execute_script(left, box) == before
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of many records without frames."""
+    metrics = {"psnr": 20.0, "ssim": 0.0, "flicker": 1.0, "niqe": 3.0, "ewarp": 0.5, "tof": 1.0}
+    records = [
+        score(
+            clip,
+            value + i,
+            metric,
+            method=f"method_number_{i:02}",
+            title=f"A method with a long name {i}",
+        )
+        for i in range(12)
+        for clip in ("c1", "c2", "c3")
+        for metric, value in metrics.items()
+    ]
+    records.append(
+        score("c4", None, error={"message": "x" * 300, "hint": "/a/very/long/path" * 20})
+    )
+    folder = stored(tmp_path_factory.mktemp("wide") / "r", records)
+    assert main(["report", "--results", str(folder)]) == 0
+    return folder / "report.html"
+
+
+def test_loop_slider_and_sorting_by_keyboard(browser: Any, report: Path) -> None:
+    """Everything on the page goes without a mouse, moves, and asks no network for anything."""
+    from selenium.webdriver import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get_log("performance")
+    browser.get(report.as_uri())
+
+    def one(selector: str) -> Any:
+        return browser.find_element("css selector", selector)
+
+    def pixels(side: str) -> str:
+        return str(
+            browser.execute_script(f"return document.getElementById('loop-{side}').toDataURL()")
+        )
+
+    WebDriverWait(browser, 10).until(lambda _: len({pixels("right") for _ in range(4)}) > 1)
+    one("#play").send_keys(Keys.ENTER)
+    assert one("#play").text == "play"
+    assert pixels("left") == pixels("left")
+    step = one("#step")
+    step.send_keys(Keys.HOME)
+    first = pixels("left"), pixels("right")
+    assert first[0] != first[1]
+    step.send_keys(Keys.ARROW_RIGHT)
+    assert step.get_attribute("value") == "1"
+    assert pixels("left") != first[0]
+    assert pixels("right") != first[1]
+    one("#right").send_keys("GT")
+    assert one("#loop-right-name").text == "GT"
+
+    split = one("#split")
+    split.send_keys(Keys.END)
+    assert "--x: 100%" in one("#stage").get_attribute("style")
+    split.send_keys(Keys.ARROW_LEFT)
+    assert "--x: 99.5%" in one("#stage").get_attribute("style")
+
+    head = one("table.sortable th button")
+    head.send_keys(Keys.ENTER)
+    order = head.find_element("xpath", "..").get_attribute("aria-sort")
+    head.send_keys(Keys.SPACE)
+    assert {order, head.find_element("xpath", "..").get_attribute("aria-sort")} == {
+        "ascending",
+        "descending",
+    }
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
+    assert asked
+    assert {url.split(":")[0] for url in asked} <= {"file", "data", "blob"}
 
 
 def test_the_vote_is_blind_and_its_file_is_read(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMS = ("terminal", "markdown", "latex", "csv", "csv-wide", "json")
 """Forms of a table."""
-FIGURES = ("profile", "crops", "scatter", "time", "video")
+FIGURES = ("teaser", "crops", "profile", "scatter", "drift", "growth", "video")
 """Kinds of figures."""
 FPS = 12.0
 """Of frames that do not say how fast they go."""
@@ -241,69 +241,93 @@ class Results:
         dataset: str | None = None,
         clip: str | None = None,
         methods: Names = None,
-        metric: str = "psnr",
+        metric: str = "",
+        x: str = "",
         row: int | None = None,
         frame: int | None = None,
         box: Box | None = None,
         how: Literal["side", "grid", "wipe"] = "side",
+        form: str = "",
         limit_mib: float = 3.0,
     ) -> Path:
         """Draw one of FIGURES; the path of the file comes back.
 
-        dataset, clip: without them the first with results. metric: of `scatter` and `time`. row: of
-        `profile`. frame, box (x, y, width, height in GT px): of `crops`; the box also of `video`.
-        how, limit_mib: arrangement and largest GIF or WebP of `video`. Frames must have been kept
-        for `profile`, `crops` and `video`: MissingError where they were not.
+        dataset: without it the first with results. clip: without it the one on which methods differ
+        most, for `drift` the longest. methods: `lq` is the input, for `crops`, `teaser` and
+        `video`; bicubic and GT are added to all but `video`. metric: of `scatter` and `drift`; x:
+        the other axis of `scatter`; without them by what there is. row: of `profile`. frame, box
+        (x, y, width, height in GT px): of `crops` and `teaser`; the box also of `video`. form: a
+        format, where `out` has none: png, svg, pdf; mp4, gif, webp for `video`. how, limit_mib:
+        arrangement and largest GIF or WebP of `video`. A JSON file beside a figure keeps what was
+        chosen by which rule, and a caption. Frames must have been kept for `teaser`, `crops`,
+        `profile` and `video`: MissingError where they were not.
         """
         from vsrbench.show import figures, moving
 
         if kind not in FIGURES:
             raise unknown("figure", kind, FIGURES)
         records = self.records()
+        usual = form or ("mp4" if kind == "video" else "png")
+        if kind == "growth":
+            if self._records is None:  # of all lengths: a view keeps one cost for each size
+                records = [*self.store.latest().values()]
+            path = self._place(out, "growth", usual)
+            with writing(path):
+                figures.growth(records, methods, path)
+            return path
         quality = [r for r in records if r.kind == "quality"]
         sets = list(dict.fromkeys(r.dataset for r in quality))
         dataset = dataset or ("synthetic" if "synthetic" in sets else sets[0] if sets else "")
         if dataset not in sets:
             raise unknown("dataset with results", dataset, sets)
         clips = list(dict.fromkeys(r.clip for r in quality if r.dataset == dataset))
-        clip = clip or clips[0]
-        if clip not in clips:
-            raise unknown(f"clip of {dataset}", clip, clips)
         have = list(dict.fromkeys(r.method for r in quality if r.dataset == dataset))
+        frames, from_frames = self.store.frames, kind in ("teaser", "profile", "crops", "video")
+        if clip is not None and clip not in clips:
+            raise unknown(f"clip of {dataset}", clip, clips)
         for name in methods or []:
-            if name not in have:
+            if name not in have and not (from_frames and name == figures.LQ):
                 raise unknown("method with results", name, have)
-        frames = self.store.frames
-        places = figures.locate_frames(frames, records, dataset, clip, have)
-        kept = [name for name, place in places.items() if place.is_dir()]
-        from_frames = kind in ("profile", "crops", "video")
-        shown = list(methods) if methods else kept if from_frames and kept else have
-        label = dataset if kind == "scatter" else f"{dataset}-{clip}"
-        label = label.replace("/", "-")  # the end of a path, where two sets have one name
-        usual = ".mp4" if kind == "video" else ".png"
-        path = Path(out) if out else self.folder / "figures" / f"{kind}-{label}{usual}"
-        path = path if path.suffix else path.with_name(path.name + usual)
-        if kind != "video" and path.suffix.lower() != ".png":
-            raise UserError(f"figures are PNG, and {path} is not", f"-o {path.with_suffix('.png')}")
+        one = ""
+        if from_frames:
+            one = clip or figures.telling_clip(frames, records, dataset, clips, methods or have)
+            places = figures.locate_frames(frames, records, dataset, one, have)
+            have = [name for name, place in places.items() if place.is_dir()] or have
+        shown = list(methods) if methods else have
+        if kind == "drift":
+            one = clip or ""
+        label = f"{dataset}-{one}" if one else dataset
+        path = self._place(out, f"{kind}-{label}", usual)
         with writing(path):
             if kind == "profile":
-                figures.profile(frames, dataset, clip, shown, path, row, records)
+                figures.profile(frames, dataset, one, shown, path, row, records)
             elif kind == "crops":
-                figures.crops(frames, dataset, clip, shown, path, box, frame, records)
+                figures.crops(frames, dataset, one, shown, path, box, frame, records)
+            elif kind == "teaser":
+                summary = self._summary(records, None, [dataset], None)
+                figures.teaser(frames, summary, dataset, one, shown, path, box, frame, records)
             elif kind == "video":
-                sources = figures.kept_frames(frames, dataset, clip, shown, records)
+                sources = figures.kept_frames(frames, dataset, one, shown, records)
                 titles = figures.titles_of(records, sources)
-                if how == "wipe" and methods:
+                if methods:
                     sources = {name: sources[name] for name in methods}
-                fps = next((s.fps for s in sources.values() if s.fps), 0.0) or FPS
+                fps = max(r.fps for r in quality if (r.dataset, r.clip) == (dataset, one))
                 pictures = {titles[name]: source for name, source in sources.items()}
-                moving.write(moving.arranged(pictures, how, box, fps), path, fps, limit_mib)
+                moving.write(
+                    moving.arranged(pictures, how, box, fps or FPS), path, fps or FPS, limit_mib
+                )
             elif kind == "scatter":
                 summary = self._summary(records, shown, [dataset], None)
-                figures.scatter(summary, path, y=metric, dataset=dataset)
+                figures.scatter(summary, path, x, metric, dataset)
             else:
-                figures.over_time(records, dataset, clip, shown, metric, path)
+                figures.drift(records, dataset, shown, path, metric, one)
         return path
+
+    def _place(self, out: str | Path | None, name: str, form: str) -> Path:
+        """Where a figure goes: `out`, with the suffix of a format if it has none."""
+        name = name.replace("/", "-")  # the end of a path, where two sets have one name
+        path = Path(out) if out else self.folder / "figures" / f"{name}.{form}"
+        return path if path.suffix else path.with_name(f"{path.name}.{form}")
 
     def report(
         self,

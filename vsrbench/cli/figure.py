@@ -13,18 +13,26 @@ from vsrbench.core.errors import OK
 def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser("figure", "Draw a figure from stored records and kept frames.", "")
-    parser.usage = "vsrbench figure profile|crops|scatter|time|video [options]"
-    parser.add_argument("kind", choices=["profile", "crops", "scatter", "time", "video"])
+    kinds = ["teaser", "crops", "profile", "scatter", "drift", "growth", "video"]
+    parser.usage = f"vsrbench figure {'|'.join(kinds)} [options]"
+    parser.add_argument("kind", choices=kinds)
     parser.add_argument("--dataset", help="default: the one with results, or synthetic")
-    parser.add_argument("--clip", help="default: the first one")
-    add_names(parser, "--methods", "default: all that have results")
-    parser.add_argument("--metric", default="psnr", help="scatter, time (default: psnr)")
+    parser.add_argument(
+        "--clip", help="default: the one on which methods differ most; drift: the longest"
+    )
+    add_names(parser, "--methods", "default: all that have results; lq: the input")
+    parser.add_argument(
+        "--metric", default="", help="scatter, drift (default: the best known one that there is)"
+    )
+    parser.add_argument(
+        "--x", default="", metavar="COLUMN", help="scatter: the other axis (default: ms, if there)"
+    )
     parser.add_argument("--row", type=int, help="profile: GT row (default: chosen by rule)")
-    parser.add_argument("--frame", type=int, help="crops: frame (default: the middle one)")
+    parser.add_argument("--frame", type=int, help="teaser, crops: default: the middle one")
     parser.add_argument(
         "--box",
         type=box,
-        help="crops, video: x,y,w,h in GT px (default: chosen by rule; video: the whole frame)",
+        help="teaser, crops, video: x,y,w,h in GT px (default: by rule; video: the whole frame)",
     )
     parser.add_argument(
         "--how",
@@ -40,10 +48,16 @@ def make_parser() -> Parser:
         help="video: largest GIF or WebP (default: 3)",
     )
     parser.add_argument(
+        "--format",
+        choices=["png", "svg", "pdf", "mp4", "gif", "webp"],
+        default="",
+        help="png, svg or pdf (default: png); for video mp4, gif or webp (default: mp4)",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
-        help="PNG file; for video MP4, GIF or WebP (default: DIR/figures/...)",
+        help="file, whose suffix is the format (default: DIR/figures/...)",
     )
     add_results(parser)
     return parser
@@ -58,6 +72,8 @@ def execute(options: argparse.Namespace) -> int:
         clip=options.clip,
         methods=options.methods,
         metric=options.metric,
+        x=options.x,
+        form=options.format,
         row=options.row,
         frame=options.frame,
         box=options.box,

@@ -566,6 +566,8 @@ class Record:
     """Preset of metrics that was asked for."""
     read: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of `lq`, `gt` and `outputs`: `codec`, `pixels` (pixel format), `lossy` of the files."""
+    fps: float = 0.0
+    """Frames per second of the clip; 0 when unknown."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for json.dumps."""

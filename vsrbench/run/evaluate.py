@@ -228,16 +228,17 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     is_gt = job.card.name == GT_CARD.name and clip.gt is not None
     if is_marked(job.frames, job.output_key) and (why := frames.altered(job.frames)):
         context.note(f"kept frames in {job.frames} cannot be used, {why}: running the method again")
+    kept = job.kept if job.keep else {}
     with ExitStack() as stack:
-        writer = None
-        if job.keep:
-            with _writing(job.frames):
-                for file in (frames.mark_of(job.frames), frames.sums(job.frames)):
+        writers: dict[Path, frames.FrameWriter] = {}
+        for folder in kept:
+            with _writing(folder):
+                for file in (frames.mark_of(folder), frames.sums(folder)):
                     file.unlink(missing_ok=True)
-            writer = stack.enter_context(frames.FrameWriter(job.frames, replace=True))
+            writers[folder] = stack.enter_context(frames.FrameWriter(folder, replace=True))
         for index, sr in enumerate(_outputs(job, method, context)):
-            if writer is not None:
-                writer.write(sr)
+            for folder, writer in writers.items():
+                writer.write(sr if folder == job.frames else clip.lq[index])
             target = _cut(sr if is_gt else reference[index], border)
             yield Sample(
                 index=index,
@@ -247,10 +248,11 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                 reference=target,
                 flow=None,
             )
-    if writer is not None:
-        with _writing(job.frames):
-            frames.write_sums(job.frames, writer.digests)
-            frames.write_mark(job.frames, frames.Mark(job.output_key, _coded(job, method)))
+    for folder, writer in writers.items():
+        with _writing(folder):
+            frames.write_sums(folder, writer.digests)
+            coded = _coded(job, method) if folder == job.frames else {}
+            frames.write_mark(folder, frames.Mark(kept[folder], coded))
 
 
 @contextmanager
@@ -375,4 +377,5 @@ def _record(
         read=_read(lq=clip.lq, gt=clip.gt, outputs=outputs),
         rule=str(clip.protocol.get("frames", "all")),
         preset=context.preset,
+        fps=clip.fps,
     )

@@ -17,6 +17,7 @@ from vsrbench.data.frames import altered, read_mark
 from vsrbench.data.selection import place_of
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
+from vsrbench.results.summary import BASELINE
 from vsrbench.results.view import Places
 from vsrbench.run.method import at_scale, check_size
 
@@ -62,6 +63,14 @@ class Job:
     error: UserError | None = None
     """Why the method cannot run on the clip at all."""
 
+    @property
+    def kept(self) -> dict[Path, str]:
+        """Folder -> identity of the frames that it keeps: the output; with that of bicubic, LQ."""
+        lq = {}
+        if self.card.name == BASELINE and self.clip.lq:
+            lq = {lq_of(self.frames): self.clip.digest}
+        return {self.frames: self.output_key, **lq}
+
     @cached_property
     def output_key(self) -> str:
         """Identity of the SR frames."""
@@ -82,6 +91,11 @@ class Job:
 def scores_outputs(card: MethodCard) -> bool:
     """True for a card that stands for the outputs attached to the clips, not for GT."""
     return card.kind == "frames" and card.name != GT_CARD.name
+
+
+def lq_of(folder: Path) -> Path:
+    """The folder of LQ frames beside the kept ones of bicubic; hidden, as it is no output."""
+    return folder.with_name(f".{folder.name}.lq")
 
 
 def is_kept(folder: Path, output_key: str) -> bool:
@@ -135,7 +149,7 @@ def plan(
                 if not _same_refusal(done.get(job.quality_key(metric_info(name))), why)
             }
             serves = bool(todo) or keep_frames
-            reuse = serves and not fresh and is_kept(job.frames, job.output_key)
+            reuse = serves and not fresh and all(is_kept(*kept) for kept in job.kept.items())
             keep = keep_frames and job.error is None and not reuse
             found = {name: job.quality_key(metric_info(name)) for name in metrics}
             asked.append(Asked(card.name, found, card.source, spec.name, spec.path, clip.name))

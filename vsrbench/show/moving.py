@@ -43,8 +43,10 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
 PLAYED = frozenset({"aac", "mp3", "opus", "ac3", "eac3", "alac", "flac"})
 """Sound that players take in an MP4, which may hold others."""
 SUFFIXES = (".mp4", ".gif", ".webp")
-BAR = 30
+BAR = 40
 """Height in px of the strip that names a method."""
+SMALLER = ((1, 1.0), (1, 0.8), (1, 0.64), (1, 0.5), (2, 0.5), (2, 0.4), (3, 0.4), (4, 0.3))
+"""How loops are made smaller: every so many-th frame, at this scale."""
 WIPE_S = 4.0
 """Seconds in which the wipe crosses the picture and comes back."""
 
@@ -121,7 +123,7 @@ def _wiped(views: list[Frame], titles: Sequence[str], phase: float) -> Frame:
 def _label(title: str, width: int) -> Frame:
     strip = Image.new("RGB", (width, BAR), (20, 20, 20))
     draw = ImageDraw.Draw(strip)
-    font = ImageFont.load_default(16)
+    font = ImageFont.load_default(26)
     while draw.textlength(title, font) > width - 12 and len(title) > 2:
         title = title[:-2].rstrip("…") + "…"
     draw.text((width / 2, BAR / 2), title, (240, 240, 240), font, anchor="mm")
@@ -139,7 +141,7 @@ def write(
 ) -> None:
     """Write frames as MP4, or as a looping GIF or WebP of at most `limit_mib`.
 
-    To keep the limit, pictures are brought down and frames left out, in turn. Raises UserError for
+    To keep the limit, pictures are brought down, then frames left out. Raises UserError for
     another suffix, or when nothing small enough can be made.
     """
     if out.suffix == ".mp4":
@@ -148,9 +150,7 @@ def write(
     if out.suffix not in SUFFIXES:
         raise UserError(f"moving pictures are {', '.join(SUFFIXES)}, not {out.suffix or out}")
     pictures = [Image.fromarray(frame) for frame in frames]
-    for shrink in range(8):
-        step = 1 + (shrink + 1) // 2 if shrink else 1
-        scale = 0.8 ** (shrink // 2 + shrink % 2)
+    for step, scale in SMALLER:
         data = _looped(pictures[::step], scale, fps / step, out.suffix)
         if len(data) <= limit_mib * 2**20:
             out.write_bytes(data)

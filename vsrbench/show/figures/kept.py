@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from vsrbench.core.errors import DataError, MissingError
 from vsrbench.core.types import Record, size_text
-from vsrbench.data.frames import FrameSource, altered, open_frames, read_mark
+from vsrbench.data.frames import FrameSource, altered, digest, open_frames, read_mark
 from vsrbench.metrics import recorded
 from vsrbench.results.summary import BASELINE, GT, metric_column, newest
+from vsrbench.run.plan import lq_of
+
+if TYPE_CHECKING:
+    from vsrbench.core.types import Frame, Size
+
+    Sources = Mapping[str, Sequence[Frame]]
+
+LQ = "lq"
+"""Stands for the input, where methods are named whose frames are shown."""
+
+
+class Enlarged(Sequence["Frame"]):
+    """LQ frames at the size of outputs when indexed: each pixel becomes a block."""
+
+    def __init__(self, source: FrameSource, size: Size) -> None:
+        """size: (height, width) in px; of whole multiples of LQ each pixel becomes a square."""
+        self.source, self.size = source, size
+        self._places = [np.arange(n) * m // n for n, m in zip(size, source.size, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.source[index][np.ix_(*self._places)]
 
 
 def locate_frames(
@@ -26,10 +53,14 @@ def kept_frames(
     clip: str,
     methods: Sequence[str],
     records: Iterable[Record] = (),
-) -> dict[str, FrameSource]:
-    """Kept frames: bicubic, the methods in their order, GT. Raises MissingError, DataError."""
+) -> dict[str, FrameSource | Enlarged]:
+    """Kept frames of one size: LQ, bicubic, the methods in their order, GT.
+
+    LQ is there where it was kept, unless a method has its name. Raises MissingError, DataError.
+    """
     folders = locate_frames(frames_root, records, dataset, clip, (BASELINE, *methods, GT))
-    names = list(methods)
+    lq = lq_of(folders[BASELINE])
+    names = [m for m in methods if m != LQ or folders[LQ].is_dir() or not lq.is_dir()]
     if BASELINE not in names and folders[BASELINE].is_dir():
         names.insert(0, BASELINE)
     if GT in names or folders[GT].is_dir():
@@ -48,7 +79,15 @@ def kept_frames(
             f"kept frames of clip '{clip}' differ in number or size: {found}",
             "remove them and run again with --keep-frames",
         )
-    return sources
+    input_of = open_frames(lq) if LQ not in sources and lq.is_dir() else None
+    if input_of is None or len(input_of) != len(next(iter(sources.values()))):
+        return dict(sources)
+    return {LQ: Enlarged(input_of, next(iter(sources.values())).size), **sources}
+
+
+def digests(sources: Mapping[str, FrameSource | Enlarged]) -> list[str]:
+    """The digests of kept frames."""
+    return [digest(s.source if isinstance(s, Enlarged) else s) for s in sources.values()]
 
 
 def kept_scores(
@@ -86,8 +125,8 @@ def kept_scores(
 
 def titles_of(records: Iterable[Record], methods: Iterable[str]) -> dict[str, str]:
     """Method -> its name in tables; without a record it is the name itself."""
-    recorded = {r.method: r.title for r in sorted(records, key=lambda r: r.at)}
-    return {m: recorded.get(m, m) for m in methods}
+    named = {LQ: "LQ"} | {r.method: r.title for r in sorted(records, key=lambda r: r.at)}
+    return {m: named.get(m, m) for m in methods}
 
 
 def scores(

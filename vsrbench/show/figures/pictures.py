@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +20,29 @@ from PIL import Image
 
 from vsrbench.core.errors import UserError
 from vsrbench.core.types import Record
-from vsrbench.data.frames import digest
 from vsrbench.results.summary import BASELINE, GT
-from vsrbench.show.figures.kept import kept_frames, kept_scores, scores, titles_of
+from vsrbench.show.figures.choice import LUMA, usual_metrics
+from vsrbench.show.figures.kept import digests, kept_frames, kept_scores, scores, titles_of
 from vsrbench.show.figures.style import (
+    DPI,
     GREY,
     HEAD,
     INK,
+    PAGE,
     SIGNAL,
     SMALL,
+    drawn,
     fit,
-    is_drawn,
     made_of,
     paste,
-    read_sidecar,
     resize,
     sheet,
     sidecar,
+    write,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from vsrbench.core.types import Frame
@@ -45,7 +51,10 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in px of the output frame."""
-LUMA = np.array([0.299, 0.587, 0.114])
+UNIT = DPI / 72
+"""About how many px a point of type is on a sheet."""
+TALLEST, LOWEST = 260.0, 170.0
+"""Height at most of a sheet of crops, and of one with something beside them, points."""
 
 
 def profile(
@@ -60,21 +69,22 @@ def profile(
     """One image row over time: a slice of T x W pixels for each method, stretched in time.
 
     Jagged traces are flicker. Without `row` it is the one with the highest temporal variance of
-    the reference (GT, else bicubic) within the middle 80 % of the height. Bicubic and GT are added
-    where they were kept. Writes `out` (PNG), `<stem>.slices.png` (the slices unstretched, one below
-    the other) and `<stem>.json`, which is also returned. Raises MissingError for frames that were
-    not kept or are older than the scores, UserError for a row outside the frame.
+    the reference (GT, else bicubic) within the middle 80 % of the height. LQ, bicubic and GT are
+    added where they were kept. Writes `out` (PNG, SVG or PDF), `<stem>.slices.png` (the slices
+    unstretched, one below the other) and `<stem>.json`, which is also returned. Raises MissingError
+    for frames that were not kept or are older than the scores, UserError for a row outside the
+    frame.
     """
     records = list(records)
     sources = kept_frames(frames_root, dataset, clip, methods, records)
     scored = kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
-    count, (height, width) = len(sources[reference]), sources[reference].size
+    count, height = len(sources[reference]), sources[reference].size[0]
     titles = titles_of(records, sources)
-    said = {m: scores(scored, dataset, clip, m, ("ewarp", "flicker")) for m in sources}
-    inputs = made_of("profile", dataset, clip, row, titles, said, *map(digest, sources.values()))
-    if is_drawn(out, inputs) and (drawn := read_sidecar(out)):
-        return drawn
+    said = {m: "   ".join(scores(scored, dataset, clip, m, ("ewarp", "flicker"))) for m in sources}
+    inputs = made_of(out, "profile", dataset, clip, row, titles, said, digests(sources))
+    if about := drawn(out, inputs):
+        return about
     rule = "given"
     if row is None:
         rule = f"highest temporal variance of {titles[reference]} in the middle 80 % of the height"
@@ -91,39 +101,67 @@ def profile(
         "row": row,
         "rule": rule,
         "frames": count,
+        "made_of": inputs,
     }
     Image.fromarray(np.concatenate(list(slices.values()))).save(out.with_suffix(".slices.png"))
-    sidecar(out, about)
 
+    heads = {m: (titles[m], said[m]) for m in slices}
     middle = count // 2
-    picture = fit(sources[reference][middle], 560, 420)
-    strip_w, strip_h = width * (1280 // width) or 1280, count * max(1, round(96 / count))
-    left, top, gap, step = 28, 52, 96, strip_h + 44
-    side = max(picture.shape[1], 300)
-    right = left + side + gap
-    bottom = top + max(step * len(slices), picture.shape[0] + 140)
-    with sheet(out, right + strip_w + left, bottom, inputs) as page:
-        paste(page, picture, left, top)
-        y = top + (row + 0.5) * picture.shape[0] / height
-        for line, colour in ((2.4, INK), (1.2, SIGNAL)):
-            ends = (left - 10, left + picture.shape[1] + 10)
-            page.plot(ends, (y, y), color=colour, linewidth=line)
-        below = top + picture.shape[0] + 12
-        text = textwrap.fill(f"{titles[reference]}, frame {middle}, row {row}: {rule}", side // 9)
-        page.text(left, below, f"{dataset} / {clip}", va="top", **HEAD)
-        page.text(left, below + 28, text, va="top", **SMALL)
-        for i, (method, pixels) in enumerate(slices.items()):
-            y = top + i * step
-            page.text(right, y - 6, titles[method], **HEAD)
-            page.text(right + strip_w, y - 6, "   ".join(said[method]), ha="right", **SMALL)
-            strip = resize(pixels, strip_w, count).repeat(strip_h // count, axis=0)
-            paste(page, strip, right, y)
-            arrow = {"arrowstyle": "->", "color": GREY}
-            page.annotate("", (right - 12, y + strip_h), (right - 12, y), arrowprops=arrow)
-            page.text(right - 24, y, "0", ha="right", va="top", **SMALL)
-            page.text(right - 24, y + strip_h / 2, "frame", ha="right", va="center", **SMALL)
-            page.text(right - 24, y + strip_h, f"{count - 1}", ha="right", **SMALL)
+    about_picture = (
+        f"{dataset} / {clip}",
+        f"{titles[reference]}, frame {middle}, row {row}: {rule}",
+    )
+    _draw_profile(out, sources[reference][middle], row, about_picture, slices, heads)
+    sidecar(out, about)
     return about
+
+
+def _draw_profile(
+    out: Path,
+    picture: Frame,
+    row: int,
+    about: tuple[str, str],
+    slices: Mapping[str, Frame],
+    heads: Mapping[str, tuple[str, str]],
+) -> None:
+    """A frame with the row in it left, the slices below each other right.
+
+    about: head and text below the frame. heads: what stands left and right above each slice.
+    """
+    side, gap, strip_pt, head = 112.0, 26.0, 354.0, 13.0  # points
+    count, width = next(iter(slices.values())).shape[:2]
+    factor = max(1, round(strip_pt * UNIT / width))
+    strip_w = width * factor if width <= 2400 else round(strip_pt * UNIT)
+    u = strip_w / strip_pt
+    step = math.ceil(count / 400)  # of longer clips every second frame, or third
+    rows = max(1, round(34 * u / math.ceil(count / step)))
+    strip_h = rows * math.ceil(count / step)
+    fitted = fit(picture, side * u, (strip_h + head * u) * len(slices) - 40 * u)
+    left, top, right = 1 * u, head * u, (side + gap + 1) * u
+    text = textwrap.fill(about[1], 34)
+    below = top + fitted.shape[0] + 4 * u
+    bottom = max((head * u + strip_h) * len(slices), below + (12 + 8 * (text.count("\n") + 1)) * u)
+    with sheet(out, right + strip_w + left, bottom + u, u) as page:
+        paste(page, fitted, left, top)
+        y = top + (row + 0.5) * fitted.shape[0] / picture.shape[0]
+        for line, colour in ((2.0, INK), (1.0, SIGNAL)):
+            page.plot((left, left + fitted.shape[1]), (y, y), color=colour, linewidth=line)
+        write(page, left, below, about[0], side * u, va="top", **HEAD)
+        page.text(left, below + 10 * u, text, va="top", **SMALL)
+        for i, (method, pixels) in enumerate(slices.items()):
+            y = top + i * (strip_h + head * u)
+            title, said = heads[method]
+            write(page, right, y - 3 * u, title, 0.5 * strip_w, **HEAD)
+            page.text(right + strip_w, y - 3 * u, said, ha="right", **SMALL)
+            shown = pixels[::step]
+            paste(page, resize(shown, strip_w, len(shown)).repeat(rows, axis=0), right, y)
+            arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 0.6}
+            page.annotate("", (right - 4 * u, y + strip_h), (right - 4 * u, y), arrowprops=arrow)
+            page.text(right - 8 * u, y, "0", ha="right", va="top", **SMALL)
+            page.text(right - 8 * u, y + strip_h, f"{count - 1}", ha="right", **SMALL)
+            if i == 0:
+                place = (right - 9 * u, y + strip_h / 2)
+                page.text(*place, "frame", ha="right", va="center", rotation=90, **SMALL)
 
 
 def busiest_row(frames: Iterable[Frame]) -> int:
@@ -153,35 +191,77 @@ def crops(
     """The reference frame with a box, and what each method shows in it, enlarged pixel by pixel.
 
     Without `frame` it is the middle one; without `box` it is the window, a fifth of the width, with
-    the highest variance of luma in the reference (GT, else bicubic). Bicubic and GT are added
-    where they were kept. Writes `out` (PNG) and `<stem>.json`, which is also returned. Raises
-    MissingError for frames that were not kept or are older than the scores, UserError for a box or
-    a frame outside the clip.
+    the highest variance of luma in the reference (GT, else bicubic). LQ, bicubic and GT are added
+    where they were kept. Writes `out` (PNG, SVG or PDF) and `<stem>.json`, which is also returned.
+    Raises MissingError for frames that were not kept or are older than the scores, UserError for a
+    box or a frame outside the clip.
     """
+    chosen = choose_views(frames_root, dataset, clip, methods, box, frame, records)
+    inputs = made_of(out, "crops", box, chosen.inputs)
+    if about := drawn(out, inputs):
+        return about
+    x, y, w, h = chosen.box
+    text = f"frame {chosen.frame}, box {w}x{h} at ({x}, {y}): {chosen.rule}; scores: clip means"
+    with crop_sheet(out, PAGE, chosen, (f"{dataset} / {clip}", text)):
+        pass
+    about = {"figure": "crops", **chosen.about, "made_of": inputs}
+    sidecar(out, about)
+    return about
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A frame, a box in it, and what each method shows there."""
+
+    picture: Frame
+    """The frame of the reference."""
+    frame: int
+    """Its number."""
+    box: Box
+    """The box."""
+    rule: str
+    """How the box was chosen."""
+    views: Mapping[str, tuple[Frame, str, Sequence[str]]]
+    """Method -> what it shows in the box, its title, its scores on the clip."""
+    about: Mapping[str, Any]
+    """The same for the file beside a figure."""
+    inputs: Sequence[Any]
+    """All that it depends on."""
+
+
+def choose_views(
+    frames_root: Path,
+    dataset: str,
+    clip: str,
+    methods: Sequence[str],
+    box: Box | None = None,
+    frame: int | None = None,
+    records: Iterable[Record] = (),
+) -> Chosen:
+    """What `crops` shows, with its arguments, rules and errors."""
     records = list(records)
     sources = kept_frames(frames_root, dataset, clip, methods, records)
     scored = kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
     titles = titles_of(records, sources)
-    said = {m: scores(scored, dataset, clip, m, ("psnr", "lpips")) for m in sources}
-    shown = dataset, clip, box, frame, titles, said
-    inputs = made_of("crops", *shown, *map(digest, sources.values()))
-    if is_drawn(out, inputs) and (drawn := read_sidecar(out)):
-        return drawn
     frame = count // 2 if frame is None else frame
     if not 0 <= frame < count:
         raise UserError(f"frame {frame} is outside the clip", f"frames are 0 to {count - 1}")
-    full = sources[reference][frame]
+    picture = sources[reference][frame]
     rule = "given"
     if box is None:
         rule = f"window with the highest variance of {titles[reference]}"
-        box = busiest_box(full)
+        box = busiest_box(picture)
     x, y, w, h = box
     if not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
         raise UserError(f"box {box} is outside the frame", f"frames are {width}x{height}")
+    names = usual_metrics(scored, dataset)
+    views = {
+        m: (source[frame][y : y + h, x : x + w], titles[m], scores(scored, dataset, clip, m, names))
+        for m, source in sources.items()
+    }
     about = {
-        "figure": "crops",
         "dataset": dataset,
         "clip": clip,
         "methods": list(sources),
@@ -190,39 +270,85 @@ def crops(
         "box": list(box),
         "rule": rule,
     }
-    sidecar(out, about)
+    shown = [view.tobytes() for view, *_ in views.values()]
+    labels = [(title, known) for _, title, known in views.values()]
+    inputs = [about, labels, sha256(picture.tobytes() + b"".join(shown)).hexdigest()]
+    return Chosen(picture, frame, box, rule, views, about, inputs)
 
-    zoom = max(1, 280 // max(w, h))
-    view_w, view_h = w * zoom, h * zoom
-    rows = 1 if len(sources) <= 4 else 2
-    columns = math.ceil(len(sources) / rows)
-    left, top, gap, label = 28, 28, 16, 104
-    block_h = rows * view_h + (rows - 1) * label
-    picture = fit(full, 2 * max(block_h, 360), max(block_h, 320))
-    side = max(picture.shape[1], 300)
-    right = left + side + 2 * gap
-    bottom = top + max(block_h, picture.shape[0]) + label
-    with sheet(out, right + columns * (view_w + gap) - gap + left, bottom, inputs) as page:
-        paste(page, picture, left, top)
-        shrunk = picture.shape[1] / width
+
+@contextmanager
+def crop_sheet(
+    out: Path,
+    inches: float,
+    chosen: Chosen,
+    about: tuple[str, str] = ("", ""),
+    beside: float = 0.0,
+) -> Iterator[tuple[Axes, float, float, float]]:
+    """A sheet with a frame, a box in it, and what each method shows in the box.
+
+    inches: width of the sheet. about: head and text below the frame; without, the views have no
+    scores. beside: inches left free right of it. Gives the page, the left end of that room and the
+    height of the sheet in px, and px in a point.
+    """
+    full, views = chosen.picture, chosen.views
+    if not about[0]:
+        views = {m: (shown, title, ()) for m, (shown, title, _) in views.items()}
+    x, y, w, h = chosen.box
+    lines = max(len(said) for *_, said in views.values())
+    gap, label, below = 4.0, 13.0 + 8.5 * lines, 32.0 * bool(about[0])  # points
+    room = 72 * (inches - beside) - 2 - 3 * gap * bool(beside)
+    ratio = full.shape[1] / full.shape[0]
+    layouts = []
+    for rows in range(1, min(4, len(views)) + 1):
+        columns = math.ceil(len(views) / rows)
+        for view in np.arange(24.0, 150.0, 0.5):
+            high = rows * (view * h / w + label) - gap
+            free = room - gap - columns * (view + gap)
+            side = min((high - below) * ratio, free)
+            tallest = LOWEST if beside else TALLEST
+            if (
+                free < 76
+                or high <= below
+                or side < min(60.0, 0.9 * (high - below) * ratio)
+                or high > tallest
+            ):
+                continue
+            filled = (len(views) * view * view * h / w + side * side / ratio) / (room * high)
+            merit = 1.8 * math.log(view) + math.log(side) + 0.6 * math.log(filled)
+            layouts.append((merit, rows, columns, view, high, side))
+    few = math.ceil(len(views) / 4), 24.0, 60.0
+    _, rows, columns, view, high, side = max(
+        layouts, default=(0.0, 4, few[0], few[1], 4 * (24.0 * h / w + label), few[2])
+    )
+    zoom = max(1, round(view * UNIT / w))
+    u = w * zoom / view
+    column = max(side, 76.0 if about[0] else 0.0)  # what is written below needs room
+    left, right = 1 * u, (1 + column + 2 * gap) * u
+    fitted = fit(full, side * u, (high - below) * u)
+    shrunk = fitted.shape[1] / full.shape[1]
+    text = textwrap.fill(about[1], round(column / 3.4))
+    under = 12 + 8 * (text.count("\n") + 1) if about[0] else 0
+    bottom = max(high * u, fitted.shape[0] + (4 + under) * u)
+    with sheet(out, 72 * inches * u, bottom + u, u) as page:
+        paste(page, fitted, left, 0)
         corners = [(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)]
-        around = np.array(corners) * shrunk + np.array((left, top))
-        for line, colour in ((3.0, INK), (1.5, SIGNAL)):
-            page.plot(*around.T, color=colour, linewidth=line)
-        below = top + picture.shape[0] + 10
-        text = f"box {w}x{h} at ({x}, {y}): {rule}; scores are means over the clip"
-        page.text(left, below, f"{dataset} / {clip}, frame {frame}", va="top", **HEAD)
-        page.text(left, below + 28, textwrap.fill(text, side // 9), va="top", **SMALL)
-        for i, (method, source) in enumerate(sources.items()):
-            view_x = right + i % columns * (view_w + gap)
-            view_y = top + i // columns * (view_h + label)
-            view = source[frame][y : y + h, x : x + w]
-            paste(page, resize(view, view_w, view_h), view_x, view_y)
-            centre, below = view_x + view_w / 2, view_y + view_h + 10
-            text = "\n".join(said[method])
-            page.text(centre, below, titles[method], ha="center", va="top", **HEAD)
-            page.text(centre, below + 28, text, ha="center", va="top", **SMALL)
-    return about
+        around = np.array(corners) * shrunk + np.array((round(left), 0))
+        for line, colour in ((2.2, INK), (1.1, SIGNAL)):
+            page.plot(*around.T, color=colour, linewidth=line, solid_joinstyle="miter")
+        if about[0]:
+            end = fitted.shape[0] + 4 * u
+            write(page, left, end, about[0], column * u, va="top", **HEAD)
+            page.text(left, end + 10 * u, text, va="top", **SMALL)
+        for i, (shown, title, known) in enumerate(views.values()):
+            view_x = right + i % columns * (view + gap) * u
+            view_y = i // columns * (view * h / w + label) * u
+            paste(page, resize(shown, w * zoom, h * zoom), view_x, view_y)
+            middle, end = view_x + view * u / 2, view_y + h * zoom + 2 * u
+            middling: Any = {"ha": "center", "va": "top"}
+            write(page, middle, end, title, view * u, **middling, **HEAD)
+            for j, score in enumerate(known):
+                write(page, middle, end + (9 + 8 * j) * u, score, view * u, **middling, **SMALL)
+        yield page, (1 + room + 3 * gap) * u, bottom, u
 
 
 def busiest_box(frame: Frame) -> Box:
@@ -230,12 +356,12 @@ def busiest_box(frame: Frame) -> Box:
     height, width = frame.shape[:2]
     side = max(2, 2 * round(min(width / 5, height) / 2))
     luma = frame @ LUMA
-    mean, mean_square = _window_mean(luma, side), _window_mean(luma**2, side)
+    mean, mean_square = window_mean(luma, side), window_mean(luma**2, side)
     y, x = np.unravel_index(np.argmax(mean_square - mean**2), mean.shape)
     return int(x), int(y), side, side
 
 
-def _window_mean(values: Field, side: int) -> Field:
+def window_mean(values: Field, side: int) -> Field:
     """Mean of every window side x side that lies inside, by an integral image."""
     sums = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]

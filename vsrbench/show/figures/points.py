@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,18 @@ import numpy as np
 from vsrbench.core.errors import MissingError, unknown
 from vsrbench.core.types import size_text
 from vsrbench.metrics import METRICS
-from vsrbench.results.summary import COST, GT, WEIGHTS, Block, Row, Summary, setting_text
+from vsrbench.results.summary import GT, WEIGHTS, Block, Row, Summary, setting_text
+from vsrbench.show.figures.choice import COST_NAMES, cost_columns, quality_columns
 from vsrbench.show.figures.style import (
-    DPI,
+    COLUMN,
     GREY,
+    INK,
     MARKERS,
     chart,
-    is_drawn,
+    drawn,
     looks_of,
     made_of,
+    sidecar,
 )
 
 if TYPE_CHECKING:
@@ -45,29 +47,36 @@ class _Point:
 
 
 def scatter(
-    summary: Summary, out: Path, x: str = "ms", y: str = "psnr", dataset: str = ""
+    summary: Summary, out: Path, x: str = "", y: str = "", dataset: str = ""
 ) -> dict[str, Any]:
     """Quality against cost on one dataset: log cost, Pareto front, area of a point = parameters.
 
-    `x` and `y` are columns of the summary; y is drawn so that up is better. Without `dataset` it is
-    the first one. Cost measured otherwise than the rest is drawn hollow and stays off the front.
-    Returns the methods on the front and those left out with their reasons. Raises UserError for an
-    unknown column, MissingError when no method has both.
+    `x` and `y` are columns of the summary. Without `y` it is the best known metric that ranks the
+    methods here; without `x` the first part of the cost that was measured at this size, else
+    another metric. y is drawn so that up is better. Without `dataset` it is the first one. Cost
+    measured otherwise than the rest is drawn hollow and stays off the front. Writes `out` (PNG, SVG
+    or PDF) and `<stem>.json`, which is also returned: the axes, the methods on the front, those
+    left out with their reasons, a caption. Raises UserError for an unknown column, MissingError
+    when no method has both.
     """
     shown = (c.name for b in summary.blocks for c in b.columns)
-    known = {*METRICS, *(c.name for c in COST.values()), *shown}
-    for name in (x, y):
+    known = {*METRICS, *COST_NAMES, *shown}
+    for name in filter(None, (x, y)):
         if name not in known:
             raise unknown("column", name, known)
     block = summary.block(dataset) if dataset else summary.blocks[0]
+    x, y = _axes(block, x, y)
     columns = {c.name: c for c in block.columns}
+    log = x in COST_NAMES
     looks = looks_of(row.method for b in summary.blocks for row in b.rows)
     params = {r.method: (r.measurement.params_m if r.measurement else 0) or 0 for r in block.rows}
     largest = max(params.values(), default=0)
     points, hidden = [], {}
     for row in block.rows if {x, y} <= set(columns) else ():
         cost, quality = row.cells[x], row.cells[y]
-        if cost.value is not None and cost.value <= 0:
+        if row.method == GT and not log:
+            continue
+        if log and cost.value is not None and cost.value <= 0:
             hidden[row.method] = "zero has no place on a log axis"
         elif cost.value is not None and quality.value is not None:
             area, colour = _area(params[row.method], largest), looks[row.method][0]
@@ -80,36 +89,58 @@ def scatter(
             f"no method has both {x} and {y} on {block.title}",
             f"measure the cost: cost --methods ... --size {block.size[1]}x{block.size[0]}",
         )
-    fair = [p for p in points if p.row.cells[x].comparable]
+    fair = [p for p in points if p.row.cells[x].comparable or not log]
     best = [fair[i] for i in pareto([(columns[x].rank(p.x), columns[y].rank(p.y)) for p in fair])]
     best.sort(key=lambda p: p.x)
-    about = {"front": [p.row.method for p in best], "hidden": hidden}
-    inputs = made_of("scatter", block, x, y, looks)
-    if is_drawn(out, inputs):
+    inputs = made_of(out, "scatter", block, x, y, looks)
+    if about := drawn(out, inputs):
         return about
+    about = {
+        "figure": "scatter",
+        "dataset": block.dataset,
+        "x": x,
+        "y": y,
+        "front": [p.row.method for p in best],
+        "hidden": hidden,
+        "caption": _caption(block, log, points, fair, hidden),
+        "made_of": inputs,
+    }
 
-    with chart(out, 6.0, 4.2, inputs) as axes:
-        axes.plot([p.x for p in best], [p.y for p in best], color=GREY, linewidth=0.9, zorder=1)
+    with chart(out, COLUMN, 2.75) as axes:
+        front: Any = {"color": INK, "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
+        axes.plot([p.x for p in best], [p.y for p in best], label="Pareto front", **front)
         for p in sorted(points, key=lambda p: -p.area):  # small points on top of large ones
-            axes.errorbar(p.x, p.y, p.error, color=p.colour, linewidth=1)
+            axes.errorbar(p.x, p.y, p.error, color=p.colour, linewidth=0.8, alpha=0.35)
             face, edge = (p.colour, "white") if p in fair else ("white", p.colour)
-            look: Any = {"facecolor": face, "edgecolor": edge, "linewidth": 1.2, "zorder": 3}
+            look: Any = {"facecolor": face, "edgecolor": edge, "linewidth": 0.8, "zorder": 3}
             axes.scatter(p.x, p.y, p.area, marker=MARKERS[p.row.origin], **look)
-        _log_scale(axes)
-        axes.margins(0.22, 0.18)
-        flipped = ""
+        axes.margins(0.16, 0.12)
+        if log:
+            _log_scale(axes)
+        axes.set_ylabel(f"{columns[y].label} {columns[y].arrow}")
+        x_label = f"{columns[x].label} {columns[x].arrow}".strip()
+        if log:
+            x_label += f", LQ {size_text(block.size)}, log scale"
+        axes.set_xlabel(x_label)
         if columns[y].better == "lower":
             axes.invert_yaxis()
-            flipped = " (axis flipped: up is better)"
-        x_label = f"{columns[x].label} {columns[x].arrow}".strip()
-        axes.set_xlabel(f"{x_label}, LQ {size_text(block.size)}, log scale")
-        axes.set_ylabel(f"{columns[y].label} {columns[y].arrow}{flipped}")
+            axes.set_ylabel(f"{columns[y].label} {columns[y].arrow} (axis flipped)")
+        if not log and columns[x].better == "higher":
+            axes.invert_xaxis()
+            axes.set_xlabel(f"{x_label} (axis flipped)")
         axes.set_title(block.title, loc="left", weight="bold")
-        caption = textwrap.fill(_scatter_caption(block, points, fair, hidden), 100)
-        axes.text(0, -0.16, caption, transform=axes.transAxes, color=GREY, size=8, va="top")
-        _keys(axes, points, largest)
+        _keys(axes, points, fair, largest)
         _names(axes, points, best)
+    sidecar(out, about)
     return about
+
+
+def _axes(block: Block, x: str, y: str) -> tuple[str, str]:
+    """The axes that were asked for, the others by what the block has."""
+    quality = [c.name for c in quality_columns(block)] or ["psnr"]
+    y = y or next((name for name in quality if name != x), quality[0])
+    others = [c.name for c in cost_columns(block)] + [name for name in quality if name != y]
+    return x or next(iter(others), "ms"), y
 
 
 def pareto(
@@ -125,7 +156,7 @@ def pareto(
 
 
 def _area(params: float, largest: float) -> float:
-    return max(36.0, 700.0 * params / largest) if params else 36.0
+    return max(22.0, 240.0 * params / largest) if params else 22.0
 
 
 def _log_scale(axes: Axes) -> None:
@@ -141,29 +172,33 @@ def _log_scale(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(Plain(labelOnlyBase=False))
 
 
-def _keys(axes: Axes, points: Sequence[_Point], largest: float) -> None:
-    """Legend of weights (shape) and parameters (area), right of the axes."""
+def _keys(axes: Axes, points: Sequence[_Point], fair: Sequence[_Point], largest: float) -> None:
+    """Legend below the axes: front, weights (shape), parameters (area), what hollow points are."""
 
-    def key(marker: str, area: float, label: str) -> Any:
-        return axes.scatter([], [], area, marker=marker, color=GREY, linewidth=0, label=label)
+    def key(marker: str, area: float, label: str, **look: Any) -> Any:
+        look = look or {"color": GREY, "linewidth": 0}
+        return axes.scatter([], [], area, marker=marker, label=label, **look)
 
     origins = dict.fromkeys(p.row.origin for p in points)
-    decades = (10.0**e for e in range(-2, 5))
+    words = {"none": "no weights", "official": "official weights", "random": "untrained"}
+    sizes = [d for e in range(-2, 5) if (d := 10.0**e) <= largest and _area(d, largest) > 22]
     handles = [
-        *(key(MARKERS[o], _area(0, 1), f"weights: {WEIGHTS[o].rstrip('*')}") for o in origins),
-        *(
-            key("o", _area(d, largest), f"{d:g} M parameters")
-            for d in decades
-            if d <= largest and _area(d, largest) > _area(0, 1)
-        ),
+        *axes.get_legend_handles_labels()[0],
+        *(key(MARKERS[o], 22, words.get(o, WEIGHTS[o].rstrip("*"))) for o in origins),
+        *(key("o", _area(d, largest), f"{d:g} M parameters") for d in sizes[-2:]),
     ]
-    beside: Any = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-    axes.legend(handles=handles, labelspacing=1.1, **beside)
+    if len(fair) < len(points):
+        hollow = {"facecolor": "white", "edgecolor": GREY, "linewidth": 0.8}
+        handles.append(key("o", 22, "cost measured otherwise", **hollow))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, labelspacing=0.6)
 
 
 def _names(axes: Axes, points: Sequence[_Point], front: Sequence[_Point]) -> None:
     """A name beside each point, at the place around it that covers least of what is drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     figure = axes.get_figure(root=True)
@@ -174,17 +209,17 @@ def _names(axes: Axes, points: Sequence[_Point], front: Sequence[_Point]) -> Non
     def at(x: float, y: float) -> NDArray[np.float64]:
         return np.asarray(axes.transData.transform((x, y)))
 
-    taken = []
+    taken, bars = [], []
     for p in points:
-        radius = math.sqrt(p.area) / 2 * DPI / 72
+        radius = math.sqrt(p.area) / 2 * figure.dpi / 72
         taken.append(Bbox([at(p.x, p.y) - radius, at(p.x, p.y) + radius]))
-        taken.append(Bbox([at(p.x, p.y - p.error) - 2, at(p.x, p.y + p.error) + 2]))
+        bars.append(Bbox([at(p.x, p.y - p.error) - 2, at(p.x, p.y + p.error) + 2]))
     for p, q in itertools.pairwise(front):
         for step in np.linspace(at(p.x, p.y), at(q.x, q.y), 100):
             taken.append(Bbox([step - 2, step + 2]))
     frame = axes.get_window_extent(renderer).padded(-8)
     for p in points:
-        reach = math.sqrt(p.area) / 2 + 4
+        reach = math.sqrt(p.area) / 2 + 2.5
         tries = []
         for dx, dy in ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1)):
             label = axes.annotate(
@@ -195,14 +230,18 @@ def _names(axes: Axes, points: Sequence[_Point], front: Sequence[_Point]) -> Non
                 ha=("center", "left", "right")[dx],
                 va=("center", "bottom", "top")[dy],
                 color=p.colour,
-                fontsize=8.5,
+                fontsize=7,
                 weight="bold",
+                in_layout=False,
             )
             extent = label.get_window_extent(renderer)
             outside = extent.width * extent.height - _overlap(extent, frame)
             label.remove()
-            tries.append((outside + sum(_overlap(extent, t) for t in taken), label, extent))
+            covered = 3 * sum(_overlap(extent, t) for t in taken)
+            pale = sum(_overlap(extent, bar) for bar in bars)
+            tries.append((10 * outside + covered + pale, label, extent))
         _, label, extent = min(tries, key=lambda found: found[0])
+        label.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
         axes.add_artist(label)
         taken.append(extent)
 
@@ -214,11 +253,17 @@ def _overlap(a: Any, b: Any) -> float:
     return float(max(0.0, width) * max(0.0, height))
 
 
-def _scatter_caption(
-    block: Block, points: Sequence[_Point], fair: Sequence[_Point], hidden: Mapping[str, str]
+def _caption(
+    block: Block,
+    log: bool,
+    points: Sequence[_Point],
+    fair: Sequence[_Point],
+    hidden: Mapping[str, str],
 ) -> str:
-    precisions = ", ".join(dict.fromkeys(p.row.precision for p in points))
-    said = [f"Cost: {block.setting}, {precisions}. Line: Pareto front."]
+    said = ["Line: Pareto front."]
+    if log:
+        precisions = ", ".join(dict.fromkeys(p.row.precision for p in points))
+        said = [f"Cost: {block.setting}, {precisions}.", *said]
     if any(p.error for p in points):
         said.append(f"Bars: 95 % Student-t interval over {len(block.clips)} clips.")
     others = [p.row.measurement for p in points if p not in fair]

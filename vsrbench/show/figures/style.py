@@ -1,9 +1,14 @@
-"""How figures look: colours, type, sheets measured in px, and charts."""
+"""How figures look: colours, type, sheets of pictures, and charts.
+
+Figures have the width of one column or of a whole page of a paper in two columns, so that 7 pt on
+the figure are 7 pt in print.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -13,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from vsrbench.core.errors import UserError
 from vsrbench.core.files import content, replacing
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Origin
@@ -24,8 +30,12 @@ if TYPE_CHECKING:
 
     from vsrbench.core.types import Frame
 
-DPI = 150
-INK, GREY, PALE, SIGNAL = "#1a1a1a", "#6b6b6b", "#d9d9d9", "#ffb000"
+COLUMN, PAGE = 3.3, 6.9
+"""Widths of a figure, inches."""
+DPI = 300
+"""Pixels per inch of PNG; of sheets about that: pixels of frames are enlarged by whole factors."""
+FORMATS = ("png", "svg", "pdf")
+INK, GREY, PALE, SIGNAL = "#1a1a1a", "#5f5f5f", "#d9d9d9", "#ffb000"
 # Okabe and Ito's palette without black and yellow: told apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("-", "--", "-.", ":")
@@ -37,26 +47,47 @@ MARKERS: Mapping[Origin, str] = {
     "none": "^",
 }
 STYLE: Any = {
-    "font.size": 9,
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
     "text.color": INK,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": PALE,
-    "grid.linewidth": 0.5,
+    "grid.linewidth": 0.4,
     "xtick.color": GREY,
     "ytick.color": GREY,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
     "text.parse_math": False,
+    "pdf.fonttype": 42,  # TrueType: publishers refuse the other kind
+    "svg.hashsalt": "vsrbench",  # the same figure has the same bytes
 }
-HEAD: Any = {"size": 9, "weight": "bold"}
-SMALL: Any = {"size": 8, "color": GREY}
-MADE_OF = "Made of"
-"""Text in the PNG of a figure: `made_of`."""
+HEAD: Any = {"size": 7, "weight": "bold"}
+SMALL: Any = {"size": 6.5, "color": GREY}
+SMALLEST = 5.5
+"""Smallest type, points."""
+_STAMPS: Mapping[str, Mapping[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def check_format(out: Path) -> None:
+    """Raise UserError unless the suffix of `out` is that of a format in which figures are drawn."""
+    if out.suffix.lower().removeprefix(".") not in FORMATS:
+        kinds = f"{', '.join(f.upper() for f in FORMATS[:-1])} or {FORMATS[-1].upper()}"
+        raise UserError(f"figures are {kinds}, and {out} is not", f"-o {out.with_suffix('.png')}")
 
 
 def looks_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -66,11 +97,13 @@ def looks_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {GT: (INK, "-"), BASELINE: (GREY, "-"), **looks}
 
 
-def fit(picture: Frame, width: int, height: int) -> Frame:
-    """Enlarged by the largest whole factor that fits, pixel by pixel; or shrunk by area."""
+def fit(picture: Frame, width: float, height: float) -> Frame:
+    """A frame that is looked at as a whole, as large as this room allows, by area."""
     factor = min(width / picture.shape[1], height / picture.shape[0])
-    factor = math.floor(factor) if factor >= 1 else factor
-    return resize(picture, round(picture.shape[1] * factor), round(picture.shape[0] * factor))
+    whole = math.ceil(factor)
+    if whole > 1:
+        picture = picture.repeat(whole, 0).repeat(whole, 1)
+    return resize(picture, *(max(1, round(s / whole * factor)) for s in picture.shape[1::-1]))
 
 
 def resize(picture: Frame, width: int, height: int) -> Frame:
@@ -78,66 +111,87 @@ def resize(picture: Frame, width: int, height: int) -> Frame:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
-def made_of(*shown: Any) -> str:
-    """Digest of what a figure shows, and of the code and the package that draw it."""
-    return digest([repr(shown), content(Path(__file__).parent), version("matplotlib")])
-
-
-def is_drawn(out: Path, inputs: str) -> bool:
-    """Whether the figure made of these inputs lies there already."""
-    with suppress(OSError, SyntaxError, ValueError), Image.open(out) as picture:
-        return picture.info.get(MADE_OF) == inputs
-    return False
-
-
 @contextmanager
-def sheet(out: Path, width: int, height: int, inputs: str) -> Iterator[Axes]:
-    """A sheet measured in px from its top left corner, so that pixels stay pixels."""
-    with _drawing(out, width / DPI, height / DPI, inputs) as figure:
+def sheet(out: Path, width: float, height: float, unit: float) -> Iterator[Axes]:
+    """A sheet measured in px from its top left corner, so that pixels stay pixels.
+
+    unit: px in a point of type.
+    """
+    width, height, dpi = math.ceil(width) + 0.01, math.ceil(height) + 0.01, 72 * unit
+    with drawing(out, width / dpi, height / dpi, dpi) as figure:
         page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
         page.set_axis_off()
         yield page
 
 
 def paste(axes: Axes, picture: Frame, x: float, y: float) -> None:
-    """Put a picture onto a sheet, its top left corner at (x, y)."""
+    """Put a picture onto a sheet, its top left corner at (x, y), which is rounded to whole px."""
     height, width = picture.shape[:2]
+    x, y = round(x), round(y)
     extent = (x, x + width, y + height, y)
-    axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto")
+    axes.imshow(picture, extent=extent, interpolation="none", aspect="auto")
+
+
+def write(page: Axes, x: float, y: float, text: str, room: float, **how: Any) -> None:
+    """Text on a sheet, smaller and in the end shortened where it is wider than `room` px."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = page.get_figure(root=True)
+    assert figure is not None
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    label = page.text(x, y, text, **how)
+    while (width := label.get_window_extent(renderer).width) > room and len(text) > 1:
+        if (size := float(label.get_fontsize())) > SMALLEST:
+            label.set_fontsize(max(SMALLEST, size * room / width))
+        else:
+            text = text[:-2] if text.endswith("…") else text[:-1]
+            text = f"{text.rstrip()}…"
+            label.set_text(text)
 
 
 @contextmanager
-def chart(out: Path, width: float, height: float, inputs: str) -> Iterator[Axes]:
-    """Axes of this size in inches; saved at the end, trimmed to what was drawn."""
-    with _drawing(out, width, height, inputs, bbox_inches="tight") as figure:
+def chart(out: Path, width: float, height: float) -> Iterator[Axes]:
+    """Axes on a figure of this size in inches."""
+    with drawing(out, width, height, layout="constrained") as figure:
         yield figure.subplots()
 
 
 @contextmanager
-def _drawing(out: Path, width: float, height: float, inputs: str, **how: Any) -> Iterator[Figure]:
-    """A figure in our style, saved as PNG, with what it was made of and without a time.
+def drawing(
+    out: Path, width: float, height: float, dpi: float = DPI, **how: Any
+) -> Iterator[Figure]:
+    """A figure in our style, saved without a stamp: the same figure has the same bytes.
 
-    The same figure has the same bytes.
+    width, height: inches. The format is that of the suffix of `out`. Raises UserError for another.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=DPI)
+    check_format(out)
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts the font lacks
+        figure = Figure(figsize=(width, height), dpi=dpi, **how)
         yield figure
+        kind = out.suffix.lower()[1:]
         with replacing(out) as partial:
-            figure.savefig(
-                partial, format="png", metadata={"Software": None, MADE_OF: inputs}, **how
-            )
+            figure.savefig(partial, format=kind, metadata=dict(_STAMPS[kind]))
+
+
+def made_of(out: Path, *shown: Any) -> str:
+    """Digest of what a figure shows, of its format, and of the code and package that draw it."""
+    format_, code = out.suffix.lower(), content(Path(__file__).parent)
+    return digest([repr(shown), format_, code, version("matplotlib")])
+
+
+def drawn(out: Path, inputs: str) -> dict[str, Any]:
+    """What stands beside a figure, if it lies there, made of these inputs; else nothing."""
+    with suppress(OSError, ValueError):
+        about = dict(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")))
+        if out.is_file() and about.get("made_of") == inputs:
+            return about
+    return {}
 
 
 def sidecar(out: Path, about: Mapping[str, Any]) -> None:
-    """Write what was chosen, and by which rule, beside a figure."""
+    """Write what was chosen, by which rule, and the caption beside a figure, once it is drawn."""
     out.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def read_sidecar(out: Path) -> dict[str, Any]:
-    """What stands beside a figure; empty where nothing does."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")))
-    return {}

@@ -28,7 +28,8 @@ from vsrbench.results.agreement import read_study
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
 from vsrbench.show import figures
-from vsrbench.show.tables import Footnotes, caption, heading, row_title, weights_text
+from vsrbench.show.report.loops import Loop, worst_loop
+from vsrbench.show.tables import Footnotes, caption, heading, row_title, selected, weights_text
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -46,9 +47,11 @@ class Picture:
     title: str
     """Name in tables."""
     uri: str
-    """The frame, lossless."""
+    """The frame, lossless; of LQ at its own size."""
     scores: str
     """Its scores on the clip."""
+    judged: bool
+    """False for LQ and GT, on which nobody votes."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,22 @@ class Comparison:
     size: tuple[int, int]
     """Its (width, height) in px."""
     pictures: tuple[Picture, ...]
-    """Bicubic, the methods, GT."""
+    """LQ, bicubic, the methods, GT."""
     profile: str
     """The temporal profiles, a PNG."""
+    crops: str
+    """The same crop by each of them, a PNG."""
+    loop: Loop | None
+    """Its worst second; None for a single frame."""
+    spread: float
+    """How far the methods differ on the frame, in levels."""
+
+    @property
+    def size_b(self) -> int:
+        """Bytes that it adds to the file."""
+        sheets = self.loop.sheets.values() if self.loop else ()
+        pictures = (p.uri for p in self.pictures)
+        return sum(map(len, (*pictures, *sheets, self.profile, self.crops)))
 
 
 @dataclass(frozen=True)
@@ -123,10 +139,11 @@ def build(
         lstrip_blocks=True,
     )
     page = environment.get_template("page.html").render(
-        blocks=[_block(block, infos, store) for block in summary.blocks],
+        blocks=[_block(block, infos, store) for block in selected(summary).blocks],
         study=study.study,
         people={opinion.id: opinion.text() for opinion in study.opinions},
         comparisons=[asdict(comparison) for comparison in comparisons],
+        opened=max(range(len(comparisons)), key=lambda i: comparisons[i].spread, default=0),
         left_out=left_out,
         vote=vote,
         failures=_failures([r for r in records if r.method in shown]),
@@ -180,6 +197,7 @@ def _block(block: Block, infos: Mapping[str, MetricInfo], store: Store) -> dict[
         "notes": block.notes,
         "caption": " ".join(caption(block, store.code(block.runs))),
         "strips": list(_strips(block, infos)),
+        "scatter": _scatter(block) if block.dataset else {},
     }
 
 
@@ -239,7 +257,7 @@ def _comparisons(
             except UserError as error:
                 left_out.append(f"{place}: {error}")
                 continue
-            taken = sum(len(p.uri) for p in comparison.pictures) + len(comparison.profile)
+            taken = comparison.size_b
             if taken > budget and found:
                 left_out.append(f"{place}: its pictures go beyond --images")
                 continue
@@ -263,30 +281,53 @@ def _place(folder: Path) -> Iterator[Path]:
 def _comparison(
     store: Store, dataset: str, clip: str, methods: Sequence[str], records: Sequence[Record]
 ) -> Comparison:
-    """The middle frame by every method, and their temporal profiles. Raises UserError."""
-    sources = figures.kept_frames(store.frames, dataset, clip, methods, records)
-    scored = figures.kept_scores(store.frames, dataset, clip, sources, records)
+    """The middle frame by every method, the worst second, crops, profiles. Raises UserError."""
+    frames = store.frames
+    sources = figures.kept_frames(frames, dataset, clip, methods, records)
+    scored = figures.kept_scores(frames, dataset, clip, sources, records)
     titles = figures.titles_of(records, sources)
     count = len(next(iter(sources.values())))
     latest = newest(records)
     own = [
         m for m in metric_infos(records) if any((dataset, s, clip, m) in latest for s in sources)
     ]
-    pictures = tuple(
-        Picture(
-            method,
-            titles[method],
-            _uri(source[count // 2]),
-            ", ".join(figures.scores(scored, dataset, clip, method, own)),
+    middle = {method: source[count // 2] for method, source in sources.items()}
+    pictures = []
+    for method, source in sources.items():
+        given = isinstance(source, figures.Enlarged)
+        frame = (
+            source.source[count // 2] if isinstance(source, figures.Enlarged) else middle[method]
         )
-        for method, source in sources.items()
-    )
-    height, width = next(iter(sources.values())).size
+        known = ", ".join(figures.scores(scored, dataset, clip, method, own))
+        pictures.append(
+            Picture(method, titles[method], _uri(frame), known, not given and method != GT)
+        )
+    height, width = next(iter(middle.values())).shape[:2]
+    of_clip = [r for r in latest.values() if (r.dataset, r.clip) == (dataset, clip)]
+    loop = worst_loop(sources, [r for r in of_clip if r.method in sources], _uri)
     with _place(store.folder / "figures" / "report") as folder:
-        out = folder / f"{dataset}-{clip}.png".replace("/", "-")
-        figures.profile(store.frames, dataset, clip, methods, out, records=records)
+        out = folder / f"profile-{dataset}-{clip}.png".replace("/", "-")
+        figures.profile(frames, dataset, clip, methods, out, records=records)
         profile = _data("image/png", out.read_bytes())
-    return Comparison(dataset, clip, count // 2, (width, height), pictures, profile)
+        out = folder / f"crops-{dataset}-{clip}.png".replace("/", "-")
+        figures.crops(frames, dataset, clip, methods, out, records=records)
+        crops = _data("image/png", out.read_bytes())
+    spread = figures.spread(middle)
+    size = (width, height)
+    return Comparison(
+        dataset, clip, count // 2, size, tuple(pictures), profile, crops, loop, spread
+    )
+
+
+def _scatter(block: Block) -> dict[str, str]:
+    """Quality against cost as SVG, with its caption; empty where there is nothing to draw."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "scatter.svg"
+        try:
+            about = figures.scatter(Summary((block,)), out)
+        except UserError:
+            return {}
+        return {"uri": _data("image/svg+xml", out.read_bytes()), "caption": about["caption"]}
 
 
 def _uri(frame: Frame) -> str:
