@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
-from vsrbench.results.merge import merge
+from tests.test_core import a_record
+from vsrbench.core.types import Record
+from vsrbench.results.merge import merge, side_by_side
 from vsrbench.results.store import Store
 
 
@@ -50,3 +52,23 @@ def test_overlap_and_conflicts_are_named(run: Run, tmp_path: Path) -> None:  # n
     assert (found.records, found.overlap, len(found.conflicts)) == (2, 1, 1)
     assert f"lr_psnr of {first.method} on lq/lq is {first.value} and, in" in found.conflicts[0]
     assert scores(tmp_path / "d") == scores(tmp_path / "a")
+
+
+def test_folders_side_by_side(tmp_path: Path) -> None:
+    """What folders agree on is one row; what they score differently has one for each."""
+
+    def score(method: str, metric: str, key: str) -> Record:
+        return a_record(key=key, method=method, title=method, dataset="s", clip="c", metric=metric)
+
+    one = [score("a", "psnr", "1"), score("b", "psnr", "2"), score("gt", "psnr", "3")]
+    two = [score("a", "psnr", "1"), score("b", "psnr", "9"), score("gt", "psnr", "8")]
+    two.append(score("a", "ssim", "4"))
+    found = side_by_side({str(tmp_path / "x" / "r"): one, str(tmp_path / "y" / "r"): two})
+    names = sorted((r.method, r.metric, r.key) for r in found)
+    assert names == [
+        ("a", "psnr", "1"),
+        ("a", "ssim", "4"),
+        ("b (x/r)", "psnr", "2"),
+        ("b (y/r)", "psnr", "9"),
+        ("gt", "psnr", "3"),
+    ]

@@ -8,19 +8,30 @@ from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_format, add_results, add_selection, new_parser
 from vsrbench.cli.stored import open_results, write
-from vsrbench.core.errors import OK
+from vsrbench.core.errors import OK, UserError
 
 
 def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser("table", "Print a table from stored records.", "")
     parser.usage = (
-        "vsrbench table [--format FORM] [options]\n"
+        "vsrbench table [DIR ...] [--format FORM] [options]\n"
         "       vsrbench table --published NAME | --with-published | --contradictions\n"
         "       vsrbench table --agreement [options]"
     )
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="DIR",
+        help="results folders side by side, instead of --results; what they score differently has "
+        "a row for each",
+    )
     add_format(parser)
     add_selection(parser)
+    parser.add_argument(
+        "--votes", type=Path, nargs="+", metavar="FILE", help="with what people prefer; see: votes"
+    )
     parser.add_argument("--no-cost", action="store_true", help="scores alone")
     parser.add_argument(
         "--sort", metavar="COLUMN", default="", help="sort by a column, best first: psnr, ms, ..."
@@ -58,11 +69,18 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Print the table, or write it."""
     from vsrbench.api import known_specs
+    from vsrbench.api.results import load_side_by_side
     from vsrbench.cards.specs import ROOT
-    from vsrbench.results import agreement, published
+    from vsrbench.results import agreement, published, votes
     from vsrbench.show.tables import selected
 
-    results = open_results(options)
+    if options.folders and options.results:
+        raise UserError("folders are given twice: DIR and --results", "leave out --results")
+    results = (
+        load_side_by_side(options.folders, options.root)
+        if options.folders
+        else open_results(options)
+    )
     chosen = options.methods, options.datasets, options.metrics
     # What is written into a file is not drawn for a terminal.
     form = options.format or ("markdown" if options.output else None)
@@ -84,6 +102,8 @@ def execute(options: argparse.Namespace) -> int:
             sets = known_specs(options.root, (block.dataset for block in summary.blocks))
             bases = {name: spec.base or name for name, spec in sets.items()}
             summary = published.beside(published.read(options.root), summary, bases)
+        if options.votes:
+            summary = votes.beside(summary, votes.read(options.votes))
         whole = (form or "").startswith(("csv", "json"))
         drop_empty = options.drop_empty and not whole
         shown = selected(summary, not options.no_cost, options.sort, drop_empty)
