@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
+from tests.test_core import a_record
 from vsrbench.cli import main
-from vsrbench.results.merge import merge
+from vsrbench.core.types import Record
+from vsrbench.results.merge import merge, side_by_side
 from vsrbench.results.store import Store
 
 
@@ -60,7 +62,7 @@ def test_a_table_of_several_folders(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What `merge` would bring together, without a folder of its own; conflicts are named."""
+    """Parts of one run are one table, that of `merge`, without a folder of its own."""
     for number, name in enumerate("ab"):
         write_clip(tmp_path / "lq" / name, count=2 + number)
     asked = ["--methods", "lanczos", "--input", tmp_path / "lq", "--metrics", "lr_psnr"]
@@ -79,13 +81,29 @@ def test_a_table_of_several_folders(
     assert found[0] == 0
     assert "over 2 clips" in found[1]
     assert table(*parts) == found
-    store = Store(tmp_path / "part1")
-    first = next(iter(store.latest().values()))
-    Store(tmp_path / "other").prepare()
-    Store(tmp_path / "other").append(replace(first, run_id="other", value=99.0))
-    code, out, err = table(*parts, str(tmp_path / "other"))
-    assert (code, out) == found[:2]
-    assert err.startswith(f"conflict: lr_psnr of {first.method} on lq/{first.clip} is ")
-    assert err.endswith("other, 99.0; the first one is shown\n")
     assert table(*parts, "--results", parts[0])[0] == 2
     assert table(str(tmp_path / "none"))[0] == 3
+
+
+def test_folders_side_by_side(tmp_path: Path) -> None:
+    """What folders agree on is one row; what they score differently has one for each."""
+
+    def score(method: str, metric: str, key: str) -> Record:
+        return a_record(key=key, method=method, title=method, dataset="s", clip="c", metric=metric)
+
+    one = [score("a", "psnr", "1"), score("b", "psnr", "2"), score("gt", "psnr", "3")]
+    two = [score("a", "psnr", "1"), score("b", "psnr", "9"), score("gt", "psnr", "8")]
+    two.append(score("a", "ssim", "4"))
+    found = side_by_side({str(tmp_path / "x" / "r"): one, str(tmp_path / "y" / "r"): two})
+    names = sorted((r.method, r.metric, r.key) for r in found)
+    assert names == [
+        ("a", "psnr", "1"),
+        ("a", "ssim", "4"),
+        ("b (x/r)", "psnr", "2"),
+        ("b (y/r)", "psnr", "9"),
+        ("gt", "psnr", "3"),
+    ]
+    same_key = [replace(one[0], value=99.0)]  # one key with two values is never one row
+    found = side_by_side({str(tmp_path / "x"): one[:1], str(tmp_path / "y"): same_key})
+    assert [r.value for r in found] == [one[0].value, 99.0]
+    assert len({r.method for r in found}) == 2

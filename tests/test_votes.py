@@ -118,3 +118,22 @@ def test_files_are_read_and_others_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError, match=str(path)):
             votes.read([path])
+
+
+def test_votes_stand_beside_the_scores() -> None:
+    from vsrbench.results.summary import summarise
+
+    told = simulated(np.random.default_rng(4), 20, 24)
+    names = {"a": "set", "c": "set", "gt": "set", "z": "set"}
+    records = [
+        a_record(key=m, method=m, title=m, metric="psnr", value=30.0, dataset=d, clip="clip")
+        for m, d in names.items()
+    ]
+    block = votes.beside(summarise(records), told).blocks[0]
+    cells = {row.method: row.cells["people"] for row in block.rows}
+    expected = {p.method: p for p in votes.preferences(told)}
+    assert block.columns[0].name == "people"
+    assert cells["a"].value == expected["a"].score
+    assert cells["c"].ci95 == expected["c"].ci95
+    assert (cells["z"].value, cells["z"].note) == (None, "nobody voted on it")
+    assert any("voters" in note for note in block.notes)

@@ -49,6 +49,15 @@ def load(results: str | Path | None = None, root: str | Path = ROOT) -> Results:
     return Results(Store.at(Path(results) if results else default_results()), Path(root))
 
 
+def load_side_by_side(folders: Sequence[str | Path], root: str | Path = ROOT) -> Results:
+    """The results of several folders as one, for tables: see `results.merge.side_by_side`."""
+    from vsrbench.results.merge import side_by_side
+
+    stores = [Store.at(Path(folder)) for folder in folders]
+    found = {str(store.folder): store.require() for store in stores}
+    return Results(stores[0], Path(root), records=side_by_side(found), others=stores[1:])
+
+
 @dataclass(frozen=True)
 class Comparison:
     """New results held against a base."""
@@ -115,13 +124,15 @@ class Results:
         own: Mapping[str, DatasetSpec] | None = None,
         records: Sequence[Record] | None = None,
         exit_code: int = OK,
+        others: Sequence[Store] = (),
     ) -> None:
         """own: specs of sets that no file declares. records: these alone, such as of one run.
 
-        exit_code: how the run went that they are of.
+        exit_code: how the run went that they are of. others: stores that records come from, too.
         """
         self.store, self.root, self.exit_code = store, root, exit_code
         self._own, self._records = dict(own or {}), records
+        self._others = tuple(others)
 
     @property
     def folder(self) -> Path:
@@ -225,7 +236,10 @@ class Results:
         if form in ("csv", "csv-wide", "json"):
             made = {"csv": tables.csv, "csv-wide": tables.csv_wide, "json": tables.json}
             return made[form](summary)
-        code = self.store.code({run for block in summary.blocks for run in block.runs})
+        runs = {run for block in summary.blocks for run in block.runs}
+        code = "; ".join(
+            dict.fromkeys(filter(None, (s.code(runs) for s in (self.store, *self._others))))
+        )
         self._say_notices()
         if form == "latex":
             return latex.latex(summary, code, columns)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vsrbench.cli.arguments import Parser, add_format, add_results, add_selection, new_parser
-from vsrbench.cli.stored import open_several, write
-from vsrbench.core.errors import OK
-
-if TYPE_CHECKING:
-    from vsrbench.api import Results
+from vsrbench.cli.stored import open_results, write
+from vsrbench.core.errors import OK, UserError
 
 
 def make_parser() -> Parser:
@@ -24,10 +20,18 @@ def make_parser() -> Parser:
         "       vsrbench table --agreement [options]"
     )
     parser.add_argument(
-        "folders", type=Path, nargs="*", metavar="DIR", help="results folders, shown as one"
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="DIR",
+        help="results folders side by side, instead of --results; what they score differently has "
+        "a row for each",
     )
     add_format(parser)
     add_selection(parser)
+    parser.add_argument(
+        "--votes", type=Path, nargs="+", metavar="FILE", help="with what people prefer; see: votes"
+    )
     parser.add_argument("--no-cost", action="store_true", help="scores alone")
     parser.add_argument(
         "--sort", metavar="COLUMN", default="", help="sort by a column, best first: psnr, ms, ..."
@@ -64,42 +68,48 @@ def make_parser() -> Parser:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the table, or write it."""
-    with open_several(options) as results:
-        text = _made(options, results)
+    from vsrbench.api import known_specs
+    from vsrbench.api.results import load_side_by_side
+    from vsrbench.cards.specs import ROOT
+    from vsrbench.results import agreement, published, votes
+    from vsrbench.show.tables import selected
+
+    if options.folders and options.results:
+        raise UserError("folders are given twice: DIR and --results", "leave out --results")
+    results = (
+        load_side_by_side(options.folders, options.root)
+        if options.folders
+        else open_results(options)
+    )
+    chosen = options.methods, options.datasets, options.metrics
+    # What is written into a file is not drawn for a terminal.
+    form = options.format or ("markdown" if options.output else None)
+    if options.contradictions:
+        text = published.contradiction_table(published.read(options.root), form or "markdown")
+    elif options.agreement:
+        text = agreement.agreement_table(
+            results.summary(*chosen),
+            agreement.read_study(ROOT),
+            100 if options.output else shutil.get_terminal_size((100, 24)).columns,
+        )
+    else:
+        if options.published:
+            known = published.read(options.root)
+            summary = published.summary(known, options.published, *chosen)
+        else:
+            summary = results.summary(*chosen)
+        if options.with_published:
+            sets = known_specs(options.root, (block.dataset for block in summary.blocks))
+            bases = {name: spec.base or name for name, spec in sets.items()}
+            summary = published.beside(published.read(options.root), summary, bases)
+        if options.votes:
+            summary = votes.beside(summary, votes.read(options.votes))
+        whole = (form or "").startswith(("csv", "json"))
+        drop_empty = options.drop_empty and not whole
+        shown = selected(summary, not options.no_cost, options.sort, drop_empty)
+        text = results.formatted(shown, form, options.columns)
     if options.output:
         write(options.output, text)
     else:
         print(text)
     return OK
-
-
-def _made(options: argparse.Namespace, results: Results) -> str:
-    from vsrbench.api import known_specs
-    from vsrbench.cards.specs import ROOT
-    from vsrbench.results import agreement, published
-    from vsrbench.show.tables import selected
-
-    chosen = options.methods, options.datasets, options.metrics
-    # What is written into a file is not drawn for a terminal.
-    form = options.format or ("markdown" if options.output else None)
-    if options.contradictions:
-        return published.contradiction_table(published.read(options.root), form or "markdown")
-    if options.agreement:
-        return agreement.agreement_table(
-            results.summary(*chosen),
-            agreement.read_study(ROOT),
-            100 if options.output else shutil.get_terminal_size((100, 24)).columns,
-        )
-    if options.published:
-        known = published.read(options.root)
-        summary = published.summary(known, options.published, *chosen)
-    else:
-        summary = results.summary(*chosen)
-    if options.with_published:
-        sets = known_specs(options.root, (block.dataset for block in summary.blocks))
-        bases = {name: spec.base or name for name, spec in sets.items()}
-        summary = published.beside(published.read(options.root), summary, bases)
-    whole = (form or "").startswith(("csv", "json"))
-    drop_empty = options.drop_empty and not whole
-    shown = selected(summary, not options.no_cost, options.sort, drop_empty)
-    return results.formatted(shown, form, options.columns)

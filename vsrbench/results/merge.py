@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vsrbench.core.errors import WriteError
 from vsrbench.core.files import partial_beside
 from vsrbench.core.types import Record
 from vsrbench.data.frames import read_mark
 from vsrbench.results.store import Store
+from vsrbench.results.summary import GT
+from vsrbench.results.view import ends
 
 
 @dataclass
@@ -28,12 +31,45 @@ class Merged:
     """A line for each score or clip that differs between folders; the first one is kept."""
 
 
-def merge(sources: Sequence[Store], target: Store, frames: bool = True) -> Merged:
+def side_by_side(found: Mapping[str, Sequence[Record]]) -> list[Record]:
+    """The results of several folders for one table: what they agree on once, else a row for each.
+
+    found: path of a folder -> what it shows. A method that two folders score differently (other
+    weights, code or frames) or cost differently (another machine) goes by its name and the end of
+    the folder's path in each of them; GT never does.
+    """
+    labels = ends([str(Path(folder).resolve()) for folder in found])
+    seen: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    for records in found.values():
+        for r in records:
+            if r.status == "ok":
+                value = r.value if r.kind == "quality" else None
+                seen.setdefault((r.method, *_slot(r)), set()).add((r.key, value))
+    apart = {slot[0] for slot, keys in seen.items() if len(keys) > 1} - {GT}
+    shown: dict[tuple[Any, ...], Record] = {}
+    for folder, records in found.items():
+        label = labels[str(Path(folder).resolve())]
+        for r in records:
+            if r.method in apart:
+                name = f"{r.method} ({label})"
+                r = replace(r, method=name, title=f"{r.title} ({label})")
+            slot = (r.method, *_slot(r))
+            if slot not in shown or shown[slot].status != "ok":
+                shown[slot] = r
+    return list(shown.values())
+
+
+def _slot(r: Record) -> tuple[Any, ...]:
+    """What two records must share to be the same result."""
+    size = r.measurement.size if r.measurement else r.size
+    return (r.kind, r.dataset, r.clip, r.metric) if r.kind == "quality" else (r.kind, size)
+
+
+def merge(sources: Sequence[Store], target: Store) -> Merged:
     """Add the records, runs and kept frames of `sources`, in this order, to `target`.
 
     A second merge of the same folders adds nothing. Records of one score are the same when they
-    differ in time and host alone. Without `frames` kept frames stay behind. Raises
-    WriteError, DataError for damaged lines.
+    differ in time and host alone. Raises WriteError, DataError for damaged lines.
     """
     target.prepare()
     found = Merged()
@@ -66,8 +102,7 @@ def merge(sources: Sequence[Store], target: Store, frames: bool = True) -> Merge
                 asked = [a.to_json() for a in run["asked"]] if "asked" in run else None
                 target.append_run(run if asked is None else run | {"asked": asked})
                 found.runs += 1
-        if frames:
-            found.conflicts += _frames(source.frames, target.frames)
+        found.conflicts += _frames(source.frames, target.frames)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from tabulate import tabulate
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Record
 from vsrbench.metrics import recorded
+from vsrbench.results.summary import GT, Cell, Column, Summary, ranked
 
 SCHEMA = 1
 FEWEST_DECOYS = 3
@@ -206,6 +207,35 @@ def agreements(votes: Sequence[Vote], records: Iterable[Record]) -> list[Agreeme
             error = math.sqrt(max(share * (1 - share), 0.25 / len(agreed)) / len(agreed))
             found.append(Agreement(metric, share, 1.96 * error, len(agreed)))
     return sorted(found, key=lambda a: -a.share)
+
+
+def beside(summary: Summary, votes: Sequence[Vote]) -> Summary:
+    """A summary with what people prefer as first column, in the datasets that they voted on."""
+    careless = inattentive(votes)
+    column = Column("people", "People", "", "higher", 2)
+    blocks = []
+    for block in summary.blocks:
+        own = [v for v in votes if v.dataset == block.dataset and v.voter not in careless]
+        liked = {p.method: p for p in preferences(own)}
+        if not liked:
+            blocks.append(block)
+            continue
+        rows = []
+        for row in block.rows:
+            p = liked.get(row.method)
+            fair = row.method != GT
+            cell = Cell(note="nobody voted on it", absent=True)
+            if p is not None:
+                cell = Cell(p.score, p.ci95, comparable=fair)
+            rows.append(replace(row, cells={**row.cells, column.name: cell}))
+        people = len({v.voter for v in own})
+        note = (
+            f"People: Bradley-Terry score of {sum(not v.decoy for v in own)} comparisons by "
+            f"{people} voters, ± 95 %; one ahead by 1.0 is preferred in 73 % of pairs."
+        )
+        made = replace(block, columns=(column, *block.columns), notes=(*block.notes, note))
+        blocks.append(replace(made, rows=ranked(rows, [column])))
+    return Summary(tuple(blocks))
 
 
 def markdown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -63,6 +64,11 @@ def _block(block: Block, provenance: str, columns: Literal[1, 2]) -> str:
 def _caption(block: Block) -> str:
     """What a reader needs to understand the marks, in two lines."""
     cells = [row.cells[c.name] for row in block.rows for c in block.columns]
+    lacking = any(
+        row.cells[c.name].value is None and not (row.method == GT and c.name in COSTS)
+        for row in block.rows
+        for c in block.columns
+    )
     said = [f"{tex(heading(block))}."]
     if any(cell.mark for cell in cells):
         said.append(r"\best{Best} and \second{second}.")
@@ -72,7 +78,7 @@ def _caption(block: Block) -> str:
         said.append(r"$\sim$: not told apart from the best.")
     if any(row.origin == "trained_here" for row in block.rows):
         said.append(r"$^{*}$: trained by vsrbench, not by the authors.")
-    if any(cell.value is None for cell in cells):
+    if lacking:
         said.append("--: no value.")
     return " ".join(said)
 
@@ -81,7 +87,7 @@ def _tabular(block: Block, columns: Sequence[Column], notes: Footnotes) -> str:
     arrows = {"higher": r"\,$\uparrow$", "lower": r"\,$\downarrow$", "one": r"\,$\to$1", "": ""}
     head = ["", *(tex(c.label) + arrows[c.better] for c in columns)]
     lines = []
-    for row in block.rows:
+    for row in _shown(block, columns):
         cells = (_cell(row.cells[c.name], c, notes) for c in columns)
         line = " & ".join([_title(row), *cells]) + r" \\"
         lines += [r"\midrule", line] if row.method == GT and len(block.rows) > 1 else [line]
@@ -96,6 +102,15 @@ def _tabular(block: Block, columns: Sequence[Column], notes: Footnotes) -> str:
             r"\end{tabular}}",
         ]
     )
+
+
+def _shown(block: Block, columns: Sequence[Column]) -> list[Row]:
+    """The rows of a tabular: GT only where it has a value, since nobody expects it to cost."""
+    return [
+        row
+        for row in block.rows
+        if row.method != GT or any(row.cells[c.name].value is not None for c in columns)
+    ]
 
 
 def _title(row: Row) -> str:
@@ -127,14 +142,29 @@ def _parts(block: Block, room_pt: float) -> list[list[Column]]:
         return [list(block.columns)]
     parts: list[list[Column]] = []
     for cost in (False, True):
-        used = room_pt
-        for column in (c for c in block.columns if (c.name in COSTS) is cost):
-            used += widths[column.name]
-            if used > room_pt:
-                parts.append([])
-                used = first + widths[column.name]
-            parts[-1].append(column)
+        own = [c for c in block.columns if (c.name in COSTS) is cost]
+        groups = _filled(own, widths, room_pt - first)
+        # As many as they must be, and none of them much narrower than the others.
+        narrow = max((widths[c.name] for c in own), default=0.0)
+        while own and len(_filled(own, widths, narrow)) > len(groups):
+            narrow += 4
+        parts += _filled(own, widths, min(narrow, room_pt - first))
     return parts
+
+
+def _filled(
+    columns: Sequence[Column], widths: Mapping[str, float], room_pt: float
+) -> list[list[Column]]:
+    """Columns in their order, each group as full as it gets."""
+    groups: list[list[Column]] = []
+    used = math.inf
+    for column in columns:
+        used += widths[column.name]
+        if used > room_pt:
+            groups.append([])
+            used = widths[column.name]
+        groups[-1].append(column)
+    return groups
 
 
 def _letters(cell: Cell, column: Column) -> float:
