@@ -351,14 +351,13 @@ def started_by(tmp_path: Path) -> set[int]:
     return found
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments_lose_nothing(
+@pytest.fixture
+def three_clips(
     bench: Path,  # noqa: F811
-    root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The main process, a worker or a program; a rerun completes what an unbroken run finds."""
+) -> Path:
+    """The root of a method and a program, beside which there are clips."""
     repo = tmp_path / "checkout"
     repo.mkdir()
     (repo / "odd.py").write_text(PROGRAM)
@@ -371,32 +370,60 @@ def test_kills_at_random_moments_lose_nothing(
     monkeypatch.setenv("VSRBENCH_COMMANDS", str(tmp_path / "c.toml"))
     for name in "abc":
         write_clip(tmp_path / "lq" / name, 4)
+    return bench
 
-    def scores(name: str) -> dict[str, Any]:
-        records = Store(tmp_path / name).latest()
-        assert {r.status for r in records.values()} == {"ok"}
-        return {key: (r.value, r.per_frame) for key, r in records.items()}
 
-    whole = start_run(root, bench, tmp_path, "whole", "good", "program")
+def all_scores(results: Path) -> dict[str, Any]:
+    """Key -> scores; nothing may have failed."""
+    records = Store(results).latest()
+    assert {r.status for r in records.values()} == {"ok"}
+    return {key: (r.value, r.per_frame) for key, r in records.items()}
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(
+    three_clips: Path, root: Path, tmp_path: Path, scratch: Path
+) -> None:
+    """The main process, a worker or a program; a rerun completes what an unbroken run finds."""
+    whole = start_run(root, three_clips, tmp_path, "whole", "good", "program")
     began = time.monotonic()
-    assert whole.wait(120) == 0
+    assert whole.wait(300) == 0
     took = time.monotonic() - began
     chance = random.Random(0)
     for number in range(int(os.environ.get("VSRBENCH_TEST_KILLS", "4"))):
         name = f"killed{number}"
-        process = start_run(root, bench, tmp_path, name, "good", "program")
+        process = start_run(root, three_clips, tmp_path, name, "good", "program")
         time.sleep(chance.uniform(0.3, 0.9) * took)
         victims = started_by(tmp_path)
         victim = process.pid if number % 3 == 0 or not victims else chance.choice(sorted(victims))
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
-        process.wait(120)
+        process.wait(300)
         assert all(gone(pid) for pid in started_by(tmp_path))
-        again = start_run(root, bench, tmp_path, name, "good", "program")
-        assert again.wait(120) == 0
-        assert scores(name) == scores("whole")
-        hidden = list((tmp_path / name).rglob(".*"))
-        assert not hidden
+        again = start_run(root, three_clips, tmp_path, name, "good", "program")
+        assert again.wait(300) == 0
+        assert all_scores(tmp_path / name) == all_scores(tmp_path / "whole")
+        assert not list((tmp_path / name).rglob(".*"))
+
+
+@pytest.mark.slow
+def test_two_runs_into_one_folder_lose_nothing(
+    three_clips: Path, root: Path, tmp_path: Path, scratch: Path
+) -> None:
+    """At the same time, with the same work and kept frames: nothing fails, nothing is torn."""
+    whole = start_run(root, three_clips, tmp_path, "whole", "good", "program")
+    assert whole.wait(300) == 0
+    for number in range(int(os.environ.get("VSRBENCH_TEST_PAIRS", "1"))):
+        name = f"pair{number}"
+        pair = [start_run(root, three_clips, tmp_path, name, "good", "program") for _ in range(2)]
+        assert [process.wait(300) for process in pair] == [0, 0]
+        store = Store(tmp_path / name)
+        assert all_scores(store.folder) == all_scores(tmp_path / "whole")
+        assert len(list(store.read_runs(strict=True))) == 2
+        assert len(store.read(strict=True)) >= len(store.latest())
+        assert not list(store.folder.rglob(".*"))
+        marks = {p.relative_to(store.folder) for p in store.folder.rglob("*.key")}
+        assert marks == {p.relative_to(tmp_path / "whole") for p in tmp_path.glob("whole/**/*.key")}
 
 
 def test_descendants_end_with_a_main_process_that_is_killed(

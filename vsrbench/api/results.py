@@ -145,12 +145,19 @@ class Results:
         strict: DataError for damaged lines, which are otherwise passed over with a note. Raises
         MissingError when there is none.
         """
+        return self._read(strict, lean=False)
+
+    def _read(self, strict: bool = False, *, lean: bool) -> list[Record]:
         if self._records is not None:
             return list(self._records)
         try:
-            return self.store.require(strict)
+            return self.store.require(strict, lean)
         finally:
             self._say_notices()
+
+    def _strictly(self) -> Iterator[Record]:
+        """For a comparison; read when the first one is asked for."""
+        yield from self._read(strict=True, lean=True)
 
     def _say_notices(self) -> None:
         for line in self.store.notices:
@@ -187,7 +194,7 @@ class Results:
         self, methods: Names = None, datasets: Names = None, metrics: Names = None
     ) -> Summary:
         """Means over clips with intervals and ranks, as tables show them."""
-        return self._summary(self.records(), methods, datasets, metrics)
+        return self._summary(self._read(lean=True), methods, datasets, metrics)
 
     def _summary(
         self, records: Sequence[Record], methods: Names, datasets: Names, metrics: Names
@@ -389,8 +396,8 @@ class Results:
 
         other = base if isinstance(base, Results) else load(base, self.root)
         changes = compare.compare(
-            other.records(strict=True),
-            self.records(strict=True),
+            other._strictly(),
+            self._strictly(),
             methods,
             datasets,
             metrics,

@@ -481,7 +481,7 @@ class Measurement:
     """Reasons for the parts that are null."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One finished result, one line of records.jsonl."""
 
@@ -574,7 +574,7 @@ class Record:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a run asked for of one method: its scores on a clip, or its cost at a size."""
 

@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from tabulate import tabulate
 
 from vsrbench.core.errors import MissingError
 from vsrbench.core.types import Measurement, MetricInfo, Record, size_text
+from vsrbench.metrics import METRICS, recorded
 from vsrbench.results.ranking import half_width
 from vsrbench.results.summary import (
     COST,
@@ -29,7 +30,6 @@ from vsrbench.results.summary import (
     current_state,
     made_by,
     metric_column,
-    metric_infos,
     newest,
     reason,
     refuse,
@@ -82,8 +82,8 @@ class Change:
 
 
 def compare(
-    base: Sequence[Record],
-    new: Sequence[Record],
+    base: Iterable[Record],
+    new: Iterable[Record],
     methods: Sequence[str] | None = None,
     datasets: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
@@ -92,40 +92,32 @@ def compare(
 ) -> list[Change]:
     """All changes from `base` to `new`, in the order of the base.
 
+    Of both only what is compared stays in memory; `new` is asked for when `base` is done with.
     methods, datasets, metrics: what to look at; None = all. tolerances: by metric, in its printed
     unit, instead of those of the table of metrics. cost_percent: by how much time, memory and
     energy may grow; None = cost is shown and not judged. Raises UserError for names without
     records, MissingError when the base holds no scores of what is looked at.
     """
-    new = labelled_alike(base, new)
-    known = [*base, *new]
-    refuse("method with results", methods, {r.method for r in known})
-    refuse("dataset with results", datasets, {r.dataset for r in known if r.dataset})
-    infos = metric_infos(known)
-    refuse("metric", metrics, {*infos, *(r.metric for r in known)})
+    before = _side(base, methods, datasets, metrics)
+    after = _side(labelled_alike(before.labels, new), methods, datasets, metrics)
+    for kind, asked in (("method", methods), ("dataset", datasets)):
+        refuse(f"{kind} with results", asked, before.names[kind] | after.names[kind])
+    infos = {**METRICS, **dict(sorted({**before.infos, **after.infos}.items()))}
+    refuse("metric", metrics, {*infos, *before.names["metric"], *after.names["metric"]})
     refuse("metric", list(tolerances or ()), infos)
-
-    def wanted(records: Iterable[Record]) -> list[Record]:
-        return [
-            r
-            for r in records
-            if (methods is None or r.method in methods)
-            and (datasets is None or r.kind == "cost" or r.dataset in datasets)
-            and (metrics is None or r.kind == "cost" or r.metric in metrics)
-        ]
-
-    base, new = wanted(base), wanted(new)
-    before, after = _scores(base), _scores(new)
     changes = [
         _score_change(
-            key, infos.get(key[2]), before.get(key, {}), after.get(key, {}), tolerances or {}
+            key,
+            infos.get(key[2]),
+            before.scores.get(key, {}),
+            after.scores.get(key, {}),
+            tolerances or {},
         )
-        for key in dict.fromkeys((*before, *after))
-        if _scored(before.get(key, {})) or _scored(after.get(key, {}))
+        for key in dict.fromkeys((*before.scores, *after.scores))
+        if _scored(before.scores.get(key, {})) or _scored(after.scores.get(key, {}))
     ]
-    cost_before, cost_after = _costs(base), _costs(new)
-    for (method, size), old in cost_before.items():
-        if now := cost_after.get((method, size)):
+    for (method, size), old in before.costs.items():
+        if now := after.costs.get((method, size)):
             changes += _cost_changes(method, size, old, now, cost_percent)
         elif cost_percent is not None:
             note = "cost not measured"
@@ -135,17 +127,21 @@ def compare(
     return changes
 
 
-def labelled_alike(base: Iterable[Record], new: Sequence[Record]) -> list[Record]:
+_Labels = tuple[dict[str, tuple[str, set[tuple[str, str]]]], ...]
+"""Of datasets, and of methods, that are named after paths: label -> (path, what it holds)."""
+
+
+def labelled_alike(old: _Labels, new: Iterable[Record]) -> list[Record]:
     """New records with the labels that the base has for what they are of.
 
     What is named after a path is called by its name, or by the end of the path where others here
     have that name: the same thing may be `LQ` on one side and `a/LQ` on the other. It is known by
     its path, or by its name and content.
     """
-    old, found = _labels(base), list(new)
-    for field, before, now in zip(("dataset", "method"), old, _labels(new), strict=True):
+    found = list(new)
+    for field, before, now in zip(("dataset", "method"), old, _labels(found), strict=True):
         names: dict[str, str] = {}
-        taken = {getattr(r, field) for r in new} - set(now)
+        taken = {getattr(r, field) for r in found} - set(now)
         for label, (path, holds) in now.items():
             same = [
                 *(x for x, (p, _) in before.items() if p == path),
@@ -159,18 +155,16 @@ def labelled_alike(base: Iterable[Record], new: Sequence[Record]) -> list[Record
             if same and same[0] not in taken:
                 names[label] = same[0]
                 taken.add(same[0])
-        found = [
-            replace(r, **{field: names.get(getattr(r, field), getattr(r, field))}) for r in found
-        ]
+        if any(label != name for label, name in names.items()):
+            found = [
+                replace(r, **{field: names.get(getattr(r, field), getattr(r, field))})
+                for r in found
+            ]
     return found
 
 
-_Labels = dict[str, tuple[str, frozenset[tuple[str, str]]]]
-
-
-def _labels(records: Iterable[Record]) -> tuple[_Labels, _Labels]:
-    """Of datasets and methods that are named after paths: label -> (path, what it holds)."""
-    found: tuple[_Labels, _Labels] = ({}, {})
+def _labels(records: Iterable[Record]) -> _Labels:
+    found: _Labels = ({}, {})
     for r in records:
         parts = (
             (r.dataset, r.dataset_source, (r.clip, r.clip_digest)),
@@ -178,39 +172,95 @@ def _labels(records: Iterable[Record]) -> tuple[_Labels, _Labels]:
         )
         for labels, (label, path, holds) in zip(found, parts, strict=True):
             if path:
-                held = labels.get(label, (path, frozenset()))[1]
-                labels[label] = path, held | {holds} if holds[1] else held
+                held = labels.setdefault(label, (path, set()))[1]
+                if holds[1]:
+                    held.add(holds)
     return found
 
 
 Key = tuple[str, str, str]
+"""Dataset, method, metric."""
 
 
-def _scores(records: Sequence[Record]) -> dict[Key, dict[str, Record]]:
-    """(dataset, method, metric) -> clip -> newest record.
+class _Score(NamedTuple):
+    """What is compared of one clip."""
 
-    One that was scored with older weights or settings than the method's others counts as failed.
+    value: float | None
+    """The score; None where there is none."""
+    about: tuple[Any, ...]
+    """What another score must share to be held against it (`scoring`)."""
+    reason: str
+    """Why there is none."""
+    schema: int
+    """Version of the layout of its record."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is compared of one set of results."""
+
+    names: Mapping[str, set[str]]
+    """All methods, datasets and metrics, whatever is looked at."""
+    infos: Mapping[str, MetricInfo]
+    """Metrics that the table of metrics lacks."""
+    scores: Mapping[Key, Mapping[str, _Score]]
+    """Clip -> score."""
+    costs: Mapping[tuple[str, str], Measurement]
+    """(method, LQ size) -> newest measurement."""
+    labels: _Labels
+    """What is named after paths."""
+
+
+def _side(
+    found: Iterable[Record],
+    methods: Sequence[str] | None,
+    datasets: Sequence[str] | None,
+    metrics: Sequence[str] | None,
+) -> _Side:
+    """What is looked at.
+
+    A score with older weights or settings than the method's others counts as failed.
     """
+    records = list(found)
+    names = {
+        "method": {r.method for r in records},
+        "dataset": {r.dataset for r in records if r.dataset},
+        "metric": {r.metric for r in records},
+    }
+    infos = {r.metric: i for r in records if r.metric not in METRICS and (i := recorded(r))}
+    labels = _labels(records)
+    records = [
+        r
+        for r in records
+        if (methods is None or r.method in methods)
+        and (datasets is None or r.kind == "cost" or r.dataset in datasets)
+        and (metrics is None or r.kind == "cost" or r.metric in metrics)
+    ]
     chosen = newest(records)
     current = current_state(chosen.values())
-    found: dict[Key, dict[str, Record]] = {}
-    for (dataset, method, clip, metric), record in chosen.items():
-        if record.status == "ok" and current[method] != made_by(record):
-            error = {"message": "scored with older weights or settings; run it again"}
-            record = replace(record, status="failed", error=error)
-        found.setdefault((dataset, method, metric), {})[clip] = record
-    return found
+    scores: dict[Key, dict[str, _Score]] = {}
+    same: dict[str, tuple[Any, ...]] = {}
+    for (dataset, method, clip, metric), r in chosen.items():
+        about = scoring(r)
+        value, why = r.value, ""
+        if r.status != "ok" or r.value is None:
+            value, why = None, reason(r)
+        elif current[method] != made_by(r):
+            value, why = None, "scored with older weights or settings; run it again"
+        score = _Score(value, same.setdefault(repr(about), about), why, r.schema)
+        scores.setdefault((dataset, method, metric), {})[clip] = score
+    return _Side(names, infos, scores, _costs(records), labels)
 
 
-def _scored(clips: Mapping[str, Record]) -> dict[str, Record]:
-    return {clip: r for clip, r in clips.items() if r.status == "ok" and r.value is not None}
+def _scored(clips: Mapping[str, _Score]) -> dict[str, _Score]:
+    return {clip: score for clip, score in clips.items() if score.value is not None}
 
 
 def _score_change(
     key: Key,
     info: MetricInfo | None,
-    before: Mapping[str, Record],
-    after: Mapping[str, Record],
+    before: Mapping[str, _Score],
+    after: Mapping[str, _Score],
     limits: Mapping[str, float],
 ) -> Change:
     dataset, method, metric = key
@@ -225,14 +275,14 @@ def _score_change(
     if not info:
         return change("lost", "this version has no such metric")
     if gone := sorted(old.keys() - now.keys()):
-        what = reason(after[gone[0]]) if gone[0] in after else "not run"
+        what = after[gone[0]].reason if gone[0] in after else "not run"
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
         return change("lost", f"clip '{gone[0]}'{more}: {what}")
-    for clip, r in old.items():
-        if not alike(scoring(r), scoring(now[clip])):
-            cause = _what_differs(r, now[clip])
+    for clip, score in old.items():
+        if not alike(score.about, now[clip].about):
+            cause = _what_differs(score.about, now[clip].about)
             return replace(change("apart", f"clip '{clip}': {cause}"), cause=cause)
-    pairs = {clip: (_value(r), _value(now[clip])) for clip, r in old.items()}
+    pairs = {clip: (_value(score), _value(now[clip])) for clip, score in old.items()}
     gains = {clip: column.rank(was) - column.rank(value) for clip, (was, value) in pairs.items()}
     mean = statistics.fmean(gains.values())
     limit = limits.get(metric, info.tolerance)
@@ -245,30 +295,32 @@ def _score_change(
         method,
         column,
         verdict,
-        statistics.fmean(_value(r) for r in old.values()),
-        statistics.fmean(_value(now[clip]) for clip in old),
+        statistics.fmean(was for was, _ in pairs.values()),
+        statistics.fmean(value for _, value in pairs.values()),
         half_width(list(gains.values())),
         f"{worst} {signed(column, value - was)}" if gains[worst] < 0 else "",
-        unsaid=any(min(r.schema, now[clip].schema) < 2 for clip, r in old.items()),
+        unsaid=any(min(score.schema, now[clip].schema) < 2 for clip, score in old.items()),
     )
 
 
-def _value(record: Record) -> float:
-    assert record.value is not None, "chosen for having one"
-    return record.value
+def _value(score: _Score) -> float:
+    assert score.value is not None, "chosen for having one"
+    return score.value
 
 
-def _what_differs(a: Record, b: Record) -> str:
-    if a.clip_digest != b.clip_digest:
+def _what_differs(a: Sequence[Any], b: Sequence[Any]) -> str:
+    """Between two results of `scoring`."""
+    digest, version, flow, _, pyiqa, border, _ = zip(a, b, strict=True)
+    if digest[0] != digest[1]:
         return "other frames (LQ, GT or number)"
-    if a.metric_version != b.metric_version:
-        return f"version {a.metric_version} of the metric against {b.metric_version}"
-    if a.extra.get("flow") != b.extra.get("flow"):
-        return f"flow {a.extra.get('flow')} against {b.extra.get('flow')}"
-    if None not in (a.border_px, b.border_px) and a.border_px != b.border_px:
-        return f"{a.border_px} px cut from each side against {b.border_px}"
-    if a.extra.get("pyiqa") != b.extra.get("pyiqa"):
-        return "{} against {}".format(*(r.extra["pyiqa"]["version"] for r in (a, b)))
+    if version[0] != version[1]:
+        return "version {} of the metric against {}".format(*version)
+    if flow[0] != flow[1]:
+        return "flow {} against {}".format(*flow)
+    if None not in border and border[0] != border[1]:
+        return "{} px cut from each side against {}".format(*border)
+    if pyiqa[0] != pyiqa[1]:
+        return "{} against {}".format(*(about and about["version"] for about in pyiqa))
     return "scored by another protocol"
 
 

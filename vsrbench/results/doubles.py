@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vsrbench.core.types import MetricInfo, Record
+from vsrbench.core.types import Record
 from vsrbench.metrics import recorded
 
 
@@ -14,13 +14,23 @@ def identical_scores(records: Iterable[Record]) -> list[str]:
     Such scores most likely come from the same frames under two names. Values at an end of a
     metric's range and 0, which unlike clips can well share, say nothing and are left out.
     """
-    alike: dict[tuple[str, str, MetricInfo, float], dict[str, None]] = {}
+    scored: dict[tuple[str, str, str], list[Record]] = {}
     for r in records:
-        if r.status == "ok" and r.value and (info := recorded(r)):
-            alike.setdefault((r.method, r.dataset, info, r.value), {})[r.clip] = None
-    return [
-        f"{method} has {info.title} {value:.{info.decimals}f} on each of "
-        f"{dataset}/{', '.join(clips)}, equal to the last digit: are these the same frames?"
-        for (method, dataset, info, value), clips in alike.items()
-        if len(clips) > 1 and value not in info.range
-    ]
+        if r.status == "ok" and r.value:
+            scored.setdefault((r.method, r.dataset, r.metric), []).append(r)
+    found = []
+    for (method, dataset, _), own in scored.items():
+        if (info := recorded(own[0])) is None:
+            continue
+        first: dict[float, str] = {}
+        alike: dict[float, dict[str, None]] = {}
+        for r in own:
+            if r.value is not None and first.setdefault(r.value, r.clip) != r.clip:
+                alike.setdefault(r.value, {first[r.value]: None})[r.clip] = None
+        found += [
+            f"{method} has {info.title} {value:.{info.decimals}f} on each of "
+            f"{dataset}/{', '.join(clips)}, equal to the last digit: are these the same frames?"
+            for value, clips in alike.items()
+            if value not in info.range
+        ]
+    return found

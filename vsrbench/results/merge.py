@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vsrbench.core.errors import WriteError
 from vsrbench.core.files import partial_beside
@@ -73,29 +73,15 @@ def merge(sources: Sequence[Store], target: Store) -> Merged:
     """
     target.prepare()
     found = Merged()
-    held = {r.key: r for r in target.latest().values() if r.status == "ok" and r.kind == "quality"}
-    known = {_line(record) for record in target.read(strict=True)}
+    known = set[int]()
+    held: dict[str, _Held] = {}
+    for _, record in target.read_lines(strict=True):
+        known.add(_identity(record))
+        if record.status == "ok" and record.kind == "quality":
+            held[record.key] = _Held(record.value, hash(record.per_frame))
     runs = {run["run_id"] for run in target.read_runs(strict=True)}
     for source in sources:
-        new = list[Record]()
-        for record in source.read(strict=True):
-            if _line(record) in known:
-                continue
-            known.add(_line(record))
-            before = held.get(record.key) if record.status == "ok" else None
-            if before is None:
-                new.append(record)
-                if record.status == "ok" and record.kind == "quality":
-                    held[record.key] = record
-            elif (before.value, before.per_frame) == (record.value, record.per_frame):
-                found.overlap += 1
-            else:
-                found.conflicts.append(
-                    f"{record.metric} of {record.method} on {record.dataset}/{record.clip} is "
-                    f"{before.value} and, in {source.folder}, {record.value}"
-                )
-        target.append_all(new)
-        found.records += len(new)
+        target.append_lines(_new(source, known, held, found))
         for run in source.read_runs(strict=True):
             if run["run_id"] not in runs:
                 runs.add(run["run_id"])
@@ -106,7 +92,38 @@ def merge(sources: Sequence[Store], target: Store) -> Merged:
     return found
 
 
-def _line(record: Record) -> int:
+class _Held(NamedTuple):
+    """A score that is there already."""
+
+    value: float | None
+    per_frame: int
+    """Tells the scores of its frames from others."""
+
+
+def _new(source: Store, known: set[int], held: dict[str, _Held], found: Merged) -> Iterator[bytes]:
+    """The lines of records that are to be added."""
+    for line, record in source.read_lines(strict=True):
+        identity = _identity(record)
+        if identity in known:
+            continue
+        known.add(identity)
+        if record.status == "ok" and record.kind == "quality":
+            score = _Held(record.value, hash(record.per_frame))
+            before = held.setdefault(record.key, score)
+            if before is not score:
+                if before == score:
+                    found.overlap += 1
+                else:
+                    found.conflicts.append(
+                        f"{record.metric} of {record.method} on {record.dataset}/{record.clip} is "
+                        f"{before.value} and, in {source.folder}, {record.value}"
+                    )
+                continue
+        found.records += 1
+        yield line if line.endswith(b"\n") else line + b"\n"
+
+
+def _identity(record: Record) -> int:
     """Tells records apart in little memory."""
     return hash((record.key, record.run_id, record.at, record.status, record.value))
 

@@ -2,61 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from vsrbench.core.errors import DataError, MissingError, UserError, WriteError
-from vsrbench.core.types import RECORD_SCHEMA, Asked, Record
-from vsrbench.results.view import Named, conflicts, latest, several, shown
+from vsrbench.core.types import RECORD_SCHEMA, Record
+from vsrbench.results import lines
+from vsrbench.results.lines import Lean
+from vsrbench.results.view import Named, latest, several, shown
 
 T = TypeVar("T")
+_BATCH = 1000
+"""Lines that are written at once."""
 
 
-class _Git(TypedDict):
-    commit: str | None
-    dirty: bool | None
+class Seen(NamedTuple):
+    """What a plan needs to know of the records of a store."""
 
-
-class _Gpu(TypedDict):
-    name: str
-    memory_mib: int
-
-
-class _Env(TypedDict):
-    python: str
-    system: str
-    cpu: str
-    cores: int | None
-    ram_mib: int
-    cuda: str | None
-    gpus: list[_Gpu]
-    packages: dict[str, str]
-    git: _Git
-    root: NotRequired[_Git]
-
-
-class _Run(TypedDict):
-    """Of a line about a run: what tables and reports read of it."""
-
-    run_id: str
-    started: str
-    argv: list[str]
-    version: str
-    device: str
-    env: _Env
-    finished: str
-    counts: dict[str, int]
-    exit_code: int
-    asked: NotRequired[list[Asked]]
-
-
-_RECORDS = msgspec.json.Decoder(Record)
-_SCHEMA = msgspec.json.Decoder(dict[str, Any])
+    done: dict[str, str]
+    """Key -> why it was skipped; empty for what is done. Keys of failures are not among them."""
+    methods: list[Named]
+    """Methods with their paths, in the order in which they came up."""
+    sets: list[Named]
+    """Test sets, likewise."""
 
 
 class Store:
@@ -106,11 +82,15 @@ class Store:
 
     def append_all(self, records: Iterable[Record]) -> None:
         """Write records and flush them to disk, once. Raises WriteError when the disk refuses."""
-        self._append_lines(self.records, (record.to_json() for record in records))
+        _append(self.records, (_line(record.to_json()) for record in records))
 
     def append_run(self, run: dict[str, Any]) -> None:
         """Write one line about a run: arguments, environment, counts, exit code."""
-        self._append_lines(self.runs, [run])
+        _append(self.runs, [_line(run)])
+
+    def append_lines(self, records: Iterable[bytes]) -> None:
+        """Write lines of another store's records as they are. Raises WriteError."""
+        _append(self.records, records)
 
     def code(self, runs: Collection[str]) -> str:
         """Version and commit of the code behind these runs; `+` marks uncommitted changes."""
@@ -127,61 +107,51 @@ class Store:
 
         strict: as for `read`.
         """
-        return self._lines(self.runs, _run, strict)
-
-    def _append_lines(self, path: Path, values: Iterable[dict[str, Any]]) -> None:
-        # NaN has no JSON spelling that other readers accept: refuse it here.
-        lines = (json.dumps(v, allow_nan=False, separators=(",", ":")).encode() for v in values)
-        try:
-            with path.open("ab+") as file:
-                if file.tell() > 0:
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # an earlier run was cut in the middle of a line
-                        file.write(b"\n")
-                file.writelines(line + b"\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise WriteError(
-                f"cannot write {path}: {error.strerror}",
-                "free some space or choose another folder with --results DIR; "
-                "everything recorded before is kept",
-            ) from error
+        return (run for _, run in self._lines(self.runs, lines.run, strict))
 
     def read(self, strict: bool = False) -> list[Record]:
         """All records in order of writing; what is no record is passed over with a notice.
 
         strict: it is a DataError, unless it is a last line that was cut in writing.
         """
-        return list(self._lines(self.records, self._record, strict))
+        return [record for _, record in self.read_lines(strict)]
 
-    def _record(self, line: bytes) -> Record:
-        try:
-            record, schema = _RECORDS.decode(line), 0
-        except msgspec.ValidationError:
-            record, schema = None, _SCHEMA.decode(line).get("schema", 0)
-        newest = record.schema if record else schema
-        if isinstance(newest, int) and newest > RECORD_SCHEMA:
-            raise UserError(
-                f"{self.records} was written by a newer version (schema {newest}, this one reads "
-                f"up to {RECORD_SCHEMA})",
-                "update vsrbench or choose another folder with --results DIR",
-            )
-        return record or _RECORDS.decode(line)
+    def read_lines(self, strict: bool = False) -> Iterator[tuple[bytes, Record]]:
+        """(line, record) one after the other, as `read` gives them."""
+        return self._records(lines.record, strict)
+
+    def seen(self) -> Seen:
+        """What is done already, and what has a place among the kept frames."""
+        done = dict[str, str]()
+        methods, sets = dict[Named, None](), dict[Named, None]()
+        for _, found in self._records(lines.outcome):
+            methods[found.method, found.source] = None
+            sets[found.dataset, found.dataset_source] = None
+            if found.status == "ok":
+                done[found.key] = ""
+            elif done.get(found.key) != "":
+                done.pop(found.key, None)
+                if found.status == "skipped" and (why := (found.error or {}).get("message")):
+                    done[found.key] = why
+        return Seen(done, list(methods), list(sets))
 
     def latest(self) -> dict[str, Record]:
         """The newest record of each key; a success is never hidden by a later failure."""
-        return latest(self.read())
+        return latest(record for _, record in self.read_lines())
 
-    def require(self, strict: bool = False) -> list[Record]:
+    def require(self, strict: bool = False, lean: bool = False) -> list[Record]:
         """The results that were asked for last (`shown`), for all that shows or compares.
 
         Records of one key with different values leave a notice. Raises MissingError when there are
-        no records. strict: a DataError for damaged lines, as in `read`, and for such records.
+        no records. strict: a DataError for damaged lines, as in `read`, and for such records. lean:
+        for means and comparisons, in little memory (`Lean`).
         """
-        records = self.read(strict)
-        found = shown(records, self.read_runs(strict))
-        if not self.runs.is_file() and several(records):
+        differing = dict[str, str]()
+        read = self._records(Lean() if lean else lines.record, strict)
+        newest = latest((record for _, record in read), differing)
+        unclear = not self.runs.is_file() and several(newest)
+        found = shown(newest, self.read_runs(strict))
+        if unclear:
             self.notices.append(
                 f"{self.runs.name} does not lie beside {self.records}: of several results of one "
                 "kind the one that was computed last is shown, asked for last or not"
@@ -191,8 +161,8 @@ class Store:
                 f"no records in {self.folder}",
                 "run something first: vsrbench --methods bicubic",
             )
-        keys = {record.key for record in found}
-        for text in conflicts(r for r in records if r.key in keys):
+        keys = {record.key for record in found} if differing else ()
+        for text in (text for key, text in differing.items() if key in keys):
             if strict:
                 raise DataError(
                     f"{self.records}: {text}",
@@ -203,21 +173,39 @@ class Store:
 
     def of_run(self, run_id: str) -> list[Record]:
         """What one run asked for, new or reused, as `require` gives it."""
-        runs = (run for run in self.read_runs() if run["run_id"] == run_id)
-        return shown(self.read(), runs, alone=True)
+        runs = [run for run in self.read_runs() if run["run_id"] == run_id]
+        keys = {k for run in runs for a in run.get("asked", ()) for k in a.keys.values()}
+        newest = latest(record for _, record in self.read_lines() if record.key in keys)
+        return shown(newest, runs, alone=True)
 
-    def named(self) -> tuple[list[Named], list[Named]]:
-        """(methods, sets) with their paths, in the order in which they came up."""
-        methods, sets = dict[Named, None](), dict[Named, None]()
-        for record in self.read():
-            methods[record.method, record.source] = None
-            sets[record.dataset, record.dataset_source] = None
-        return list(methods), list(sets)
+    def _records(
+        self, made_of: Callable[[bytes], Any], strict: bool = False
+    ) -> Iterator[tuple[bytes, Any]]:
+        """(line, what is made of it) of all records. Raises UserError for those of the future."""
+
+        def checked(line: bytes) -> Any:
+            try:
+                made = made_of(line)
+            except msgspec.ValidationError:
+                self._check_schema(lines.schema(line))
+                raise
+            self._check_schema(made.schema)
+            return made
+
+        return self._lines(self.records, checked, strict)
+
+    def _check_schema(self, newest: Any) -> None:
+        if isinstance(newest, int) and newest > RECORD_SCHEMA:
+            raise UserError(
+                f"{self.records} was written by a newer version (schema {newest}, this one reads "
+                f"up to {RECORD_SCHEMA})",
+                "update vsrbench or choose another folder with --results DIR",
+            )
 
     def _lines(
         self, path: Path, made_of: Callable[[bytes], T], strict: bool = False
-    ) -> Iterator[T]:
-        """What the lines of a file make; a line of which nothing can be made leaves a notice."""
+    ) -> Iterator[tuple[bytes, T]]:
+        """(line, what it makes) of a file; a line that makes nothing leaves a notice."""
         if not path.is_file():
             return
         with path.open("rb") as file:
@@ -225,7 +213,7 @@ class Store:
                 if not line.strip():
                     continue
                 try:
-                    yield made_of(line)
+                    made = made_of(line)
                 except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                     cut = not line.endswith(b"\n")
                     if strict and not cut:
@@ -235,10 +223,39 @@ class Store:
                     notice = f"{path}:{number}: {'cut' if cut else 'damaged'} line passed over"
                     if notice not in self.notices:
                         self.notices.append(notice)
+                else:
+                    yield line, made
 
 
-def _run(line: bytes) -> dict[str, Any]:
-    """A line about a run, if it is one. Raises DecodeError."""
-    data: dict[str, Any] = _SCHEMA.decode(line)
-    data |= msgspec.convert(data, _Run)
-    return data
+def _line(value: dict[str, Any]) -> bytes:
+    # NaN has no JSON spelling that other readers accept: refuse it here.
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _append(path: Path, made: Iterable[bytes]) -> None:
+    """Add lines to a file that other runs may be writing to, and flush them to disk.
+
+    Each batch is written at once under a lock. Raises WriteError when the disk refuses.
+    """
+    rest = iter(made)
+    try:
+        with path.open("ab+", buffering=0) as file:
+            while batch := b"".join(islice(rest, _BATCH)):
+                with suppress(OSError):  # not every file system has locks; released below
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if file.seek(0, os.SEEK_END) > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # an earlier run was cut in the middle of a line
+                        batch = b"\n" + batch
+                left = memoryview(batch)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_UN)
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path}: {error.strerror}",
+            "free some space or choose another folder with --results DIR; "
+            "everything recorded before is kept",
+        ) from error

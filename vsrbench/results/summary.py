@@ -301,10 +301,11 @@ def costs_of_now(records: Iterable[Record], scores: Iterable[Record]) -> list[Re
     """
 
     def made(r: Record) -> tuple[Any, ...]:
-        return made_by(replace(r, precision=""))
+        *before, _, settings = made_by(r)
+        return (*before, settings)
 
     scored = sorted((r for r in scores if r.kind == "quality"), key=lambda r: r.at)
-    state = {r.method: made(r) for r in scored if r.status == "ok"}
+    state = {m: made(r) for m, r in {r.method: r for r in scored if r.status == "ok"}.items()}
     error = {"message": "measured with other weights, code or settings than scored; run it again"}
     found = sorted((r for r in records if r.kind == "cost"), key=lambda r: r.at)
     return [

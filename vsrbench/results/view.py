@@ -11,23 +11,25 @@ same content under another path is the same thing, which has moved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from vsrbench.core.keys import digest
-from vsrbench.core.types import Record, Size
+from vsrbench.core.types import Asked, Record, Size
 from vsrbench.metrics import recorded
 
 Named = tuple[str, str]
 """Name and path of what is named after it; the path is empty for what has a card or a spec."""
 _COST = "cost"
+_TEXTS = ("method", "source", "dataset", "dataset_source", "clip")
+"""Of what was asked for; each is there once in memory."""
 
 
-@dataclass(frozen=True)
-class _Slot:
+class _Slot(NamedTuple):
     """Place of one result in a view."""
 
     method: Named
@@ -37,103 +39,134 @@ class _Slot:
     """Metric, or `cost` and the size."""
 
 
-@dataclass(frozen=True)
-class _Event:
-    """Results that were asked for at a time; with `whole`, all of its sets."""
+class _Asking(NamedTuple):
+    """What a run asked for."""
 
     at: str
-    keys: Mapping[_Slot, str]
-    whole: bool
+    slots: Sequence[Asked]
+
+    def pairs(self) -> Iterator[tuple[_Slot, str]]:
+        """(slot, key) of all that it asked for."""
+        for entry in self.slots:
+            method, dataset = (entry.method, entry.source), (entry.dataset, entry.dataset_source)
+            for metric, key in entry.keys.items():
+                what = metric if entry.dataset else _cost_name(entry.size)
+                yield _Slot(method, dataset, entry.clip, what), key
 
 
-def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """The newest record of each key; a success is never hidden by a later failure."""
+_Events = Callable[[], Iterable[_Asking | Record]]
+"""All that was asked for, in order: by a run, or by nobody knows which run."""
+
+
+def latest(records: Iterable[Record], differing: dict[str, str] | None = None) -> dict[str, Record]:
+    """The newest record of each key; a success is never hidden by a later failure.
+
+    differing: takes a line for each key whose records disagree: its identity lacks something that
+    matters.
+    """
     newest: dict[str, Record] = {}
+    first: dict[str, Record] = {}
     for record in records:
         old = newest.get(record.key)
         if old is None or record.status == "ok" or old.status != "ok":
             newest[record.key] = record
+        if old is not None and differing is not None:
+            old = first.get(record.key, old)
+            if text := _difference(old, record):
+                first[record.key] = old
+                differing[record.key] = text
     return newest
 
 
 def shown(
-    records: Sequence[Record], runs: Iterable[Mapping[str, Any]], alone: bool = False
+    found: dict[str, Record], runs: Iterable[Mapping[str, Any]], alone: bool = False
 ) -> list[Record]:
     """Of every method, set, clip and metric (or size) the result that was asked for last.
 
-    records, runs: what the store holds, in order of writing. alone: only what these runs asked
-    for. In what is given back `method`, `dataset` and `title` tell apart what has equal names, `at`
-    is the time of asking, and the order is that of asking. A clip that the last run of its set no
-    longer had is left out.
+    found: the newest record of each key, in order of writing; it is used up. runs: what the store
+    holds of them, likewise. alone: only what these runs asked for. In what is given back `method`,
+    `dataset` and `title` tell apart what has equal names, `at` is the time of asking, and the order
+    is that of asking. A clip that the last run of its set no longer had is left out.
     """
-    found = latest(records)
-    events = list(_events(found, runs, alone))
+    events = _events(found, runs, alone)
     methods, datasets = _moved(events, found)
-
-    def settled(slot: _Slot) -> _Slot:
-        own = methods.get(slot.method, slot.method), datasets.get(slot.dataset, slot.dataset)
-        return replace(slot, method=own[0], dataset=own[1])
-
     asked: dict[_Slot, tuple[str, str]] = {}
-    for event in events:
-        keys = {settled(slot): key for slot, key in event.keys.items()}
-        if event.whole:
-            clips = {(slot.dataset, slot.clip) for slot in keys}
-            sets = {dataset for dataset, _ in clips}
-            gone = (s for s in asked if s.dataset in sets and (s.dataset, s.clip) not in clips)
-            for slot in list(gone):
-                del asked[slot]
-        for slot, key in keys.items():
+    clips: dict[Named, set[str]] = {}
+    for event in events():
+        at, pairs = _contents(event)
+        now: dict[Named, set[str]] = {}
+        for slot, key in pairs:
+            if methods or datasets:
+                own = methods.get(slot.method, slot.method)
+                slot = slot._replace(method=own, dataset=datasets.get(slot.dataset, slot.dataset))
+            now.setdefault(slot.dataset, set()).add(slot.clip)
             asked.pop(slot, None)  # to the end: in order of asking
-            asked[slot] = (key, event.at)
-    there = [(slot, found[key], at) for slot, (key, at) in asked.items() if key in found]
-    called = _labels(slot.method for slot, *_ in there)
-    set_called = _labels(slot.dataset for slot, *_ in there if slot.dataset[0])
-    return [
-        replace(
-            record,
-            at=at,
-            method=called[slot.method],
-            title=record.title if called[slot.method] == slot.method[0] else called[slot.method],
-            dataset=set_called.get(slot.dataset, ""),
-            dataset_source=slot.dataset[1],
-            source=slot.method[1],
-            clip=slot.clip,
-        )
-        for slot, record, at in there
-    ]
+            asked[slot] = (key, at)
+        for dataset, here in now.items():
+            before = clips.setdefault(dataset, here)
+            if isinstance(event, _Asking) and before - here:
+                for gone in [s for s in asked if s.dataset == dataset and s.clip not in here]:
+                    del asked[gone]
+                clips[dataset] = here
+            before |= here
+    for slot in [slot for slot, (key, _) in asked.items() if key not in found]:
+        del asked[slot]
+    called = _labels(slot.method for slot in asked)
+    set_called = _labels(slot.dataset for slot in asked if slot.dataset[0])
+    result, used = [], set[str]()
+    for slot, (key, at) in asked.items():
+        record, name = found[key], called[slot.method]
+        title = record.title if name == slot.method[0] else name
+        values = {"at": at, "method": name, "title": title, "clip": slot.clip}
+        values |= {"dataset": set_called.get(slot.dataset, ""), "source": slot.method[1]}
+        result.append(_changed(record, values | {"dataset_source": slot.dataset[1]}, key in used))
+        used.add(key)
+    return result
 
 
-def _events(
-    found: Mapping[str, Record], runs: Iterable[Mapping[str, Any]], alone: bool
-) -> Iterable[_Event]:
-    """Everything that was asked for, in order."""
-    listed, of_runs, now = set[str](), list[_Event](), ""
+def _changed(record: Record, values: Mapping[str, Any], shared: bool) -> Record:
+    """A record with these values: the same object, which nobody else has, unless it is shared."""
+    if shared:
+        return replace(record, **values)
+    for name, value in values.items():
+        if getattr(record, name) != value:
+            object.__setattr__(record, name, value)  # a million copies would take their time
+    return record
+
+
+def _events(found: Mapping[str, Record], runs: Iterable[Mapping[str, Any]], alone: bool) -> _Events:
+    """Everything that was asked for, in order; of one second, what a run asked for comes last."""
+    listed, of_runs, now = set[str](), list[_Asking](), ""
+    words: dict[str, str] = {}
+    same = words.setdefault
     for run in runs:
         if "asked" not in run:
             continue
         now = max(now, str(run.get("finished", "")))  # clocks are set back, lines stay in order
-        keys = {}
+        slots = []
         for entry in run["asked"]:
-            method, dataset = (entry.method, entry.source), (entry.dataset, entry.dataset_source)
-            for metric, key in entry.keys.items():
-                what = metric if entry.dataset else _cost_name(entry.size)
-                keys[_Slot(method, dataset, entry.clip, what)] = key
-        listed.update(keys.values())
-        of_runs.append(_Event(now, keys, whole=True))
+            keys = {same(m, m): found[k].key if k in found else k for m, k in entry.keys.items()}
+            listed.update(keys.values())
+            texts = {name: getattr(entry, name) for name in _TEXTS}
+            slots.append(replace(entry, keys=keys, **{n: same(t, t) for n, t in texts.items()}))
+        of_runs.append(_Asking(now, slots))
     if alone:
-        return of_runs
-    single = [
-        _Event(r.at, {_slot(r): r.key}, whole=False) for r in found.values() if r.key not in listed
-    ]
-    # Sorting is stable: of what was asked for within one second, a whole run counts as later.
-    return sorted([*sorted(single, key=lambda e: e.at), *of_runs], key=lambda event: event.at)
+        return lambda: of_runs
+    single = sorted((r for r in found.values() if r.key not in listed), key=lambda r: r.at)
+    return lambda: heapq.merge(single, of_runs, key=lambda event: event.at)
 
 
-def several(records: Iterable[Record]) -> bool:
+def _contents(event: _Asking | Record) -> tuple[str, Iterable[tuple[_Slot, str]]]:
+    """When it was, and the key of each slot."""
+    if isinstance(event, _Asking):
+        return event.at, event.pairs()
+    return event.at, [(_slot(event), event.key)]
+
+
+def several(found: Mapping[str, Record]) -> bool:
     """Whether there are results of different keys for one place in a view."""
     keys: dict[_Slot, str] = {}
-    return any(keys.setdefault(_slot(r), r.key) != r.key for r in latest(records).values())
+    return any(keys.setdefault(_slot(r), r.key) != r.key for r in found.values())
 
 
 def _slot(r: Record) -> _Slot:
@@ -147,16 +180,16 @@ def _cost_name(size: Size) -> str:
 
 
 def _moved(
-    events: Sequence[_Event], found: Mapping[str, Record]
+    events: _Events, found: Mapping[str, Record]
 ) -> tuple[dict[Named, Named], dict[Named, Named]]:
     """(methods, sets) that lie elsewhere now: path then -> path of the same content later."""
     clips: dict[Named, dict[str, str]] = {}
     outputs: dict[Named, dict[tuple[str, str], str]] = {}
     weights: dict[Named, str] = {}
-    for event in events:
+    for event in events():
         now: dict[Named, dict[str, str]] = {}
-        for slot, key in event.keys.items():
-            if (record := found.get(key)) is None:
+        for slot, key in _contents(event)[1]:
+            if not (slot.dataset[1] or slot.method[1]) or (record := found.get(key)) is None:
                 continue
             if slot.dataset[1] and record.clip_digest:
                 now.setdefault(slot.dataset, {})[slot.clip] = record.clip_digest
@@ -166,7 +199,7 @@ def _moved(
                 weights[slot.method] = record.weights_sha256
         for dataset, digests in now.items():
             before = clips.pop(dataset, {})
-            clips[dataset] = digests if event.whole else before | digests
+            clips[dataset] = digests if isinstance(event, _Asking) else before | digests
 
     def same_outputs(a: Named, b: Named) -> bool:
         both = outputs[a].keys() & outputs[b].keys()
@@ -238,22 +271,20 @@ class Places:
         return name if first == source else f"{name}-{digest(source)[:6]}"
 
 
-def conflicts(records: Iterable[Record]) -> list[str]:
-    """What records of one key disagree about: their identity lacks something that matters.
+def _difference(old: Record, new: Record) -> str:
+    """What two records of one key disagree about.
 
     Values that differ by less than half of the last printed digit are taken for equal.
     """
-    first: dict[str, Record] = {}
-    found: dict[str, str] = {}
-    for r in records:
-        info = recorded(r)
-        if r.kind != "quality" or r.status != "ok" or r.value is None or info is None:
-            continue
-        old = first.setdefault(r.key, r)
-        if old.value is not None and abs(old.value - r.value) > 0.5 * 10**-info.decimals:
-            found[r.key] = (
-                f"{info.title} of {r.title} on {r.dataset}/{r.clip} is on record as "
-                f"{old.value:.{info.decimals}f} (run {old.run_id}) and as "
-                f"{r.value:.{info.decimals}f} (run {r.run_id}) under one key, {r.key}"
-            )
-    return list(found.values())
+    if not (old.kind == new.kind == "quality" and old.status == new.status == "ok"):
+        return ""
+    info = recorded(new)
+    if info is None or old.value is None or new.value is None:
+        return ""
+    if abs(old.value - new.value) <= 0.5 * 10**-info.decimals:
+        return ""
+    return (
+        f"{info.title} of {new.title} on {new.dataset}/{new.clip} is on record as "
+        f"{old.value:.{info.decimals}f} (run {old.run_id}) and as "
+        f"{new.value:.{info.decimals}f} (run {new.run_id}) under one key, {new.key}"
+    )

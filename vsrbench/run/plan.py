@@ -11,7 +11,7 @@ from vsrbench.cards.code import code
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys
 from vsrbench.core.errors import UserError
-from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo, Record
+from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo
 from vsrbench.data.datasets import Dataset
 from vsrbench.data.frames import altered, read_mark
 from vsrbench.data.selection import place_of
@@ -113,7 +113,7 @@ def plan(
     dataset: Dataset,
     metrics: Sequence[str],
     missing: Mapping[str, UserError],
-    done: Mapping[str, Record],
+    done: Mapping[str, str],
     frames: Path,
     places: tuple[Places, Places],
     keep_frames: bool,
@@ -123,10 +123,10 @@ def plan(
 ) -> tuple[list[Job], list[Asked]]:
     """(jobs, all results asked for): GT and every card on every clip; jobs leave out what is done.
 
-    missing: metrics whose weights are not here. done: newest record of each key. frames, places:
-    where frames are kept, by method and by set. flow: identity of the estimator for clips whose
-    motion is not known. depends: what each metric depends on besides. fresh: kept frames of earlier
-    runs do not serve.
+    missing: metrics whose weights are not here. done: key -> why it was skipped, empty for what is
+    done. frames, places: where frames are kept, by method and by set. flow: identity of the
+    estimator for clips whose motion is not known. depends: what each metric depends on besides.
+    fresh: kept frames of earlier runs do not serve.
     """
     jobs: list[Job] = []
     asked: list[Asked] = []
@@ -142,16 +142,16 @@ def plan(
             place = f"{folder}/{place_of(clip)}"
             about = (spec.path, frames / place, place)
             job = _job(card, clip, metrics, missing, error or identity, about, flow, depends)
-            todo = tuple(m for m in job.todo if _status(done, job.quality_key(m)) != "ok")
+            found = {name: job.quality_key(metric_info(name)) for name in metrics}
+            todo = tuple(m for m in job.todo if done.get(found[m.name]) != "")
             refused = {
                 name: why
                 for name, why in job.refused.items()
-                if not _same_refusal(done.get(job.quality_key(metric_info(name))), why)
+                if done.get(found[name]) != why.message
             }
             serves = bool(todo) or keep_frames
             reuse = serves and not fresh and all(is_kept(*kept) for kept in job.kept.items())
             keep = keep_frames and job.error is None and not reuse
-            found = {name: job.quality_key(metric_info(name)) for name in metrics}
             asked.append(Asked(card.name, found, card.source, spec.name, spec.path, clip.name))
             if todo or refused or keep:
                 jobs.append(replace(job, todo=todo, refused=refused, keep=keep, reuse=reuse))
@@ -229,15 +229,3 @@ def explain_unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
         rule = clip.protocol["frames"]
         return UserError(f"'{metric.name}' needs successive frames and the rule is {rule}")
     return None
-
-
-def _status(done: Mapping[str, Record], key: str) -> str:
-    return done[key].status if key in done else ""
-
-
-def _same_refusal(record: Record | None, why: UserError) -> bool:
-    return (
-        record is not None
-        and record.status == "skipped"
-        and (record.error or {}).get("message") == why.message
-    )

@@ -203,13 +203,12 @@ class Run:
                 self.missing = True
         flow = self._flow(asked, sets)
         depends = {name: depends_on(name) for name in asked}
-        done = {} if self.config.fresh else self.store.latest()
+        seen = self.store.seen()
         for line in self.store.notices:
             note(f"note: {line}")
         jobs: list[Job] = []
         asked_for: list[Asked] = []
-        methods, names = self.store.named()
-        places = Places(methods), Places(names)
+        places = Places(seen.methods), Places(seen.sets)
         for dataset in sets:
             for name, error in dataset.broken.items():
                 say_error(error)
@@ -219,7 +218,7 @@ class Run:
                 dataset,
                 self.wanted(dataset),
                 reasons,
-                done,
+                {} if self.config.fresh else seen.done,
                 self.store.frames,
                 places,
                 self.config.keep_frames,
@@ -314,7 +313,7 @@ class Run:
 
         timeout_s: after which a method is given up, which is on record as its failure.
         """
-        done = {} if self.config.fresh else self.store.latest()
+        done = {} if self.config.fresh else self.store.seen().done
         machine = self.crew.machine(self.config.device, self.store.logs)
         for card in cards:
             made_by, error, measurement = Made(), None, None
@@ -329,7 +328,7 @@ class Run:
             key = keys.cost_key(card, sha, code, size, frames, machine)
             self.asked.append(Asked(card.name, {"cost": key}, card.source, size=size))
             if error is None:
-                if key in done and done[key].status == "ok":
+                if done.get(key) == "":
                     self.counts["reused"] += 1
                     continue
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
