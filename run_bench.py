@@ -1,6 +1,6 @@
 """The command line of vsrbench, run from a checkout."""
 
-from vsrbench.cli import main
+from vsrbench.__main__ import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

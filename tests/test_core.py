@@ -8,17 +8,21 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.million import write
 from vsrbench.cards import specs
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
 from vsrbench.metrics import METRICS
+from vsrbench.results.compare import compare
 from vsrbench.results.store import Store
+from vsrbench.results.summary import summarise
 from vsrbench.results.view import latest
 
 
@@ -256,3 +260,44 @@ def test_what_the_user_has_does_not_reach_the_tests(root: Path, tmp_path: Path) 
 def test_missing_error_exit_code() -> None:
     assert MissingError("m").exit_code == 3
     assert str(MissingError("what", "do this")) == "what (do this)"
+
+
+@pytest.mark.parametrize("name", ["reference", "ablation"])
+def test_lean_records_make_the_same_means_and_comparisons(root: Path, name: str) -> None:
+    whole, lean = (Store(root / "results" / name).require(lean=lean) for lean in (False, True))
+    assert [(r.key, r.value, r.error) for r in lean] == [(r.key, r.value, r.error) for r in whole]
+    assert not any(r.per_frame for r in lean)
+    assert summarise(lean) == summarise(whole)
+    assert compare(lean, iter(lean)) == compare(whole, whole)
+    assert compare(lean, whole) == compare(whole, lean)
+
+
+def test_many_records_take_little_memory(root: Path, tmp_path: Path) -> None:
+    """A million in 1 GiB; tests/benchmarks/million.py measures that."""
+    count = 4000
+    write(tmp_path / "many", count, seed=0)
+    store = Store(tmp_path / "many")
+    store.require(lean=True)
+    for least, view in ((120, lambda: store.require(lean=True)), (20, lambda: store.seen())):
+        tracemalloc.start()
+        found = view()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert least * count < peak < 1000 * count
+        del found
+
+
+def test_lines_of_two_writers_do_not_mix(tmp_path: Path) -> None:
+    """Each longer than a buffer, and written while others are."""
+    code = (
+        "import sys; from pathlib import Path; from tests.test_core import a_record; "
+        "from vsrbench.results.store import Store; store = Store(Path(sys.argv[1])); "
+        "[store.append(a_record(key=f'{sys.argv[2]}{i}', per_frame=(0.123456789,) * 5000))"
+        " for i in range(60)]"
+    )
+    root = Path(__file__).parents[1]
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    writers = [subprocess.Popen([*argv, name], cwd=root) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    records = Store(tmp_path).read(strict=True)
+    assert sorted(r.key for r in records) == sorted(f"{n}{i}" for n in "abc" for i in range(60))

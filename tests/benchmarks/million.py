@@ -1,4 +1,4 @@
-"""What a million records cost: each view of them in a process of its own, CPU seconds and peak memory.
+"""What a million records cost: each in a process of its own, CPU seconds and peak memory.
 
     python -m tests.benchmarks.million [--records 1000000] [--folder DIR] [NAME ...]
 
@@ -15,15 +15,12 @@ import io
 import json
 import random
 import resource
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 METRICS = (
@@ -47,9 +44,9 @@ def write(folder: Path, count: int, seed: int) -> None:
     lines = map(json.loads, (REFERENCE / "records.jsonl").read_text().splitlines())
     scored = {}
     for line in lines:
-        if line["kind"] == "quality" and line["status"] == "ok" and line["method"] != "gt":
-            if line["metric"] in METRICS:
-                scored[line["metric"]] = line
+        scores = line["kind"] == "quality" and line["status"] == "ok" and line["method"] != "gt"
+        if scores and line["metric"] in METRICS:
+            scored[line["metric"]] = line
     (about,) = map(json.loads, (REFERENCE / "runs.jsonl").read_text().splitlines()[:1])
     chance = random.Random(seed)
     methods = max(1, count // (len(scored) * CLIPS))
@@ -88,14 +85,43 @@ def command(*argv: Any) -> int:
         return main(list(map(str, argv)))
 
 
-def seen(folder: Path) -> int:
+def planned(folder: Path) -> int:
+    """Jobs of as many scores as there are records, none of which is among them."""
+    from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Weights
+    from vsrbench.data.datasets import Dataset
+    from vsrbench.metrics import depends_on
     from vsrbench.results.store import Store
+    from vsrbench.results.view import Places
+    from vsrbench.run.plan import plan
 
-    return len(Store(folder).seen().done)
+    seen = Store(folder).seen()
+    spec = DatasetSpec("big", 1, "Big", "real", 4)
+    clips = [
+        Clip("big", f"clip-{c:04}", 9, (96, 128), 4, 24.0, f"{c:064}", [None], [None])  # type: ignore[list-item]
+        for c in range(CLIPS)
+    ]
+    none = Weights("none")
+    count = max(1, len(seen.done) // (CLIPS * len(METRICS)))
+    cards = [MethodCard(f"m{n}", 1, "M", none, kind="frames") for n in range(count)]
+    places = Places(seen.methods), Places(seen.sets)
+    jobs, _ = plan(
+        cards,
+        Dataset(spec, clips),
+        METRICS,
+        {},
+        seen.done,
+        folder / "frames",
+        places,
+        False,
+        False,
+        "flow",
+        {name: depends_on(name) for name in METRICS},
+    )
+    return sum(len(job.todo) for job in jobs)
 
 
 TASKS: dict[str, Callable[[Path, Path], Any]] = {
-    "read": lambda a, b: seen(a),
+    "plan": lambda a, b: planned(a),
     "table": lambda a, b: command("table", "--results", a),
     "csv": lambda a, b: command("table", "--results", a, "--format", "csv"),
     "compare": lambda a, b: command("compare", a, b),

@@ -6,6 +6,8 @@ A module holds one subcommand: its parser, and what it does.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import signal
 import sys
@@ -32,7 +34,15 @@ from vsrbench.cli import (
     weights,
 )
 from vsrbench.cli.arguments import Parser
-from vsrbench.core.errors import EXTRAS, INTERRUPTED, OK, UserError, missing_package, unknown
+from vsrbench.core.errors import (
+    EXTRAS,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    UserError,
+    missing_package,
+    unknown,
+)
 from vsrbench.core.progress import note, say_error
 
 COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
@@ -71,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in args or "--verbose" in args
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")  # what it cannot show is no reason to fail
     try:
         name = "run"
         if args and not args[0].startswith("-"):
@@ -84,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.make_parser().print_help(sys.stderr)
             return UserError.exit_code
         make_parser, execute = COMMANDS[name]
-        return execute(make_parser().parse_args(args))
+        code = execute(make_parser().parse_args(args))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if verbose:
             traceback.print_exc()
@@ -97,11 +112,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         say_error(missing)
         return missing.exit_code
     except BrokenPipeError:  # the reader of stdout went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return OK
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename:
+            raise
+        _silence()
+        say_error(
+            UserError(
+                f"cannot write to stdout: {error.strerror}",
+                "free some space; all finished results are kept, and `vsrbench table` shows them",
+            )
+        )
+        return FAILED
     except KeyboardInterrupt:
         note("interrupted: finished results are kept; the same command resumes")
         return INTERRUPTED
+
+
+def _silence() -> None:
+    """Nobody can take what is left to be printed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import sys
 import types
 from collections import deque
@@ -183,7 +184,10 @@ def upscale(method: Method, card: MethodCard, clip: Clip, device: str) -> Iterat
     import torch
 
     # A method that draws noise gives the same frames in every run.
-    torch.manual_seed(int(digest([card.name, clip.name, clip.digest]), 16))
+    seed = int(digest([card.name, clip.name, clip.digest]), 16)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     step = card.window or clip.count
     for start in range(0, clip.count, step):
         yield from _window(method, card, clip, device, range(start, min(start + step, clip.count)))

@@ -1,0 +1,108 @@
+"""Where a run happens: no home, full disks, another locale, an interrupt at the wrong moment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import heed_interrupts
+from tests.test_cli import write_clip
+from vsrbench.results.store import Store
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+NO_SPACE = "mount -t tmpfs -o size=4k none /dev/shm && ! head -c 9999 /dev/zero > /dev/shm/full"
+
+
+def call(
+    root: Path, *argv: object, out: int | Path = subprocess.PIPE, **env: str
+) -> tuple[int, str, str]:
+    """The command line in a process of its own: (exit code, stdout, stderr)."""
+    whole = [sys.executable, str(root / "run_bench.py"), *map(str, argv)]
+    with Path(out if isinstance(out, Path) else os.devnull).open("wb") as file:
+        done = subprocess.run(
+            whole,
+            stdout=file if isinstance(out, Path) else out,
+            stderr=subprocess.PIPE,
+            env=os.environ | env,
+            preexec_fn=heed_interrupts,
+        )
+    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+
+
+def test_stdout_that_is_full(root: Path) -> None:
+    code, _, err = call(
+        root, "table", "--results", root / "results/reference", out=Path("/dev/full")
+    )
+    assert code == 1
+    assert err.startswith("error: cannot write to stdout: No space left on device\n")
+    assert "Traceback" not in err
+    assert "Exception" not in err
+
+
+def test_a_run_without_home_shared_memory_or_unicode(root: Path, tmp_path: Path) -> None:
+    """All at once: nothing can be cached, and the table has signs that cannot be shown."""
+    argv = [sys.executable, root / "run_bench.py", "--methods", "bicubic", "--no-cost", "-q"]
+    argv += ["--input", write_clip(tmp_path / "lq", 2), "--metrics", "lr_psnr,flicker"]
+    argv += ["--results", tmp_path / "r", "--device", "cpu"]
+    inside = ["unshare", "-m", "sh", "-c", NO_SPACE + ' && exec "$@"', "sh"]
+    allowed = (
+        shutil.which("unshare")
+        and not subprocess.run([*inside, "true"], capture_output=True).returncode
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("VSRBENCH_CACHE", "VSRBENCH_FETCHED")}
+    env |= ASCII | {"HOME": "/proc/nobody", "XDG_CACHE_HOME": "/proc/nobody/cache"}
+    done = subprocess.run(
+        [str(a) for a in ([*inside, *argv] if allowed else argv)], env=env, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.isascii()
+    assert b"| Bicubic" in done.stdout
+    assert {r.status for r in Store(tmp_path / "r").read()} == {"ok"}
+
+
+def test_lists_without_a_cache_or_a_home(root: Path) -> None:
+    nowhere = {"VSRBENCH_CACHE": "/proc/nobody/cache", "HOME": "/proc/nobody"}
+    for what in ("methods", "datasets", "metrics"):
+        code, out, err = call(root, "list", what, **nowhere, **ASCII)
+        assert code == 0, err
+        assert out
+        assert "Traceback" not in err
+
+
+def test_results_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
+    """One line before anything is computed; what only reads them works."""
+    lq = write_clip(tmp_path / "lq", 1)
+    argv = ["--methods", "bicubic", "--input", lq, "--no-cost", "-q", "--results", "/proc/self/r"]
+    code, out, err = call(root, *argv)
+    assert (code, out) == (2, "")
+    assert "error: the results folder /proc/self/r cannot be written" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("module", ["argparse", "vsrbench.core.errors"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_importing(root: Path, module: str, number: int) -> None:
+    code = (
+        "import builtins, os, runpy, sys\nreal = builtins.__import__\n"
+        "def hooked(name, *rest):\n"
+        f"    if name == {module!r}:\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "    return real(name, *rest)\n"
+        "sys.argv = ['run_bench.py', 'list']\nimport vsrbench.__main__\n"
+        f"builtins.__import__ = hooked\nvsrbench.__main__.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
