@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -38,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.etag = '"one"'
         self.cut_after = 0
         self.stall_after = -1
+        self.drip_s = 0.0
         self.asked: list[tuple[str, str]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -87,6 +89,12 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             threading.Event().wait(5)
             self.close_connection = True
+        elif server.drip_s:
+            with contextlib.suppress(OSError):
+                for byte in body[start:]:
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    time.sleep(server.drip_s)
         elif server.cut_after:
             self.wfile.write(body[start : start + server.cut_after])
             self.close_connection = True
@@ -211,6 +219,61 @@ def test_wrong_hash(server: Server, get: Get, tmp_path: Path) -> None:
     assert left(tmp_path) == []  # the wrong file does not stay to be taken for the right one
 
 
+PAGE = b"\n<!DOCTYPE html><html><body>Please sign in</body></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "what"),
+    [
+        ("pack.zip", PAGE, "an HTML page"),
+        ("pack", PAGE, "an HTML page"),
+        ("pack.zip", b"", "empty"),
+        ("pack.tar.gz", POINTER, "a pointer of Git LFS"),
+        ("pack.zip", hashlib.shake_256(b"junk").digest(5000), "no whole archive"),
+        ("pack.zip", pack(["LQ/a/0.png"])[:40_000], "no whole archive"),
+        ("pack.tar.gz", pack(["LQ/a/0.png"], "tar.gz")[:40_000], "no whole archive"),
+    ],
+)
+def test_what_is_no_archive_is_refused(
+    server: Server, get: Get, tmp_path: Path, name: str, body: bytes, what: str
+) -> None:
+    server.files[f"/{name}"] = body
+    with pytest.raises(DataError, match=f"is {what}"):
+        get(toy(server, name))
+    assert left(tmp_path) == []
+
+
+def test_a_drip_is_given_up(server: Server, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never stops, and would never end."""
+    server.files["/pack.zip"] = pack(GOOD)
+    server.drip_s = 0.02
+    monkeypatch.setattr(download, "SLOWEST", 10_000)
+    with pytest.raises(MissingError, match=r"bytes in \d+ s, less than 10,000 a second"):
+        get(toy(server), timeout_s=0.3)
+
+
+def test_a_file_is_from_then_on_to_be_the_one_that_came_first(
+    server: Server, get: Get, tmp_path: Path
+) -> None:
+    server.files["/pack.zip"] = pack(GOOD)
+    there = get(toy(server))
+    shutil.rmtree(tmp_path / "shelf" / "set")
+    assert get(toy(server)) == there
+    shutil.rmtree(tmp_path / "shelf" / "set")
+    server.files["/pack.zip"] = pack(GOOD, size=40_000)
+    with pytest.raises(DataError, match="another file than the one that came before"):
+        get(toy(server))
+    ledger = tmp_path / "shelf" / download.LEDGER
+    first = hashlib.sha256(pack(GOOD)).hexdigest()
+    assert json.loads(ledger.read_text()) == {f"{server.url}/pack.zip pack.zip": first}
+    ledger.unlink()
+    assert get(toy(server)) == there
+    known = hashlib.sha256(pack(GOOD)).hexdigest()
+    with pytest.raises(DataError, match="another file than expected"):
+        get(dataclasses.replace(toy(server, sha256=known), name="other"))
+
+
 @pytest.mark.parametrize("name", ["../out.png", "a/../../out.png", "/out.png", "..\\out.png"])
 @pytest.mark.parametrize("form", ["zip", "tar.gz"])
 def test_names_that_point_outside(
@@ -243,8 +306,6 @@ def test_links_and_doubles_are_refused(server: Server, get: Get, tmp_path: Path)
     server.files["/twice.zip"] = pack(["GT/a/0.png", "GT//a/0.png"])
     with pytest.raises(DataError, match="exists twice"):
         get(toy(server, "twice.zip"))
-    server.files["/damaged.zip"] = pack(GOOD)[:-200]
-    assert get(toy(server, "damaged.zip")) == ["damaged.zip"]  # no archive any more: kept as it is
 
 
 def test_nothing_is_overwritten(server: Server, get: Get, tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import json
 import pickle
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from vsrbench.core.errors import DataError, MissingError
-from vsrbench.core.files import content, replacing
+from vsrbench.core.files import content, not_the_file, replacing
 from vsrbench.core.types import MethodCard, Origin
 from vsrbench.core.variables import WEIGHTS, fetched_folder, weights_folders
 
@@ -35,6 +36,9 @@ UNREADABLE = (
 
 def unreadable(path: Path, error: Exception) -> DataError:
     """The error for a file that is no checkpoint or a broken one."""
+    with suppress(OSError):
+        if what := not_the_file(path):
+            return DataError(f"checkpoint {path} is {what}", "fetch it again, or `git lfs pull`")
     return DataError(
         f"checkpoint {path} cannot be read: {(str(error).splitlines() or [''])[0][:120]}",
         "it is truncated, corrupt, or holds more than tensors; fetch it again",
@@ -97,7 +101,7 @@ def as_found(card: MethodCard) -> MethodCard:
         with safe_open(str(path), framework="np") as file:
             about: dict[str, Any] = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise DataError(f"checkpoint {path} cannot be read: {error}", "make it again") from error
+        raise unreadable(path, error) from error
     origin = about.get("origin", "")
     known: Origin = origin if origin in get_args(Origin) else "user"
     return replace(card, weights=replace(card.weights, origin=known, note=about.get("note", "")))
@@ -165,7 +169,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     ):
         raise DataError(f"checkpoint {path} holds no state dict", "expected a dict of tensors")
     if "config" in metadata:
-        metadata["config"] = json.loads(metadata["config"])
+        try:
+            metadata["config"] = dict(json.loads(metadata["config"]))
+        except (ValueError, TypeError, RecursionError):  # another program's word for something else
+            del metadata["config"]
     floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     return floats, metadata
 

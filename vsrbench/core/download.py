@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import http.client
+import json
+import lzma
 import shutil
+import tarfile
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vsrbench.core.errors import DataError, MissingError, UserError, install_hint
+from vsrbench.core.files import not_the_file, replacing
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import Bytes
 from vsrbench.core.types import Source
@@ -26,6 +34,12 @@ SPARE = 64 << 20
 PARTIAL = ".partial"
 HUB = ".hub"
 """Folder beside the files for what is on its way from the Hub."""
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
+"""Ends of names of what is unpacked."""
+LEDGER = ".fetched.json"
+"""File that keeps the sha256 of what was fetched where no hash is published."""
+SLOWEST = 1 << 10
+"""Bytes a second; a server that gives less for three timeouts is given up."""
 _BLOCK = 1 << 16
 """Bytes; what has come of a block is lost when the line breaks."""
 _silent: set[str] = set()
@@ -45,13 +59,19 @@ def describe(source: Source) -> str:
     return f"GitHub {source.github}" if source.github else source.url
 
 
-def fetch(source: Source, folder: Path, note: Note, timeout_s: float = TIMEOUT_S) -> Path:
+def fetch(
+    source: Source,
+    folder: Path,
+    note: Note,
+    timeout_s: float = TIMEOUT_S,
+    ledger: Path | None = None,
+) -> Path:
     """The file of a source, put into a folder; a folder in it for a whole repository of the Hub.
 
-    timeout_s: seconds without an answer or a byte after which a server is given up. Raises
-    MissingError when it cannot be had (what came stays, and the same call goes on from there) or a
-    package is not here, DataError for another file than the source tells of, UserError when there
-    is no room.
+    timeout_s: seconds without an answer or a byte after which a server is given up. ledger: where
+    the hash of a file is kept of which none is published: from then on it is to be that file. Raises MissingError when it cannot be had (what came stays, and
+    the same call goes on from there) or a package is not here, DataError for another file than the
+    source tells of, UserError when there is no room.
     """
     url = source.url
     if source.github:
@@ -62,7 +82,7 @@ def fetch(source: Source, folder: Path, note: Note, timeout_s: float = TIMEOUT_S
         target = folder / (source.name or "download")
         if not (target.is_file() and _fits(target, source.sha256)):
             download(url, target, source.sha256, note, timeout_s)
-        return target
+        return _checked(target, source, ledger)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if source.wheel:
@@ -77,7 +97,58 @@ def fetch(source: Source, folder: Path, note: Note, timeout_s: float = TIMEOUT_S
     if not _fits(file, source.sha256):
         file.unlink()
         raise _another(file.name, describe(source), source.sha256)
+    return _checked(file, source, ledger)
+
+
+def _checked(file: Path, source: Source, ledger: Path | None) -> Path:
+    """The file, if it is of its kind and the one that came before. Raises DataError without it."""
+    if file.is_dir():
+        return file
+    origin = describe(source)
+    what = not_the_file(file)
+    if not what and file.name.lower().endswith(ARCHIVES) and not _is_archive(file):
+        what = "no whole archive: it is damaged, or something else"
+    if what:
+        file.unlink()
+        raise DataError(
+            f"{file.name} from {origin} is {what}",
+            "nothing was kept: the source may ask for a login or have moved; look at it in a "
+            "browser",
+        )
+    if ledger and not source.sha256:
+        key, found = f"{origin} {source.name}", sha256_file(file)
+        known = _read_ledger(ledger)
+        if known.setdefault(key, found) != found:
+            file.unlink()
+            raise DataError(
+                f"{file.name} from {origin} is another file than the one that came before: its "
+                f"sha256 hash begins with {found[:16]} and not with {known[key][:16]}",
+                f"if the publisher replaced it, remove its line from {ledger} and fetch again",
+            )
+        with replacing(ledger) as partial:
+            partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return file
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether all of a zip or tar archive is there."""
+    try:
+        if zipfile.is_zipfile(file):
+            return True  # its list is at the end
+        with tarfile.open(file) as archive:
+            for _ in archive:
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
+        return False
+    return True
+
+
+def _read_ledger(ledger: Path) -> dict[str, str]:
+    found: Any = None
+    with suppress(OSError, ValueError):
+        found = json.loads(ledger.read_text(encoding="utf-8"))
+    fits = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    return found if fits else {}
 
 
 def download(
@@ -113,7 +184,7 @@ def download(
         if have and note:
             note(f"  resuming at {mib(have)}")
         with Bytes(total, have) as bar, part.open("ab" if have else "wb") as out:
-            for block in _blocks(answer, url):
+            for block in _blocks(answer, url, 3 * timeout_s):
                 out.write(block)
                 bar.advance(len(block))
     got = part.stat().st_size
@@ -160,8 +231,12 @@ def open_url(
     return outcome[0]
 
 
-def _blocks(answer: Any, url: str) -> Iterator[bytes]:
-    """What is read, with errors of the network told from those of the disk."""
+def _blocks(answer: Any, url: str, patience: float) -> Iterator[bytes]:
+    """What is read, with errors of the network told from those of the disk.
+
+    patience: seconds over which SLOWEST is to be reached.
+    """
+    since, came = time.monotonic(), 0
     while True:
         try:
             block = answer.read1(_BLOCK)
@@ -170,6 +245,12 @@ def _blocks(answer: Any, url: str) -> Iterator[bytes]:
         if not block:
             return
         yield block
+        came += len(block)
+        if (took := time.monotonic() - since) > patience:
+            if came < SLOWEST * took:
+                why = f"{came:,} bytes in {took:.0f} s, less than {SLOWEST:,} a second"
+                raise _failed(url, TimeoutError(why))
+            since, came = time.monotonic(), 0
 
 
 def require_room(place: Path, size: int) -> None:

@@ -88,6 +88,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def not_the_file(path: Path) -> str:
+    """What came instead of a file of data; empty where it may be one."""
+    with path.open("rb") as file:
+        head = file.read(1 << 10).lstrip().lower()
+    if not head:
+        return "empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file that it stands for"
+    page = head.startswith((b"<!doctype html", b"<html")) or b"<html" in head[:200]
+    return "an HTML page" if page else ""
+
+
 def content(path: Path) -> str:
     """sha256 of a file's content, in hex; of a folder, a digest of names and contents below it.
 

@@ -71,7 +71,8 @@ def fetch(
                 if all((root / name).exists() for name in names):
                     note("  is here already")
                     continue
-            file = download.fetch(source, shelf, note, timeout_s)
+            ledger = root.parent / download.LEDGER
+            file = download.fetch(source, shelf, note, timeout_s, ledger)
             names = _unpack(file, root, source.to, spec, note)
             done[source].write_text("\n".join(names) + "\n", encoding="utf-8")
             if not keep:
