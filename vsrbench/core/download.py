@@ -69,9 +69,10 @@ def fetch(
     """The file of a source, put into a folder; a folder in it for a whole repository of the Hub.
 
     timeout_s: seconds without an answer or a byte after which a server is given up. ledger: where
-    the hash of a file is kept of which none is published: from then on it is to be that file. Raises MissingError when it cannot be had (what came stays, and
-    the same call goes on from there) or a package is not here, DataError for another file than the
-    source tells of, UserError when there is no room.
+    the hash of a file is kept of which none is published: from then on it is to be that file.
+    Raises MissingError when it cannot be had (what came stays, and the same call goes on from
+    there) or a package is not here, DataError for another file than the source tells of, UserError
+    when there is no room.
     """
     url = source.url
     if source.github:
