@@ -1,5 +1,5 @@
 # make setup: what running methods needs. make bench: run the main job. make test: run the tests. make lint: format, lint and types.
-# make fuzz: 3,000 broken inputs. make wheel: build the package, install it into empty environments, try it there.
+# make fuzz: 3,000 broken inputs, 30 runs that are killed, 10 pairs of runs into one folder. make wheel: build the package, install it into empty environments, try it there.
 # Each makes its own virtual environment in .venv on first use.
 PYTHON ?= python3
 VENV := .venv
@@ -40,6 +40,7 @@ lint: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	FUZZ_ROUNDS=600 $(RUN) -m pytest tests/test_fuzz.py
+	ROUNDS_OF_KILLS=30 ROUNDS_OF_PAIRS=10 $(RUN) -m pytest tests/test_isolation.py -k 'kills or two_runs'
 
 wheel: $(VENV)/.dev
 	scripts/try_wheel.sh $(VENV)

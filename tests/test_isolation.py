@@ -114,22 +114,6 @@ HARMLESS = {
     "daemon": "subprocess.Popen(['setsid', 'sleep', '300'])",
     "leaves": "os.fork() or (os.setsid(), time.sleep(300))",
     "handler": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-    "dtype": "torch.set_default_dtype(torch.float64)",
-    "gradients": "torch.set_grad_enabled(False)",
-    "interpolate": "F.interpolate = lambda *_, **__: 0",
-    "builtins": "import builtins; builtins.sum = lambda *_: 0",
-    "warnings": "import warnings; warnings.simplefilter('error')",
-    "recursionlimit": "sys.setrecursionlimit(60 + len(__import__('inspect').stack()))",
-    "descriptors": "[os.close(n) for n in (0, 1, 2)]",
-    "printed": "[print('x' * 99 + '\\n') for _ in range(9999)]",
-    "busy": "threading.Thread(target=lambda: [time.sleep(.1) for _ in range(3000)]).start()",
-    "later": "signal.alarm(3000)",
-    "seeds": "import random, numpy; random.seed(0); numpy.random.seed(0); torch.manual_seed(0)",
-    "algorithms": "torch.use_deterministic_algorithms(True)",
-    "limit": "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (40, 40))",
-    "imports": "sys.path.clear(); sys.meta_path.clear()",
-    "modules": "sys.modules.pop('json', None); sys.modules.pop('numpy', None)",
-    "collector": "__import__('gc').disable()",
 }
 """Name -> code, after which the frames are right."""
 
