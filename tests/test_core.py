@@ -18,6 +18,7 @@ from vsrbench.cards import specs
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown
+from vsrbench.core.progress import Progress
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
 from vsrbench.metrics import METRICS
 from vsrbench.results.compare import compare
@@ -301,3 +302,40 @@ def test_lines_of_two_writers_do_not_mix(tmp_path: Path) -> None:
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     records = Store(tmp_path).read(strict=True)
     assert sorted(r.key for r in records) == sorted(f"{n}{i}" for n in "abc" for i in range(60))
+
+
+def test_labels_on_a_terminal_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`a[/b].pth` is a file in a folder."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress(2, 1) as progress:
+        progress.start("a[/b].pth")
+        progress.tick()
+        progress.once("[bold]what")
+        progress.done("a[/b].pth", "FAILED: [/x]")
+    said = capsys.readouterr().err
+    assert all(text in said for text in ("a[/b].pth", "[bold]what", "FAILED: [/x]"))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"shift": "x"},
+        {"shift": [1, 1]},
+        {"pyiqa": [1]},
+        {"pyiqa": {"better": "up", "version": "1", "needs": []}},
+        {"metric": {"title": "T"}},
+        {"protocol": {"span": [1]}},
+        {"flow": {}},
+    ],
+)
+def test_what_lies_beside_a_score_is_checked(tmp_path: Path, extra: dict[str, object]) -> None:
+    """A wrong one makes a damaged line, a lack of others is none; both ways of reading agree."""
+    store = Store(tmp_path)
+    store.append(a_record(clip="a", dataset="s", size=(8, 8)))
+    store.append(a_record(key="k2", clip="b", dataset="s", size=(8, 8), extra=extra))
+    whole, lean = store.require(), store.require(lean=True)
+    assert [r.key for r in whole] == [r.key for r in lean]
+    assert len(whole) == (2 if extra == {"shift": [1, 1]} else 1)
+    assert summarise(whole) == summarise(lean)

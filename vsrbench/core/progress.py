@@ -89,7 +89,7 @@ class Progress:
         self._begun: dict[str, float] = {}
         self._told: set[str] = set()
         self._bar, self._console = _bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("frames, left"),
@@ -114,7 +114,7 @@ class Progress:
         """A job begins; others may be running."""
         self._begun[label] = time.perf_counter()
         number = self._finished + len(self._begun)
-        self._bar.update(self._task, description=f"\\[{number}/{self.jobs}] {label}")
+        self._bar.update(self._task, description=f"[{number}/{self.jobs}] {label}")
 
     def tick(self) -> None:
         """One more frame is done."""

@@ -534,7 +534,7 @@ def _shifts(quality: Iterable[Record]) -> list[str]:
     notes = []
     for r in sorted(quality, key=lambda r: r.clip):
         dy, dx = r.extra.get("shift", (0, 0))
-        if dy or dx:
+        if (dy or dx) and {"psnr_at_zero", "psnr_at_shift"} <= r.extra.keys():
             what = "LQ" if r.method == BASELINE else r.title
             notes.append(
                 f"Registration: {what} and GT of clip '{r.clip}' are not aligned; {r.title} lies "
