@@ -403,7 +403,7 @@ def test_kills_at_random_moments_lose_nothing(
         again = start_run(root, three_clips, tmp_path, name, "good", "program")
         assert again.wait(300) == 0
         assert all_scores(tmp_path / name) == all_scores(tmp_path / "whole")
-        assert not list((tmp_path / name).rglob(".*"))
+        assert not list((tmp_path / name).rglob("*.partial"))
 
 
 @pytest.mark.slow
@@ -421,7 +421,7 @@ def test_two_runs_into_one_folder_lose_nothing(
         assert all_scores(store.folder) == all_scores(tmp_path / "whole")
         assert len(list(store.read_runs(strict=True))) == 2
         assert len(store.read(strict=True)) >= len(store.latest())
-        assert not list(store.folder.rglob(".*"))
+        assert not list(store.folder.rglob("*.partial"))
         marks = {p.relative_to(store.folder) for p in store.folder.rglob("*.key")}
         assert marks == {p.relative_to(tmp_path / "whole") for p in tmp_path.glob("whole/**/*.key")}
 
@@ -534,16 +534,17 @@ def test_a_disk_that_fills_up_stops_the_run(
     """At the record that could not be written, with one line; nothing more is computed."""
     for name in "abcdef":
         write_clip(tmp_path / "lq" / name, 2)
-    append, written = Store.append, list[str]()
+    append, written = Store.append_all, list[str]()
 
-    def full(store: Store, record: Any) -> None:
+    def full(store: Store, records: Any) -> None:
+        records = list(records)
         if len(written) == 2:
             store.records = Path("/dev/full")
             store.runs = Path("/dev/full")
-        append(store, record)
-        written.append(record.clip)
+        append(store, records)
+        written.extend(record.clip for record in records)
 
-    monkeypatch.setattr(Store, "append", full)
+    monkeypatch.setattr(Store, "append_all", full)
     args = ["--methods", "good", "--input", tmp_path / "lq", "--metrics", "lr_psnr", "--no-cost"]
     code, out, err = run(*args, "--device", "cpu")
     assert (code, out) == (1, "")
