@@ -48,7 +48,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ[variables.COMMANDS] = str(folder / "commands.toml")
     os.environ |= ENVIRONMENT
     machine: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
-    machines = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+    head = {**machine, "include_dashboard": False}
+    try:
+        machines = Cluster(initialize_head=True, head_node_args=head)
+    except Exception:  # Ray gives a busy machine 30 s, whatever one says
+        machines = Cluster(initialize_head=True, head_node_args=head)
     try:
         machines.add_node(**machine)
         yield machines.address

@@ -243,3 +243,51 @@ def test_an_interrupt_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "load_metric", interrupt)
     with pytest.raises(KeyboardInterrupt):
         records(tmp_path, job("psnr"))
+
+
+def test_threads_change_no_score_and_read_each_frame_once(tmp_path: Path) -> None:
+    names = ("psnr", "ssim", "ewarp", "flicker")
+    made = job(*names)
+
+    class Counted(Sequence[np.ndarray]):
+        def __init__(self) -> None:
+            self.read: list[int] = []
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: Any) -> Any:
+            self.read.append(index)
+            assert made.clip.gt is not None
+            return made.clip.gt[index]
+
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            gt = Counted()
+            noisy = [frame // 2 for frame in made.clip.outputs or ()]
+            counted = replace(made, clip=replace(made.clip, gt=gt, outputs=noisy))
+            results = records(tmp_path / str(threads), counted)
+            found.append({m: (r.status, r.per_frame) for m, r in results.items()})
+            middle = [1]  # the registration is checked there
+            assert gt.read == [0, 1, 2, *middle]
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+    assert {status for status, _ in found[0].values()} == {"ok"}
+
+
+def test_a_metric_that_ends_its_thread_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaving(Broken):
+        def update(self, sample: Sample) -> None:
+            raise SystemExit(3)
+
+    monkeypatch.setattr(
+        module, "load_metric", lambda n, d: Leaving("") if n == "ssim" else load_metric(n, d)
+    )
+    with pytest.raises(SystemExit):
+        records(tmp_path, job("ssim", "psnr"))

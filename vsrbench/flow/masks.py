@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from vsrbench.core.types import PairFlow
-from vsrbench.flow.warp import targets, warp
+from vsrbench.flow.warp import Places
 
 if TYPE_CHECKING:
     from vsrbench.core.types import FlowField, Mask
-
-    Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def occlusion_mask(forward: FlowField, backward: FlowField) -> Mask:
@@ -24,21 +23,25 @@ def occlusion_mask(forward: FlowField, backward: FlowField) -> Mask:
     0 in the last row and column). Constants and directions are those of the code of Lai et al.,
     "Learning Blind Video Temporal Consistency", ECCV 2018.
     """
-    f = forward.astype(np.float64)
-    b = warp(backward, forward)
-    f2 = _squared(f)
-    inconsistent = _squared(f + b) > 0.01 * (f2 + _squared(b)) + 0.5
-    gradient = np.zeros_like(f2)
-    gradient[:, :-1] += _squared(np.diff(f, axis=1))
-    gradient[:-1] += _squared(np.diff(f, axis=0))
-    mask: Mask = inconsistent | (gradient > 0.01 * f2 + 0.002)
+    mask: Mask = _occluded(Places(forward, torch.float32), backward).numpy()
     return mask
 
 
-def _squared(flow: Float64) -> Float64:
+def _occluded(at: Places, backward: FlowField) -> Tensor:
+    """`occlusion_mask` of a forward flow, given where it leads."""
+    f, b = at.flow, at.sample(backward)
+    f2 = _squared(f)
+    bound = _squared(b).add_(f2).mul_(0.01).add_(0.5)
+    inconsistent = _squared(b.add_(f)) > bound
+    gradient = torch.zeros_like(f2)
+    gradient[:, :-1] += _squared(f.diff(dim=2))
+    gradient[:-1] += _squared(f.diff(dim=1))
+    return inconsistent.logical_or_(gradient > f2.mul_(0.01).add_(0.002))
+
+
+def _squared(flow: Tensor) -> Tensor:
     """Squared length of each vector."""
-    out: Float64 = np.square(flow[..., 0]) + np.square(flow[..., 1])
-    return out
+    return flow[0].square().addcmul_(flow[1], flow[1])
 
 
 def visible_mask(pair: PairFlow) -> Mask:
@@ -47,11 +50,15 @@ def visible_mask(pair: PairFlow) -> Mask:
     The exact occlusion of the pair decides where it is known, else `occlusion_mask`. Pixels whose
     target lies outside the frame are not visible in either case.
     """
-    h, w = pair.forward.shape[:2]
-    x, y = targets(pair.forward)
-    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
-    hidden = pair.occluded_forward
-    if hidden is None:
-        hidden = occlusion_mask(pair.forward, pair.backward)
-    mask: Mask = inside & ~hidden
+    mask: Mask = visible(pair, "cpu")[0].numpy()
     return mask
+
+
+def visible(pair: PairFlow, device: str) -> tuple[Tensor, Places]:
+    """`visible_mask` on a device, and where each pixel goes."""
+    at = Places(pair.forward, torch.float32, device)
+    if pair.occluded_forward is not None:
+        hidden = torch.from_numpy(pair.occluded_forward.copy()).to(device)
+    else:
+        hidden = _occluded(at, pair.backward)
+    return at.inside & hidden.logical_not_(), at

@@ -163,14 +163,17 @@ def _fit(values: Array) -> tuple[float, float, float, float]:
 
     Zeros count to the right. NaN where the values have one sign only.
     """
-    below = values[values < 0]
-    if not 0 < below.size < values.size or not np.any(values > 0):
+    values = values.ravel()
+    below = np.minimum(values, 0)
+    count = int(np.count_nonzero(values < 0))
+    if not count or not np.any(values > 0):
         return (math.nan,) * 4
-    squares, left_squares = float(np.square(values).sum()), float(np.square(below).sum())
-    left = left_squares / below.size
-    right = (squares - left_squares) / (values.size - below.size)
+    squares, left_squares = (float(np.einsum("n,n", x, x)) for x in (values, below))
+    left = left_squares / count
+    right = (squares - left_squares) / (values.size - count)
     g = math.sqrt(left / right)
-    wanted = (np.abs(values).sum() / values.size) ** 2 / (squares / values.size)
+    absolute = float(values.sum() - 2 * below.sum())
+    wanted = (absolute / values.size) ** 2 / (squares / values.size)
     wanted *= (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
     low, high = 0.02, 1000.0
     while high - low > 1e-10 * high:

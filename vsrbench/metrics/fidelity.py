@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -25,8 +26,7 @@ def psnr(a: Frame, b: Frame) -> float:
 
     Capped at 80 dB, which identical frames get; pyiqa's epsilon of 1e-8 has the same ceiling.
     """
-    squares = np.square(np.subtract(a, b, dtype=np.int32))
-    return _decibels(float(squares.mean(dtype=np.float64)))
+    return _decibels(cv2.norm(a, b, cv2.NORM_L2SQR) / a.size)  # the sum is exact
 
 
 def _decibels(mse: float) -> float:
@@ -37,7 +37,7 @@ def _decibels(mse: float) -> float:
 def luma(frame: Frame) -> Float64:
     """Y of YIQ, full range 0..255, rounded to whole levels: H x W float64."""
     weighted = frame @ np.array([0.299, 0.587, 0.114])
-    rounded: Float64 = np.rint(weighted)
+    rounded: Float64 = np.rint(weighted, out=weighted)
     return rounded
 
 
@@ -60,22 +60,19 @@ def ssim(a: Frame, b: Frame) -> float:
     contrast-structure term is clipped at 0. Raises DataError below 11 px.
     """
     at_least(11, a)
-    brightness, contrast = _ssim_terms(luma(a), luma(b))
-    return float((brightness * np.maximum(contrast, 0)).mean())
+    return _mean_structure(luma(a), luma(b), _unsigned)
 
 
 def ssim_y(a: Frame, b: Frame) -> float:
     """`ssim` on `limited_luma` with nothing clipped, -1..1, as BasicSR has it."""
     at_least(11, a)
-    brightness, contrast = _ssim_terms(limited_luma(a), limited_luma(b))
-    return float((brightness * contrast).mean())
+    return _mean_structure(limited_luma(a), limited_luma(b), np.multiply)
 
 
 def ssim_rgb(a: Frame, b: Frame) -> float:
     """`ssim` of each of R, G and B, averaged."""
     at_least(11, a)
-    brightness, contrast = _ssim_terms(a.astype(np.float64), b.astype(np.float64))
-    return float((brightness * np.maximum(contrast, 0)).mean())
+    return _mean_structure(a.astype(np.float64), b.astype(np.float64), _unsigned)
 
 
 def ms_ssim(a: Frame, b: Frame) -> float:
@@ -90,9 +87,8 @@ def ms_ssim(a: Frame, b: Frame) -> float:
     x, y = luma(a), luma(b)
     score = 1.0
     for scale, power in enumerate(_MS_SSIM_POWERS, start=1):
-        brightness, contrast = _ssim_terms(x, y)
-        term = np.maximum(contrast, 0)
-        score *= float((term * brightness if scale == 5 else term).mean()) ** power
+        term = _mean_structure(x, y, _unsigned if scale == 5 else lambda _, c: np.maximum(c, 0))
+        score *= term**power
         x, y = _halved(x), _halved(y)
     return score
 
@@ -100,18 +96,38 @@ def ms_ssim(a: Frame, b: Frame) -> float:
 _MS_SSIM_POWERS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def _ssim_terms(x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """Maps of the brightness term and of the contrast-structure term, 5 px less at each side."""
+def _unsigned(brightness: Float64, contrast: Float64) -> Float64:
+    """Both terms together; a contrast of the other sign counts as none."""
+    return np.multiply(brightness, np.maximum(contrast, 0, out=contrast))
+
+
+_ROWS = 64
+"""Rows that are compared at a time: what is computed on the way stays in the cache."""
+
+
+def _mean_structure(x: Float64, y: Float64, term: Callable[[Float64, Float64], Float64]) -> float:
+    """Mean of a term of the brightness and the contrast-structure of two pictures.
+
+    It is taken where the whole window lies inside, 5 px less at each side.
+    """
     taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
     def blur(z: Float64) -> Float64:
         return np.asarray(cv2.sepFilter2D(z, -1, taps, taps)[5:-5, 5:-5], np.float64)
 
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    mx, my = blur(x), blur(y)
-    vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    return (2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * cov + c2) / (vx + vy + c2)
+    total, count = 0.0, 0
+    for top in range(0, len(x) - 10, _ROWS):
+        a, b = (z[top : top + _ROWS + 10] for z in (x, y))
+        ma, mb = blur(a), blur(b)
+        both = ma * mb
+        squares = ma * ma + mb * mb
+        variances = blur(a * a + b * b) - squares
+        covariance = blur(a * b) - both
+        found = term((2 * both + c1) / (squares + c1), (2 * covariance + c2) / (variances + c2))
+        total, count = total + float(found.sum()), count + found.size
+    return total / count
 
 
 def _halved(x: Float64) -> Float64:

@@ -58,13 +58,18 @@ def fit_blocks(blocks: Array) -> tuple[Array, Array, Array, Array]:
     values of both signs are NaN.
     """
     shapes, ratios, to_scale, to_mean = _shapes()
-    count = blocks[0].size
-    below = np.minimum(blocks, 0)
-    squares = np.einsum("nij,nij->n", blocks, blocks)
-    left_squares = np.einsum("nij,nij->n", below, below)
-    absolute = blocks.sum((1, 2)) - 2 * below.sum((1, 2))
-    left = np.sqrt(left_squares / np.count_nonzero(blocks < 0, (1, 2)))
-    right = np.sqrt(np.maximum(squares - left_squares, 0) / np.count_nonzero(blocks > 0, (1, 2)))
+    flat = blocks.reshape(len(blocks), -1)
+    count = flat.shape[1]
+    below = np.minimum(flat, 0)
+    squares = np.einsum("ni,ni->n", flat, flat)
+    left_squares = np.einsum("ni,ni->n", below, below)
+    absolute = flat.sum(1) - 2 * below.sum(1)
+    # numpy counts one row several times as fast as several.
+    lefts, rights = (
+        np.array([np.count_nonzero(row) for row in side]) for side in (flat < 0, flat > 0)
+    )
+    left = np.sqrt(left_squares / lefts)
+    right = np.sqrt(np.maximum(squares - left_squares, 0) / rights)
     g = left / right
     wanted = (absolute / count) ** 2 / (squares / count) * (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2
     at = _nearest(ratios, wanted)
@@ -73,41 +78,54 @@ def fit_blocks(blocks: Array) -> tuple[Array, Array, Array, Array]:
     return shape, left, right, (right - left) * to_mean[at]
 
 
-def _window() -> Array:
-    """The 7 x 7 Gaussian of sigma 7/6 with its weights rounded to float32, as pyiqa has it."""
+@functools.cache
+def _taps() -> Array:
+    """A Gaussian of sigma 7/6 in 7 taps.
+
+    Their products have the sum of pyiqa's window, whose weights are rounded to float32: it decides
+    on which side of 0 flat parts come to lie.
+    """
     taps = np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))
     window = np.outer(taps, taps)
-    return np.asarray((window / window.sum()).astype(np.float32).astype(np.float64))
-
-
-_WINDOW = _window()
+    rounded = (window / window.sum()).astype(np.float32).astype(np.float64)
+    return np.asarray(taps / taps.sum() * np.sqrt(rounded.sum()))
 
 
 def normalised(picture: Array) -> Array:
     """(I - mu) / (sigma + 1) with mean and deviation of a Gaussian window of 7 x 7, levels 0..255.
 
-    Borders are repeated.
+    The rim of 3 px is there for the window alone and has no result.
     """
 
     def blur(x: Array) -> Array:
-        return np.asarray(cv2.filter2D(x, -1, _WINDOW, borderType=cv2.BORDER_REPLICATE))
+        return np.asarray(cv2.sepFilter2D(x, -1, _taps(), _taps())[3:-3, 3:-3])
 
     mean = blur(picture)
-    deviation = np.sqrt(np.abs(blur(picture * picture) - mean * mean) + _EPS)
-    return np.asarray((picture - mean) / (deviation + 1))
+    deviation = blur(picture * picture)
+    deviation -= mean * mean
+    np.sqrt(np.add(np.abs(deviation, out=deviation), _EPS, out=deviation), out=deviation)
+    deviation += 1
+    return np.asarray(np.subtract(picture[3:-3, 3:-3], mean, out=mean) / deviation)
 
 
 def _features(picture: Array, side: int) -> Array:
-    """18 numbers a block of `side` px: blocks x 18, down the columns of the picture first."""
-    rows, columns = picture.shape[0] // side, picture.shape[1] // side
-    blocks = normalised(picture).reshape(rows, side, columns, side).transpose(2, 0, 1, 3)
-    blocks = np.ascontiguousarray(blocks.reshape(-1, side, side))
-    shape, left, right, _ = fit_blocks(blocks)
-    found = [shape, (left + right) / 2]
-    for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        shape, left, right, mean = fit_blocks(blocks * np.roll(blocks, shift, (1, 2)))
-        found += [shape, mean, left, right]
-    return np.stack(found, axis=-1)
+    """18 numbers a block of `side` px: blocks x 18.
+
+    A row of blocks at a time, which stays in the cache.
+    """
+    columns = picture.shape[1] // side
+    framed = cv2.copyMakeBorder(picture, 3, 3, 3, 3, cv2.BORDER_REPLICATE)
+    found = []
+    for top in range(0, picture.shape[0], side):
+        strip = normalised(framed[top : top + side + 6])
+        blocks = np.ascontiguousarray(strip.reshape(side, columns, side).swapaxes(0, 1))
+        shape, left, right, _ = fit_blocks(blocks)
+        numbers = [shape, (left + right) / 2]
+        for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            shape, left, right, mean = fit_blocks(blocks * np.roll(blocks, shift, (1, 2)))
+            numbers += [shape, mean, left, right]
+        found.append(np.stack(numbers, axis=-1))
+    return np.concatenate(found)
 
 
 def _halved(picture: Array) -> Array:
@@ -122,16 +140,29 @@ def _halved(picture: Array) -> Array:
     for axis in (0, 1):
         padded = np.pad(small, [(3, 3) if a == axis else (0, 0) for a in (0, 1)], "symmetric")
         size = small.shape[axis]
-        small = sum(np.take(padded, range(k, k + size, 2), axis) * taps[k] for k in range(8))
+        padded = np.swapaxes(padded, 0, axis)
+        small = sum(padded[k : k + size : 2] * taps[k] for k in range(8))
+        small = np.swapaxes(small, 0, axis)
     return np.asarray(small, np.float64) * 255
 
 
 def grey(frame: Frame) -> Array:
     """Luma 0.299 R + 0.587 G + 0.114 B of uint8 H x W x 3, whole levels, as float64.
 
-    In the float32 steps of a picture in 0..1, which decide where a sum lies on one half.
+    Where a sum lies on one half, the float32 steps of a picture in 0..1 decide.
     """
-    red, green, blue = np.moveaxis(frame.astype(np.float32) / np.float32(255), 2, 0)
+    sums = frame.reshape(-1, 3) @ np.array([0.299, 0.587, 0.114])
+    whole: Array = np.rint(sums)
+    # Other sums are a thousandth or more away from a half.
+    halves = np.flatnonzero(np.abs(np.subtract(sums, whole, out=sums), out=sums) > 0.4995)
+    if len(halves):
+        whole[halves] = _as_pyiqa(frame.reshape(-1, 3)[halves])
+    return whole.reshape(frame.shape[:2])
+
+
+def _as_pyiqa(pixels: Frame) -> Array:
+    """`grey` of n x 3 pixels, step by step."""
+    red, green, blue = (pixels.astype(np.float32) / np.float32(255)).T
     weights = [float(np.float32(w)) for w in (0.299, 0.587, 0.114)]
     total = (red * np.float32(weights[0])).astype(np.float32)
     for channel, weight in ((green, weights[1]), (blue, weights[2])):  # fused multiply and add

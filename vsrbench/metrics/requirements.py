@@ -68,7 +68,7 @@ def _stlpips(net: str, sha256: str) -> Requirement:
         sha256=sha256,
         licence="BSD-2-Clause",
     )
-    return Requirement("torchvision", "torchvision", sources=(source,))
+    return Requirement("torch", "torch", sources=(source,))
 
 
 _ALEXNET = _url(f"{_TORCH}/alexnet-owt-7be5be79.pth", "7be5be79", 244_408_911, "BSD-3-Clause")

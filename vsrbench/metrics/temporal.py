@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, PairFlow, Sample, Score
 from vsrbench.flow.estimators import Farneback, best_estimator, raft
-from vsrbench.flow.masks import occlusion_mask, visible_mask
+from vsrbench.flow.masks import occlusion_mask, visible, visible_mask
 from vsrbench.flow.warp import warp
 from vsrbench.metrics import find_weights
 from vsrbench.metrics.base import MeanMetric, at_least, gt_of
@@ -28,36 +28,41 @@ if TYPE_CHECKING:
 
 
 def warping_errors(
-    previous: tuple[Frame, ...], current: tuple[Frame, ...], motion: PairFlow
+    previous: tuple[Frame, ...],
+    current: tuple[Frame, ...],
+    motion: PairFlow,
+    device: str = "cpu",
 ) -> tuple[list[float], float]:
     """Warping error of each clip's pair of uint8 frames, and the share of pixels that it covers.
 
-    Each frame of `current` is warped onto the grid of its `previous` by motion.forward; the error
-    is the squared difference in 0..1, averaged over channels and over `visible_mask`. Where no
-    pixel is visible all are 0. Lai et al., ECCV 2018, code convention (a third of the paper's
-    squared norm).
+    Each frame of `current` is warped onto the grid of its `previous` by motion.forward, in float32;
+    the error is the squared difference in 0..1, averaged over channels and over `visible_mask`.
+    Where no pixel is visible all are 0. Lai et al., ECCV 2018, code convention (a third of the
+    paper's squared norm). device: where that is computed.
     """
-    visible = visible_mask(motion)
-    covered = int(visible.sum())
+    seen, at = visible(motion, device)
+    covered = int(seen.sum())
     if not covered:
         return [0.0] * len(previous), 0.0
-    # One warp of all channels, as most of the work is to find the pixels.
-    pixels = np.dstack(previous), warp(np.dstack(current), motion.forward)
-    old, new = (x.reshape(visible.size, -1).compress(visible.ravel(), 0) for x in pixels)
-    squares = np.square(old - new).reshape(covered, len(previous), -1)
-    # numpy's own mean takes several times as long over an axis this short.
-    sums = squares[..., 0] + squares[..., 1] + squares[..., 2]
-    errors = sums.sum(0) / (3 * covered) / 255**2
-    return [float(e) for e in errors], covered / visible.size
+    errors = list[float]()
+    shown = seen.float()
+    for number, (before, after) in enumerate(zip(previous, current, strict=True)):
+        if number and before is previous[0] and after is current[0]:
+            errors.append(errors[0])
+            continue
+        old = torch.from_numpy(np.stack(cv2.split(before))).to(device)
+        sums = at.sample(after).sub_(old).square_().mul_(shown).sum((1, 2))
+        errors.append(float(sums.double().sum()) / (3 * covered) / 255**2)
+    return errors, covered / seen.numel()
 
 
 def excess_change(
     previous: Frame, frame: Frame, reference_previous: Frame, reference: Frame
 ) -> float:
     """Mean of max(0, |change of the output| - |change of the reference|) in 8-bit levels."""
-    own = np.abs(np.subtract(frame, previous, dtype=np.int16))
-    theirs = np.abs(np.subtract(reference, reference_previous, dtype=np.int16))
-    return float(np.maximum(own - theirs, 0).mean())
+    own, theirs = cv2.absdiff(frame, previous), cv2.absdiff(reference, reference_previous)
+    more = cv2.subtract(own, theirs)  # which stops at 0
+    return float(sum(cv2.sumElems(more)) / more.size)
 
 
 CUT = 0.25
@@ -126,7 +131,7 @@ class EWarp(MeanMetric):
                 f"frame {sample.index}: output is {sample.sr.shape[:2]}, "
                 f"flow {sample.flow.forward.shape[:2]}"
             )
-        (own, real), covered = warping_errors(previous, self._previous, sample.flow)
+        (own, real), covered = warping_errors(previous, self._previous, sample.flow, self.device)
         counts = covered >= CUT
         self._coverage.add(covered, counts)
         self._excess.append(1000 * (own - real) * counts)
@@ -157,7 +162,7 @@ class EWarpSelf(MeanMetric):
         if previous is None:
             return None
         motion = self._estimator.both(previous[0], sample.sr)
-        (error,), covered = warping_errors(previous[:1], (sample.sr,), motion)
+        (error,), covered = warping_errors(previous[:1], (sample.sr,), motion, self.device)
         seen = covered
         if not (_same(*previous) and _same(sample.sr, sample.reference)):
             real = sample.flow or self._estimator.both(previous[1], sample.reference)
@@ -240,7 +245,7 @@ class TOF(MeanMetric):
         if previous is None:
             return None
         own, true = map(self._estimator.estimate, previous, self._previous)
-        return float(np.linalg.norm(own - true, axis=-1).mean(dtype=np.float64))
+        return float(cv2.magnitude(*cv2.split(own - true)).mean(dtype=np.float64))
 
 
 class Flicker(MeanMetric):

@@ -180,7 +180,7 @@ class Cluster:
                 job_config=ray.job_config.JobConfig(code_search_path=[str(_PACKAGE.parent)]),
                 **options,
             )
-        except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+        except Exception as error:  # of any kind: a machine that is too busy is a bare one
             text = " ".join(str(error).split())[:300]
             raise UserError(
                 f"Ray does not start or join ({self.address}): {text}", START

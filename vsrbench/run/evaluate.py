@@ -20,6 +20,7 @@ from vsrbench.metrics.base import worst_second
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.run.method import foreign_error, upscale
 from vsrbench.run.plan import EXACT_FLOW, Job, is_marked, scores_outputs
+from vsrbench.run.scoring import Panel, Shared
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -92,29 +93,22 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             )
         except Exception as error:
             failures[metric.name] = _failure(f"metric '{metric.name}'", "loading", error)
-    flow = _flow(job, context)
-    chosen = {m.name: _chosen_frames(m, job.clip) for m in job.todo}
+    reference = Shared(reference_frames(job.clip))
+    flow = _flow(job, context, reference)
+    panel = Panel(
+        running,
+        {m.name: _chosen_frames(m, job.clip) for m in job.todo},
+        {name for name in running if "flow" in metric_info(name).needs},
+        None if flow is None else lambda t: _cut_flow(flow[t], job.clip.border_px),
+        _failure,
+    )
     blind = not job.keep and len(known) == len(job.todo)
     try:
-        for sample in () if blind else _samples(job, method, context):
-            at = f"at frame {sample.index}"
-            moving = [name for name in running if "flow" in metric_info(name).needs]
-            if flow is not None and moving and sample.index:
-                try:
-                    pair = _cut_flow(flow[sample.index - 1], job.clip.border_px)
-                    sample = replace(sample, flow=pair)
-                except Exception as error:
-                    failures |= dict.fromkeys(moving, _failure("flow", at, error))
-                    running = {k: v for k, v in running.items() if k not in moving}
-            for name, metric_object in list(running.items()):
-                if sample.index not in chosen[name]:
-                    continue
-                try:
-                    metric_object.update(sample)
-                except Exception as error:
-                    failures[name] = _failure(f"metric '{name}'", at, error)
-                    del running[name]
-            context.tick()
+        with panel:
+            for sample in () if blind else _samples(job, method, context, reference):
+                panel.take(sample)
+                context.tick()
+        failures |= panel.failures
     except WriteError:
         raise
     except Exception as error:
@@ -126,7 +120,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     for metric in job.todo:
         if metric.name not in failures:
             try:
-                score, extra = _score(job, context, metric, running[metric.name])
+                score, extra = _score(job, context, metric, panel.metrics[metric.name])
             except Exception as error:
                 who = f"metric '{metric.name}'"
                 failures[metric.name] = _failure(who, "after the last frame", error)
@@ -210,21 +204,21 @@ def _score(
     return score, extra
 
 
-def _flow(job: Job, context: Context) -> Sequence[PairFlow] | None:
+def _flow(job: Job, context: Context, reference: Sequence[Frame]) -> Sequence[PairFlow] | None:
     """Motion of the reference: exact where it is known; lazy."""
     clip = job.clip
     if clip.flow is not None or context.estimator is None:
         return clip.flow
     from vsrbench.flow.cache import ReferenceFlow
 
-    reference = reference_frames(clip)
     return ReferenceFlow(reference, context.estimator, clip.digest, context.cache, context.note)
 
 
-def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Sample]:
+def _samples(
+    job: Job, method: Callable[[], Method], context: Context, reference: Sequence[Frame]
+) -> Iterator[Sample]:
     """Output frames next to LQ, GT and reference; kept on the way if the job says so."""
     clip, border = job.clip, job.clip.border_px
-    reference = reference_frames(clip)
     is_gt = job.card.name == GT_CARD.name and clip.gt is not None
     if is_marked(job.frames, job.output_key) and (why := frames.altered(job.frames)):
         context.note(f"kept frames in {job.frames} cannot be used, {why}: running the method again")
@@ -236,7 +230,7 @@ def _samples(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                 for file in (frames.mark_of(folder), frames.sums(folder)):
                     file.unlink(missing_ok=True)
             writers[folder] = stack.enter_context(frames.FrameWriter(folder, replace=True))
-        for index, sr in enumerate(_outputs(job, method, context)):
+        for index, sr in enumerate(_outputs(job, method, context, reference)):
             for folder, writer in writers.items():
                 writer.write(sr if folder == job.frames else clip.lq[index])
             target = _cut(sr if is_gt else reference[index], border)
@@ -263,11 +257,13 @@ def _writing(path: Path) -> Iterator[None]:
         raise WriteError(f"cannot write {path}: {error.strerror}", "free some space") from error
 
 
-def _outputs(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Frame]:
+def _outputs(
+    job: Job, method: Callable[[], Method], context: Context, reference: Sequence[Frame]
+) -> Iterator[Frame]:
     if scores_outputs(job.card) and job.clip.outputs is not None:
         return iter(job.clip.outputs)
     if job.card.name == "gt" and job.clip.gt is not None:
-        return iter(job.clip.gt)
+        return iter(reference)
     if job.reuse:
         return iter(frames.open_frames(job.frames))
     return upscale(method(), job.card, job.clip, context.device)
