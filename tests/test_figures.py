@@ -434,8 +434,9 @@ def test_formats(kind: str, kept: Path, tmp_path: Path) -> None:
     found = [(tmp_path / f"{name}.{kind}").read_bytes() for name in "abc"]
     assert found[0] == found[1]
     assert all(data.startswith(begins) for data in found)
-    with pytest.raises(UserError, match=r"figures are PNG, SVG or PDF, and .*a\.jpg is not"):
-        figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"figures are PNG, SVG or PDF, and .*d\.jpg is not"):
+        figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "d.jpg")
+    assert not list(tmp_path.glob("d.*"))
 
 
 def test_names_of_strangers_are_text(kept: Path, tmp_path: Path) -> None:

@@ -319,6 +319,8 @@ class Results:
             one = clip or ""
         label = f"{dataset}-{one}" if one else dataset
         path = self._place(out, f"{kind}-{label}", usual)
+        if kind != "video":
+            figures.check_format(path)
         with writing(path):
             if kind == "profile":
                 figures.profile(frames, dataset, one, shown, path, row, records)
