@@ -67,7 +67,7 @@ def split(words: list[str]) -> tuple[str, list[str]]:
     ("page", "words"), COMMANDS_SHOWN, ids=[" ".join(w)[:60] for _, w in COMMANDS_SHOWN]
 )
 def test_documented_commands_exist(page: str, words: list[str]) -> None:
-    name, rest = split([w for w in words if not re.fullmatch(r"\[?[A-Z]+\]?|\.\.\.\]?", w)])
+    name, rest = split([w for w in words if not re.fullmatch(r"\[[A-Z]+\]?|\.\.\.\]?", w)])
     assert name in COMMANDS, f"{page}: vsrbench {shlex.join(words)}"
     rest = [re.sub(r"\$\w+", "0", word) for word in rest]
     COMMANDS[name][0]().parse_args(rest)

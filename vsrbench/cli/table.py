@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, add_format, add_results, add_selection, new_parser
@@ -82,15 +83,17 @@ def execute(options: argparse.Namespace) -> int:
         else open_results(options)
     )
     chosen = options.methods, options.datasets, options.metrics
+    width = 100 if options.output else shutil.get_terminal_size((100, 24)).columns
     # What is written into a file is not drawn for a terminal.
     form = options.format or ("markdown" if options.output else None)
     if options.contradictions:
-        text = published.contradiction_table(published.read(options.root), form or "markdown")
+        drawn = form or ("terminal" if sys.stdout.isatty() else "markdown")
+        text = published.contradiction_table(published.read(options.root), drawn, width)
     elif options.agreement:
         text = agreement.agreement_table(
             results.summary(*chosen),
             agreement.read_study(ROOT),
-            100 if options.output else shutil.get_terminal_size((100, 24)).columns,
+            width,
         )
     else:
         if options.published:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -285,8 +286,8 @@ def contradictions(known: Published) -> tuple[list[Contradiction], list[str]]:
     return found, twins
 
 
-def contradiction_table(known: Published, form: str) -> str:
-    """All contradictions as markdown, LaTeX or CSV."""
+def contradiction_table(known: Published, form: str, width: int = 100) -> str:
+    """All contradictions as markdown, LaTeX, CSV, or lines of at most `width` for a terminal."""
     found, twins = contradictions(known)
     head = ["set", "method", "metric", "values", "pack"]
     body = [
@@ -307,10 +308,14 @@ def contradiction_table(known: Published, form: str) -> str:
             for v in c.values:
                 writer.writerow([c.set, c.method, c.metric, v.text, v.source.name, c.pack])
         return out.getvalue()
+    count = f"{len(found)} quantities have two values on the same LQ and scorer."
+    if form == "terminal":
+        lines = (f"{a}, {b}, {c}: {values} [{pack}]" for a, b, c, values, pack in body)
+        shown = (textwrap.fill(line, width, subsequent_indent="  ") for line in (*lines, count))
+        return "\n".join([*shown, *(textwrap.fill(twin, width) for twin in twins)]) + "\n"
     from tabulate import tabulate
 
     text = tabulate(
         body, head, tablefmt="latex_booktabs" if form == "latex" else "pipe", disable_numparse=True
     )
-    count = f"{len(found)} quantities have two values on the same LQ and scorer."
     return "\n\n".join([text, count, *twins]) + "\n"
