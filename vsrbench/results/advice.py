@@ -18,7 +18,7 @@ from statistics import fmean
 from vsrbench.core.types import Measurement, MetricInfo, Record, Size
 from vsrbench.metrics import metric_info
 from vsrbench.results.agreement import Study
-from vsrbench.results.limits import Constraints, judge
+from vsrbench.results.limits import Constraints, is_out_of_memory, judge
 from vsrbench.results.ranking import rank
 from vsrbench.results.summary import BASELINE, reason
 
@@ -153,7 +153,8 @@ def candidate(
     cost = next((r for r in reversed(costs) if r.measurement), None)
     m = cost.measurement if cost else None
     for r in costs:
-        if r.status != "ok" and (m is None or r.size == size):
+        # One that took too long at the whole size is reckoned from the smaller one.
+        if r.status != "ok" and (m is None or is_out_of_memory(r)):
             problems[reason(r)] = None
     whole = m is not None and m.size == size
     ms = None if m is None else m.median_ms if whole else reckoned(m, size)

@@ -53,7 +53,7 @@ SEEKS = 600
 """Frames decoded at most where a video can only be read from its start."""
 RUNS = 1.6
 """Passes over the frames of a cost measurement, warm-up and counting of operations included."""
-FLOOR_S = 20.0
+FLOOR_S = 40.0
 """Seconds that a method may take in any case."""
 BASELINES = frozenset({"nearest", "lanczos", "spandrel"})
 """Cards that are no answer: bicubic stands for what needs no network."""
