@@ -827,7 +827,7 @@ def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- real clips
 
 
-VIDEOS = {
+REAL_VIDEOS = {
     "clips-gt/carphone_pristine.mp4": (120, (144, 176), 30000 / 1001),
     "clips-gt/carphone_distorted.mp4": (120, (144, 176), 30000 / 1001),
     "clips-lq/dove-002.mp4": (32, (180, 318), 16),
@@ -844,7 +844,7 @@ FOLDERS = {
 
 
 def test_real_videos(shared: Path) -> None:
-    for name, (count, size, fps) in VIDEOS.items():
+    for name, (count, size, fps) in REAL_VIDEOS.items():
         path = shared / "real" / name
         source = open_frames(path)
         assert (len(source), source.size, source.fps) == (count, size, pytest.approx(fps)), name

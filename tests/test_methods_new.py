@@ -82,8 +82,8 @@ def test_names_and_files_that_are_there_are_refused(
 
 
 FAULTS = {
-    "yield y.flip(0)": "levels of 255 off on average (red and blue are swapped)",
-    "yield y.flip(1)": "it is upside down",
+    "yield y.flip(0)": "output is the frame with red and blue exchanged",
+    "yield y.flip(1)": "output is the frame upside down",
     "yield y.roll((4, 8), (1, 2))": "+4 px lower and +8 px further right",
     "held.append(y)": "depends on frame 4 (write lookahead = 4 into its card",
     "raise ValueError('no\\nsuch layer')": "failed at frame 0 of clip 'trial-0': ValueError: no",

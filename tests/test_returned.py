@@ -150,7 +150,7 @@ class Method:
             if self.mode == "signed":
                 y = 2 * y - 1
             if self.mode == "random":
-                y = y + 0.1 * random.random()
+                y = y + 0.1 * random.SystemRandom().random()
             if self.mode == "initial":
                 y = y + 0.1 * self.random
             if self.mode == "noise":

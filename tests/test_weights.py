@@ -271,7 +271,7 @@ def test_a_run_fetches_what_is_small_and_free(
     [
         ('member = "toy/net.bin"', "", "wheel and member are given together"),
         ("size = 1000", 'url = "http://x/y"', "not exactly one of"),
-        ("size = 1000", 'file = "../y"', "does not stay below its folder"),
+        ("size = 1000", 'file = "../y"', "which leads out of its folder"),
     ],
 )
 def test_wrong_sources_are_one_line(root: Path, old: str, new: str, message: str) -> None:

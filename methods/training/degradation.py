@@ -244,8 +244,9 @@ def coded(lq: np.ndarray[Any, Any], coding: Coding) -> np.ndarray[Any, Any]:
         # Its rate control takes longer than a window to find its way.
         step = round(2 ** ((coding.crf - 10) / 6))
         options = {"qmin": f"{step}", "qmax": f"{step}"}
-    # Below 64 px, its block, x265 writes beyond its own memory.
-    (h, w), least = lq.shape[1:3], 64 if coding.codec == "libx265" else 0
+    # Below 64 px, its block, x265 writes beyond its own memory; below 128 px its bits are not
+    # always the same.
+    (h, w), least = lq.shape[1:3], 128 if coding.codec == "libx265" else 0
     missing = ((0, 0), (0, max(0, least - h)), (0, max(0, least - w)), (0, 0))
     whole = np.pad(lq, missing, mode="edge")
     return np.stack(list(degrade.coded(whole, coding.codec, options)))[:, :h, :w]
