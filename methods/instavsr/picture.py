@@ -91,7 +91,7 @@ def tiled(
     quarter of it on each side being context alone. unit: the layer wants sides that are multiples
     of this. Where each output depends on no more than that context, the tiles change nothing.
     """
-    (rows, height), (cols, width) = (tile_starts(n, tile, overlap, unit) for n in x.shape[2:])
+    (rows, height), (cols, width) = (tile_starts(int(n), tile, overlap, unit) for n in x.shape[2:])
     if len(rows) == len(cols) == 1:
         return layer(x)
     total: Tensor | None = None

@@ -91,7 +91,7 @@ EXTRAS = {
     **{"transformers": "sdx4", "pyiqa": "pyiqa", "timm": "pyiqa", "huggingface_hub": "fetch"},
     **dict.fromkeys(("requests", "gdown"), "fetch"),
     **{"vmaf_torch": "vmaf", "pycvvdp": "cvvdp", "erqa": "erqa", "rapidocr": "ocr"},
-    **{"onnxruntime": "ocr", "ray": "ray"},
+    **{"onnxruntime": "onnxruntime", "openvino": "openvino", "ray": "ray"},
 }
 """Module -> the extra of vsrbench that installs its package."""
 

@@ -319,7 +319,7 @@ class MethodCard:
     min_size: int = 1
     """Smallest LQ side in px that the network accepts."""
     precision: str = "fp32"
-    """fp32 / fp16 / bf16 on a GPU; the CPU always runs fp32."""
+    """fp32 / fp16 / bf16 on a GPU. On the CPU it is fp32 unless a user says bf16."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Flat table handed to the adapter; part of a result's identity."""
     environment: Environment | None = None
@@ -328,6 +328,18 @@ class MethodCard:
     """Folder of the card."""
     source: str = ""
     """Path of a checkpoint or of outputs that no card names: tells equal names apart."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A function of a method's networks that keeps no state and makes one tensor of others."""
+
+    owner: torch.nn.Module
+    """The network that has it."""
+    name: str
+    """Its name there: another function may be set in its place."""
+    exact: bool = False
+    """It stays in fp32."""
 
 
 class Method(Protocol):
