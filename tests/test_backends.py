@@ -128,10 +128,23 @@ def test_a_part_is_restored_after_its_export(tmp_path: Path) -> None:
     [
         (["export", "bicubic", "--onnx", "{}"], "'bicubic' has no part that can be exported"),
         (["export", "dove", "--onnx", "{}"], "'dove' is a program"),
-        (["--methods", "instavsr", "--precision", "int8"], "invalid choice: 'int8'"),
-        (["--methods", "instavsr", "--backend", "tpu"], "invalid choice: 'tpu'"),
+        (["--methods", "instavsr", "--precision", "int8"], "no precision named 'int8'"),
         (
-            ["--methods", "instavsr", "--device", "cpu", "--backend", "onnxruntime", "--precision", "bf16"],
+            ["--methods", "instavsr", "--device", "cpu", "--precision", "fp16"],
+            "fp16 on a CPU is for --backend openvino alone",
+        ),
+        (["--methods", "instavsr", "--backend", "tpu"], "no backend named 'tpu'"),
+        (
+            [
+                "--methods",
+                "instavsr",
+                "--device",
+                "cpu",
+                "--backend",
+                "onnxruntime",
+                "--precision",
+                "bf16",
+            ],
             "backend onnxruntime has no bf16",
         ),
     ],

@@ -128,7 +128,7 @@ def upscaled(x: Tensor) -> Tensor:
 
 @functools.cache
 def _phases() -> Tensor:
-    """Weights of the pixels at -2 to 2 for each of the four that one becomes along a side: 4 x 5."""
+    """Weights of pixels at -2 to 2 for each of the four that one becomes along a side, 4 x 5."""
     places = (torch.arange(SCALE, dtype=torch.float64) + 0.5) / SCALE - 0.5
     far = (places[:, None] - torch.arange(-2, 3)).abs()
     near = (1.25 * far - 2.25) * far.square() + 1

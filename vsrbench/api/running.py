@@ -113,7 +113,10 @@ def at_precision(
     """The cards, each once, as a device runs them, and as a user asks for all that have weights.
 
     Half precisions are for GPUs: unless it is asked for, the CPU runs fp32, and records say so.
+    Raises UserError for fp16 on a CPU without an engine that has it.
     """
+    if device == "cpu" and precision == "fp16" and backend != "openvino":
+        raise UserError("fp16 on a CPU is for --backend openvino alone", "or --precision bf16")
     once = {(card.name, card.source): card for card in cards}.values()
     found = []
     for card in once:
@@ -121,7 +124,8 @@ def at_precision(
         if device == "cpu" or own:
             card = replace(card, precision=precision if own else "fp32")
         if backend and card.weights.origin != "none":
-            card = replace(card, settings={**card.settings, SETTING: backend})
+            named = f"{card.title} ({backend})"  # a row of its own name, as it may score otherwise
+            card = replace(card, title=named, settings={**card.settings, SETTING: backend})
         found.append(card)
     return found
 

@@ -15,13 +15,16 @@ def make_parser() -> Parser:
     parser = new_parser(
         "export",
         "Write those parts of a method that keep no state as ONNX files, for frames of one size.",
-        "",
+        "vsrbench export NAME --onnx DIR [--size WxH]",
     )
-    parser.usage = "vsrbench export NAME --onnx DIR [--size HxW]"
     parser.add_argument("name", help="method, or path of a checkpoint")
     parser.add_argument("--onnx", type=Path, required=True, metavar="DIR", help="folder for them")
     parser.add_argument(
-        "--size", type=size, default=(180, 320), help="LQ size, HxW in px (default: 180x320)"
+        "--size",
+        type=size,
+        default=(180, 320),
+        metavar="WxH",
+        help="LQ size in px (default: 320x180)",
     )
     return parser
 

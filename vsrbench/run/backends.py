@@ -84,8 +84,13 @@ def parts_of(method: Method, card: MethodCard) -> Mapping[str, Part]:
 
 
 def export(part: Part, shapes: tuple[tuple[int, ...], ...], target: Path | io.BytesIO) -> None:
-    """Write a part as ONNX, for inputs of these shapes alone."""
+    """Write a part as ONNX, for inputs of these shapes alone. Raises MissingError without onnx."""
     import torch
+
+    try:
+        import onnx  # noqa: F401  # torch's exporter asks for it after its work
+    except ImportError as error:
+        raise missing_package(error, "an export to ONNX") from error
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
