@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from vsrbench.cards import specs
 from vsrbench.cli import main
 from vsrbench.core.errors import MissingError, UserError
-from vsrbench.core.types import MethodCard, Part, Weights
+from vsrbench.core.parts import Part
+from vsrbench.core.types import MethodCard, Weights
 from vsrbench.run import backends
-from vsrbench.run.backends import accelerate, check, export, export_all, parts_of
+from vsrbench.run.backends import accelerate, check, export, parts_of
+from vsrbench.run.export import export_all
 
 
 class Net(torch.nn.Module):

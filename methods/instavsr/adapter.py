@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from vsrbench.cards.weights import build
-from vsrbench.core.types import Method, MethodCard, Part
+from vsrbench.core.parts import Part
+from vsrbench.core.types import Method, MethodCard
 
 from ..spynet import to_device
 from .network import InstaVSR

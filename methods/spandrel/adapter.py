@@ -10,7 +10,8 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
 from vsrbench.cards.weights import checked, read_checkpoint
 from vsrbench.core.errors import DataError, UserError
-from vsrbench.core.types import Method, MethodCard, Part
+from vsrbench.core.parts import Part
+from vsrbench.core.types import Method, MethodCard
 
 from . import ncnn
 

@@ -32,7 +32,7 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Write the files, and say what each takes and gives."""
     from vsrbench.cards import specs
-    from vsrbench.run.backends import export_all
+    from vsrbench.run.export import export_all
 
     card = specs.method_card(options.root, options.name)
     try:

@@ -330,18 +330,6 @@ class MethodCard:
     """Path of a checkpoint or of outputs that no card names: tells equal names apart."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A function of a method's networks that keeps no state and makes one tensor of others."""
-
-    owner: torch.nn.Module
-    """The network that has it."""
-    name: str
-    """Its name there: another function may be set in its place."""
-    exact: bool = False
-    """It stays in fp32."""
-
-
 class Method(Protocol):
     """The adapter contract, all of it.
 
