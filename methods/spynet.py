@@ -81,7 +81,7 @@ class SpyNet(nn.Module):
         pyramid has one level less, so that its coarsest is 2 px. (The original looks at the width
         alone and fails on a short, wide frame; wherever it works, the numbers are the same.)
         """
-        h, w = ref.shape[-2:]
+        h, w = map(int, ref.shape[-2:])  # numbers, also where the network is exported
         unit = 2 ** (len(self.basic_module) - 1)
         size = (-(-h // unit) * unit, -(-w // unit) * unit)
         depth = len(self.basic_module) - (min(size) == unit)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from vsrbench.cards.weights import build
+from vsrbench.core.parts import Part
 from vsrbench.core.types import Method, MethodCard
 
 from ..spynet import to_device
@@ -18,6 +19,15 @@ class Streaming:
 
     def __init__(self, net: InstaVSR) -> None:
         self.net = net
+
+    def parts(self) -> dict[str, Part]:
+        """What other engines can compute: drawing, finishing, and flow, whose errors add up."""
+        net = self.net
+        found = {
+            "draw": Part(net.backbone, "drawn"),
+            "flow": Part(net.spynet, "forward", exact=True),
+        }
+        return found | ({"finish": Part(net.finish, "forward")} if net.finish else {})
 
     @torch.inference_mode()
     def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

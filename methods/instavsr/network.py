@@ -112,17 +112,19 @@ class Backbone(nn.Module):
         lq: Tensor,
         extra: Tensor | None = None,
         match: Callable[[Tensor, Tensor], Tensor] = match_colour,
+        bicubic: Tensor | None = None,
     ) -> Tensor:
         """Super-resolve `lq` (b, 3, h, w) in 0..1 to (b, 3, 4h, 4w) around 0..1, not clamped.
 
         extra: (b, extra_channels, h/u, w/u) with u = unshuffle, joined to the unshuffled image.
-        match: gives the result the colours of the image, unless `residual`.
+        match: gives the result the colours of the image, unless `residual`. bicubic: `upscaled` of
+        the image, where it is known already.
         With `gate` there is a fourth channel, of logits.
         """
         features = F.pixel_unshuffle(2 * lq - 1, self.unshuffle)
         if extra is not None:
             features = torch.cat((features, extra), 1)
-        return self._matched(self.drawn(features), lq, match)
+        return self._matched(self.drawn(features), lq, match, bicubic)
 
     def drawn(self, features: Tensor) -> Tensor:
         """UNet and decoder, which have no state: they may be run again for the same numbers."""
@@ -138,10 +140,17 @@ class Backbone(nn.Module):
         return self._matched(self._tiled(self.decoder, latents), lq, match)
 
     def _matched(
-        self, drawn: Tensor, lq: Tensor, match: Callable[[Tensor, Tensor], Tensor]
+        self,
+        drawn: Tensor,
+        lq: Tensor,
+        match: Callable[[Tensor, Tensor], Tensor],
+        bicubic: Tensor | None = None,
     ) -> Tensor:
         y, gate = drawn.tensor_split([3], 1)
-        y = upscaled(lq) + y / 2 if self.residual else match(y, 2 * lq - 1) / 2 + 0.5
+        if self.residual:
+            y = (upscaled(lq) if bicubic is None else bicubic) + y / 2
+        else:
+            y = match(y, 2 * lq - 1) / 2 + 0.5
         return torch.cat((y, gate), 1) if gate.shape[1] else y
 
     def _tiled(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -406,7 +415,7 @@ class InstaVSR(nn.Module):
         kept, seen = self._align_sr(bicubic, past)
         detail = F.pixel_unshuffle(2 * (kept - bicubic), unshuffle * SCALE)
         extra = torch.cat((extra, detail), 1)
-        sr, gate = self.backbone(centre, extra, match).tensor_split([3], 1)
+        sr, gate = self.backbone(centre, extra, match, bicubic).tensor_split([3], 1)
         trusted = gate.sigmoid() * seen
         return sr + trusted / (1 + trusted) * (kept - sr), (1 + trusted).clamp(max=MOST)
 

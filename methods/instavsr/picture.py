@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -91,7 +92,7 @@ def tiled(
     quarter of it on each side being context alone. unit: the layer wants sides that are multiples
     of this. Where each output depends on no more than that context, the tiles change nothing.
     """
-    (rows, height), (cols, width) = (tile_starts(n, tile, overlap, unit) for n in x.shape[2:])
+    (rows, height), (cols, width) = (tile_starts(int(n), tile, overlap, unit) for n in x.shape[2:])
     if len(rows) == len(cols) == 1:
         return layer(x)
     total: Tensor | None = None
@@ -114,5 +115,22 @@ def tiled(
 
 
 def upscaled(x: Tensor) -> Tensor:
-    """Bicubic x4, pixel centres aligned."""
-    return F.interpolate(x, scale_factor=SCALE, mode="bicubic", align_corners=False)
+    """Bicubic x4 of (b, c, h, w), pixel centres aligned, a = -0.75, borders repeated."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return F.interpolate(x, scale_factor=SCALE, mode="bicubic", align_corners=False)
+    # The same numbers as a convolution, which torch does several times as fast on a CPU.
+    b, c, h, w = x.shape
+    taps = _phases()
+    kernels = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(SCALE**2, 1, 5, 5)
+    padded = F.pad(x.reshape(b * c, 1, h, w), (2, 2, 2, 2), mode="replicate")
+    return F.pixel_shuffle(F.conv2d(padded, kernels), SCALE).reshape(b, c, SCALE * h, SCALE * w)
+
+
+@functools.cache
+def _phases() -> Tensor:
+    """Weights of pixels at -2 to 2 for each of the four that one becomes along a side, 4 x 5."""
+    places = (torch.arange(SCALE, dtype=torch.float64) + 0.5) / SCALE - 0.5
+    far = (places[:, None] - torch.arange(-2, 3)).abs()
+    near = (1.25 * far - 2.25) * far.square() + 1
+    outer = ((-0.75 * far + 3.75) * far - 6) * far + 3
+    return torch.where(far <= 1, near, torch.where(far < 2, outer, 0)).float()

@@ -43,14 +43,28 @@ def by_windows(x: Tensor, window: int, layer: Callable[[Tensor], Tensor]) -> Ten
     window: largest side of a window in tokens; 0 = the whole map is one window. Windows of one
     size, of which there are four at most, go through as one batch.
     """
-    rows, cols = (math.ceil(side / window) if window else 1 for side in x.shape[2:])
-    cells = [row.tensor_split(cols, 3) for row in x.tensor_split(rows, 2)]
-    done = {}
-    for shape in {cell.shape for row in cells for cell in row}:
-        alike = [cell.flatten(2) for row in cells for cell in row if cell.shape == shape]
-        tokens = layer(torch.cat(alike).transpose(1, 2)).transpose(1, 2)
-        done[shape] = iter(tokens.unflatten(2, shape[2:]).chunk(len(alike)))
-    return torch.cat([torch.cat([next(done[cell.shape]) for cell in row], 3) for row in cells], 2)
+    batch, channels, *sides = map(int, x.shape)  # numbers, also where the network is exported
+    rows, columns = (_bands(side, window or side) for side in sides)
+    found = []
+    for top, n, h in rows:
+        across = []
+        for left, m, w in columns:
+            cells = x[:, :, top : top + n * h, left : left + m * w]
+            cells = cells.reshape(batch, channels, n, h, m, w).permute(0, 2, 4, 3, 5, 1)
+            tokens = layer(cells.reshape(batch * n * m, h * w, channels))
+            cells = tokens.reshape(batch, n, m, h, w, channels).permute(0, 5, 1, 3, 2, 4)
+            across.append(cells.reshape(batch, channels, n * h, m * w))
+        found.append(torch.cat(across, 3) if len(across) > 1 else across[0])
+    return torch.cat(found, 2) if len(found) > 1 else found[0]
+
+
+def _bands(side: int, window: int) -> list[tuple[int, int, int]]:
+    """(start, windows, side of each) of the longer windows along a side, and of the others."""
+    count = math.ceil(side / window)
+    short, longer = divmod(side, count)
+    start = longer * (short + 1)
+    bands = [(0, longer, short + 1), (start, count - longer, short)]
+    return [band for band in bands if band[1]]
 
 
 class Transformer(nn.Module):

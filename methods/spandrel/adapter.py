@@ -10,6 +10,7 @@ from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
 from vsrbench.cards.weights import checked, read_checkpoint
 from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.parts import Part
 from vsrbench.core.types import Method, MethodCard
 
 from . import ncnn
@@ -20,6 +21,10 @@ class ImageModel:
 
     def __init__(self, descriptor: ImageModelDescriptor[Any]) -> None:
         self.descriptor, self.net = descriptor, descriptor.model
+
+    def parts(self) -> dict[str, Part]:
+        """What other engines can compute: the network, of what is padded for it already."""
+        return {"network": Part(self.net, "forward")}
 
     @torch.inference_mode()
     def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

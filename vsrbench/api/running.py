@@ -27,6 +27,7 @@ from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.data.frames import digest as frames_digest
 from vsrbench.metrics import metric_info
 from vsrbench.results.store import Store
+from vsrbench.run.backends import SETTING
 from vsrbench.run.devices import pick_devices
 
 if TYPE_CHECKING:
@@ -106,10 +107,27 @@ def evaluate(
     return Results(store, place, own, store.of_run(run.id), run.exit_code)
 
 
-def at_precision(cards: Iterable[MethodCard], device: str) -> list[MethodCard]:
-    """The cards, each once. Half precisions are for GPUs: the CPU runs fp32, and records say so."""
+def at_precision(
+    cards: Iterable[MethodCard], device: str, precision: str = "", backend: str = ""
+) -> list[MethodCard]:
+    """The cards, each once, as a device runs them, and as a user asks for all that have weights.
+
+    Half precisions are for GPUs: unless it is asked for, the CPU runs fp32, and records say so.
+    Raises UserError for fp16 on a CPU without an engine that has it.
+    """
+    if device == "cpu" and precision == "fp16" and backend != "openvino":
+        raise UserError("fp16 on a CPU is for --backend openvino alone", "or --precision bf16")
     once = {(card.name, card.source): card for card in cards}.values()
-    return [replace(card, precision="fp32") if device == "cpu" else card for card in once]
+    found = []
+    for card in once:
+        own = bool(card.weights.origin != "none" and precision)
+        if device == "cpu" or own:
+            card = replace(card, precision=precision if own else "fp32")
+        if backend and card.weights.origin != "none":
+            named = f"{card.title} ({backend})"  # a row of its own name, as it may score otherwise
+            card = replace(card, title=named, settings={**card.settings, SETTING: backend})
+        found.append(card)
+    return found
 
 
 def _listed(given: Any) -> Sequence[Any]:

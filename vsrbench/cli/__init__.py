@@ -22,6 +22,7 @@ from vsrbench.cli import (
     compare,
     cost,
     datasets,
+    export,
     figure,
     listing,
     merge,
@@ -70,6 +71,7 @@ COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace]
     "votes": (votes.make_parser, votes.execute),
     "compare": (compare.make_parser, compare.execute),
     "cost": (cost.make_parser, cost.execute),
+    "export": (export.make_parser, export.execute),
 }
 """Name -> its parser, and what it does with the options: the exit code comes back."""
 GROUPS = frozenset(name.partition(" ")[0] for name in COMMANDS if " " in name)

@@ -154,6 +154,22 @@ def add_ray(group: Group) -> None:
     )
 
 
+def add_how(group: Group) -> None:
+    """--precision and --backend."""
+    group.add_argument(
+        "--precision",
+        choices=["fp32", "fp16", "bf16"],
+        metavar="P",
+        help="fp32, fp16 or bf16 (default: what the card says; fp32 on a CPU)",
+    )
+    group.add_argument(
+        "--backend",
+        choices=["torch", "onnxruntime", "openvino"],
+        metavar="ENGINE",
+        help="torch, or on a CPU onnxruntime or openvino, for methods that export",
+    )
+
+
 def add_selection(group: Group) -> None:
     """--methods, --datasets and --metrics, of what has results."""
     for kind in ("methods", "datasets", "metrics"):

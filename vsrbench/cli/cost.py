@@ -9,6 +9,7 @@ from typing import TypeVar
 from vsrbench.cli.arguments import (
     Parser,
     add_device,
+    add_how,
     add_names,
     add_ray,
     add_results,
@@ -44,6 +45,7 @@ def make_parser() -> Parser:
     parser.add_argument("--fresh", action="store_true", help="repeat measurements that are on disk")
     add_device(parser)
     add_ray(parser)
+    add_how(parser)
     add_results(parser)
     return parser
 

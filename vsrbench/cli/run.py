@@ -14,6 +14,7 @@ from vsrbench.cli.arguments import (
     SEVERAL,
     Parser,
     add_device,
+    add_how,
     add_names,
     add_ray,
     add_results,
@@ -73,6 +74,7 @@ commands (each has its --help):
   datasets   check, add, fetch or degrade a dataset
   methods    set up a method's environment, or begin a new one
   weights    list, fetch or check weights
+  export     a method's networks as ONNX
 """
 
 
@@ -114,6 +116,7 @@ def make_parser() -> Parser:
     how = parser.add_argument_group("how")
     add_device(how, SEVERAL)
     add_ray(how)
+    add_how(how)
     how.add_argument("--no-cost", action="store_true", help="skip the cost measurement")
     how.add_argument("--keep-frames", action="store_true", help="keep outputs as PNG")
     how.add_argument(

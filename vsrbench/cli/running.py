@@ -19,13 +19,23 @@ if TYPE_CHECKING:
 
 
 def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
-    """The cards of --methods, with the precision of this device. Raises UserError."""
+    """The cards of --methods, in the precision and by the backend asked for. Raises UserError."""
     from vsrbench.api.running import at_precision
     from vsrbench.cards import specs
+    from vsrbench.run.backends import check
 
     if not options.methods:
         raise UserError("say which methods to run", "--methods A,B; see: vsrbench list methods")
-    return at_precision([specs.method_card(options.root, m) for m in options.methods], device)
+    cards = [specs.method_card(options.root, m) for m in options.methods]
+    found = at_precision(
+        cards,
+        device,
+        getattr(options, "precision", "") or "",
+        getattr(options, "backend", "") or "",
+    )
+    for card in found:
+        check(card, device)
+    return found
 
 
 def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:

@@ -91,7 +91,8 @@ EXTRAS = {
     **{"transformers": "sdx4", "pyiqa": "pyiqa", "timm": "pyiqa", "huggingface_hub": "fetch"},
     **dict.fromkeys(("requests", "gdown"), "fetch"),
     **{"vmaf_torch": "vmaf", "pycvvdp": "cvvdp", "erqa": "erqa", "rapidocr": "ocr"},
-    **{"onnxruntime": "ocr", "ray": "ray"},
+    **{"openvino": "openvino", "ray": "ray"},
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnxruntime"),
 }
 """Module -> the extra of vsrbench that installs its package."""
 

@@ -319,7 +319,7 @@ class MethodCard:
     min_size: int = 1
     """Smallest LQ side in px that the network accepts."""
     precision: str = "fp32"
-    """fp32 / fp16 / bf16 on a GPU; the CPU always runs fp32."""
+    """fp32 / fp16 / bf16 on a GPU. On the CPU it is fp32 unless a user says bf16."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Flat table handed to the adapter; part of a result's identity."""
     environment: Environment | None = None

@@ -18,7 +18,7 @@ from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import ContractError, MissingError, UserError, missing_package
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, Method, MethodCard, Size
-from vsrbench.run import contract
+from vsrbench.run import backends, contract
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,10 @@ def no_tf32() -> None:
 
 
 def dtype_of(card: MethodCard, device: str) -> torch.dtype:
-    """Half precisions apply on a GPU; the CPU always runs fp32. Raises UserError."""
+    """What weights are loaded in: half precisions on a GPU, on the CPU fp32. Raises UserError.
+
+    On a CPU those parts alone have fewer bits that `backends.accelerate` takes over.
+    """
     import torch
 
     names = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -76,8 +79,11 @@ def load_method(card: MethodCard, device: str) -> Method:
     An error inside foreign code comes out as ContractError with its type and message.
     """
     load = entry(card)
+    backends.check(card, device)
+    given = replace(card, settings=backends.network_settings(card))
     try:
-        method: Method = load(card, device, dtype_of(card, device))
+        method: Method = load(given, device, dtype_of(card, device))
+        backends.accelerate(method, card, device)
     except UserError:
         raise
     except ImportError as error:

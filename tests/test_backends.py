@@ -1,0 +1,177 @@
+"""Other engines for the networks of methods: the same pictures, and one line where they cannot."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vsrbench.cards import specs
+from vsrbench.cli import main
+from vsrbench.core.errors import MissingError, UserError
+from vsrbench.core.parts import Part
+from vsrbench.core.types import MethodCard, Weights
+from vsrbench.run import backends
+from vsrbench.run.backends import accelerate, check, export, parts_of
+from vsrbench.run.export import export_all
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 12, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(self.last(F.silu(self.first(x))), 2)
+
+
+class Toy:
+    """A method with one part."""
+
+    def __init__(self) -> None:
+        self.net = Net().eval().requires_grad_(False)
+
+    def parts(self) -> dict[str, Part]:
+        return {"network": Part(self.net, "forward")}
+
+    @torch.inference_mode()
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for x in frames:
+            yield self.net(x[None])[0]
+
+
+def card(**changes: Any) -> MethodCard:
+    return replace(MethodCard("toy", 1, "Toy", Weights("user")), **changes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "least"),
+    [
+        ("onnxruntime", "fp32", 110),
+        ("openvino", "fp32", 110),
+        ("openvino", "bf16", 40),
+        ("torch", "bf16", 40),
+    ],
+)
+def test_an_engine_gives_the_pictures_of_torch(engine: str, precision: str, least: float) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+    clips = [[torch.rand(3, *size) for _ in range(2)] for size in ((9, 14), (16, 8), (9, 14))]
+    plain, fast = Toy(), Toy()
+    accelerate(fast, card(precision=precision, settings={"backend": engine}), "cpu")
+    for clip in clips:
+        for a, b in zip(plain.upscale(iter(clip)), fast.upscale(iter(clip)), strict=True):
+            assert a.shape == b.shape
+            assert b.dtype == torch.float32
+            mse = float((a - b).square().mean())
+            assert -10 * torch.log10(torch.tensor(max(mse, 1e-20))) > least
+
+
+def test_what_cannot_be_done_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no backend 'tensorrt'"):
+        check(card(settings={"backend": "tensorrt"}), "cpu")
+    with pytest.raises(UserError, match="computes on the CPU"):
+        check(card(settings={"backend": "openvino"}), "cuda")
+    with pytest.raises(UserError, match="has no bf16"):
+        check(card(settings={"backend": "onnxruntime"}, precision="bf16"), "cpu")
+    with pytest.raises(UserError, match="is a program"):
+        check(card(settings={"backend": "openvino"}, kind="command"), "cpu")
+    with pytest.raises(UserError, match="no part that can be exported"):
+        parts_of(object(), card())  # type: ignore[arg-type]
+
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name in ("openvino", "onnxruntime"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    for engine in ("onnxruntime", "openvino"):
+        with pytest.raises(MissingError, match=f"needs the package {engine}") as caught:
+            accelerate(Toy(), card(settings={"backend": engine}), "cpu")
+        assert caught.value.hint == f"pip install 'vsrbench[{engine}]'"
+    accelerate(Toy(), card(), "cpu")
+
+
+def test_the_parts_of_instavsr_are_exported(tmp_path: Path, root: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    shipped = specs.method_card(root, "instavsr")
+    files = dict(export_all(shipped, (16, 20), tmp_path))
+    assert sorted(path.name for path in files) == [
+        f"instavsr-{part}-20x16.onnx" for part in ("draw", "finish", "flow")
+    ]
+    session = runtime.InferenceSession(str(tmp_path / "instavsr-draw-20x16.onnx"))
+    (entry,) = session.get_inputs()
+    two = {entry.name: torch.zeros(2, *entry.shape[1:]).numpy()}
+    with pytest.raises(Exception, match="dimensions"):  # a file is for its size and one picture
+        session.run(None, two)
+    with pytest.raises(UserError, match="too small"):
+        list(export_all(shipped, (8, 8), tmp_path))
+
+
+def test_a_part_is_restored_after_its_export(tmp_path: Path) -> None:
+    toy = Toy()
+    before = toy.net.forward
+    export(toy.parts()["network"], ((1, 3, 8, 8),), tmp_path / "net.onnx")
+    assert toy.net.forward == before
+    assert (tmp_path / "net.onnx").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["export", "bicubic", "--onnx", "{}"], "'bicubic' has no part that can be exported"),
+        (["export", "dove", "--onnx", "{}"], "'dove' is a program"),
+        (["--methods", "instavsr", "--precision", "int8"], "no precision named 'int8'"),
+        (
+            ["--methods", "instavsr", "--device", "cpu", "--precision", "fp16"],
+            "fp16 on a CPU is for --backend openvino alone",
+        ),
+        (["--methods", "instavsr", "--backend", "tpu"], "no backend named 'tpu'"),
+        (
+            [
+                "--methods",
+                "instavsr",
+                "--device",
+                "cpu",
+                "--backend",
+                "onnxruntime",
+                "--precision",
+                "bf16",
+            ],
+            "backend onnxruntime has no bf16",
+        ),
+    ],
+)
+def test_bad_command_lines(
+    argv: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [word.replace("{}", str(tmp_path)) for word in argv]
+    if argv[0] != "export":
+        given += ["--results", str(tmp_path)]
+    assert main(given) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_precision_and_backend_are_part_of_the_identity() -> None:
+    from vsrbench.api.running import at_precision
+    from vsrbench.core.keys import cost_key
+
+    plain = card(precision="fp16")
+    free = card(name="bicubic", weights=Weights("none"))
+    asked = at_precision([plain, free], "cpu", "bf16", "openvino")
+    assert [(c.precision, dict(c.settings)) for c in asked] == [
+        ("bf16", {"backend": "openvino"}),
+        ("fp32", {}),
+    ]
+    found = [at_precision([plain], "cpu")[0], asked[0], at_precision([plain], "cpu", "bf16")[0]]
+    assert len({cost_key(c, "", "", (8, 8), 3, {}) for c in found}) == 3
+    assert backends.network_settings(asked[0]) == {}

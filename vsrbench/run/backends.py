@@ -1,0 +1,205 @@
+"""Other engines for the networks of methods: ONNX Runtime, OpenVINO, and bf16 on a CPU.
+
+A method that has `parts` says which of its functions keep no state. Each is exported to ONNX for
+the shapes that it meets, once a shape, and an engine takes its place. What moves and mixes frames
+between them stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vsrbench.core.errors import UserError, missing_package
+from vsrbench.core.parts import Part
+from vsrbench.core.types import Method, MethodCard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    Work = Callable[..., Tensor]
+
+SETTING = "backend"
+"""The setting of a card that names one; part of its identity like any other."""
+TORCH = "torch"
+BACKENDS = (TORCH, "onnxruntime", "openvino")
+KEPT = 4
+"""Shapes of a part for which an engine stays ready."""
+OPSET = 18
+
+
+def network_settings(card: MethodCard) -> dict[str, Any]:
+    """The settings of a card that are for its adapter."""
+    return {name: value for name, value in card.settings.items() if name != SETTING}
+
+
+def check(card: MethodCard, device: str) -> None:
+    """Raise UserError for a backend that there is not, or not here."""
+    backend = card.settings.get(SETTING, TORCH)
+    if backend not in BACKENDS:
+        raise UserError(f"card '{card.name}': no backend '{backend}'", " or ".join(BACKENDS))
+    if card.kind != "python" and backend != TORCH:
+        raise UserError(f"'{card.name}' is a program: backend {backend} cannot run it")
+    if backend == TORCH:
+        return
+    if device != "cpu":
+        raise UserError(f"backend {backend} computes on the CPU", "add --device cpu")
+    if backend == "onnxruntime" and card.precision != "fp32":
+        raise UserError(
+            f"backend {backend} has no {card.precision}", "--precision fp32, or --backend openvino"
+        )
+
+
+def accelerate(method: Method, card: MethodCard, device: str) -> None:
+    """Have a loaded method compute its parts as its card says.
+
+    Raises UserError where it has none, MissingError without the package of the engine.
+    """
+    backend, half = card.settings.get(SETTING, TORCH), device == "cpu" and card.precision == "bf16"
+    if backend == TORCH and not half:
+        return
+    parts = parts_of(method, card)
+    engine = _ENGINES[backend](card)
+    for part in parts.values():
+        if backend == TORCH and part.exact:
+            continue
+        setattr(part.owner, part.name, engine(part))
+
+
+def parts_of(method: Method, card: MethodCard) -> Mapping[str, Part]:
+    """The parts of a method that keep no state. Raises UserError where it names none."""
+    found: Mapping[str, Part] = getattr(method, "parts", dict)()
+    if not found:
+        raise UserError(
+            f"'{card.name}' has no part that can be exported",
+            "its adapter needs `parts`; without: neither --backend nor bf16 on a CPU",
+        )
+    return found
+
+
+def export(part: Part, shapes: tuple[tuple[int, ...], ...], target: Path | io.BytesIO) -> None:
+    """Write a part as ONNX, for inputs of these shapes alone. Raises MissingError without onnx."""
+    import torch
+
+    try:
+        import onnx  # noqa: F401  # torch's exporter asks for it after its work
+    except ImportError as error:
+        raise missing_package(error, "an export to ONNX") from error
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.owner = part.owner
+            self.work = getattr(part.owner, part.name)
+
+        def forward(self, *tensors: Tensor) -> Tensor:
+            result: Tensor = self.work(*tensors)
+            return result
+
+    names = [f"input{number}" for number in range(len(shapes))]
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # of shapes that become constants, as they are meant to
+        torch.onnx.export(
+            Whole().eval(),
+            tuple(torch.zeros(shape) for shape in shapes),
+            target,  # type: ignore[arg-type]  # the stubs forget what is open already
+            input_names=names,
+            output_names=["output"],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def _by_shape(part: Part, make: Callable[[bytes], Callable[[list[Any]], Any]]) -> Work:
+    """A part by an engine; make: from a model to what computes arrays."""
+    import torch
+
+    own, ready = getattr(part.owner, part.name), dict[Any, Callable[[list[Any]], Any]]()
+
+    def work(*tensors: Tensor) -> Tensor:
+        shapes = tuple(tuple(x.shape) for x in tensors)
+        if shapes not in ready:
+            model = io.BytesIO()
+            setattr(part.owner, part.name, own)
+            try:
+                export(part, shapes, model)
+            finally:
+                setattr(part.owner, part.name, work)
+            if len(ready) == KEPT:
+                del ready[next(iter(ready))]
+            ready[shapes] = make(model.getvalue())
+        arrays = [x.float().contiguous().numpy() for x in tensors]
+        return torch.from_numpy(ready[shapes](arrays)).to(tensors[0].dtype)
+
+    return work
+
+
+def _onnxruntime(card: MethodCard) -> Callable[[Part], Work]:
+    import torch
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_package(error, f"backend onnxruntime of '{card.name}'") from error
+
+    def make(model: bytes) -> Callable[[list[Any]], Any]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_inputs()]
+        return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+
+    return lambda part: _by_shape(part, make)
+
+
+def _openvino(card: MethodCard) -> Callable[[Part], Work]:
+    import torch
+
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_package(error, f"backend openvino of '{card.name}'") from error
+    core = openvino.Core()
+
+    def by(part: Part) -> Work:
+        kinds = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32" if part.exact else kinds[card.precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
+        def make(model: bytes) -> Callable[[list[Any]], Any]:
+            compiled = core.compile_model(core.read_model(model), "CPU", options)
+            return lambda arrays: compiled(arrays)[0].copy()
+
+        return _by_shape(part, make)
+
+    return by
+
+
+def _bf16(card: MethodCard) -> Callable[[Part], Work]:
+    """By torch itself, in a copy of the network with half of the bits."""
+    import torch
+
+    def by(part: Part) -> Work:
+        owner: Any = copy.deepcopy(part.owner)
+        owner.to(torch.bfloat16, memory_format=torch.channels_last)
+        own = getattr(owner, part.name)
+
+        def work(*tensors: Tensor) -> Tensor:
+            halves = (x.to(torch.bfloat16, memory_format=torch.channels_last) for x in tensors)
+            result: Tensor = own(*halves).to(tensors[0].dtype)
+            return result
+
+        return work
+
+    return by
+
+
+_ENGINES = {TORCH: _bf16, "onnxruntime": _onnxruntime, "openvino": _openvino}
