@@ -169,6 +169,26 @@ def machine(device: str) -> dict[str, object]:
     return found
 
 
+def _opened(out: Path, kind: Mapping[str, object], fresh: bool) -> Results:
+    """The results in a folder, which are of this kind or not there yet. Raises UserError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        results = Results(out / "results.json")
+        before = results.data.get("kind", kind)
+        results.data["parts"].values()
+    except OSError as error:
+        raise errors.UserError(f"{out}: {error.strerror}", "name another --out") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise errors.UserError(
+            f"{out / 'results.json'} holds no results", "remove it, or name another --out"
+        ) from error
+    if before != kind:
+        raise errors.UserError(f"{out} holds results of {before}", "name another --out")
+    if fresh:
+        results.data = {"parts": {}}
+    return results
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser("gpu_check", description=(__doc__ or "").splitlines()[0])
@@ -182,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--retry", action="store_true", help="try again what crashed a process")
     args = parser.parse_args(argv)
     start = time.monotonic()
+    args.cpu |= args.device == "cpu"
     device = "cpu" if args.cpu else args.device
     if args.small:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting for another takes longer than work
@@ -190,18 +211,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in parts:
             if name not in LIMITS:
                 raise errors.unknown("part", name, LIMITS)
+        if not args.cpu and not re.fullmatch(r"cuda(:\d+)?", device):
+            raise errors.UserError(f"no device '{device}'", "cuda, cuda:1 ..., or --cpu")
+        if args.minutes is not None and not args.minutes > 0:
+            raise errors.UserError(f"--minutes {args.minutes:g} leaves no time", "a number above 0")
         about = machine(device)
         card = re.sub(r"[^a-z0-9]+", "-", str(about["device"]).lower()).strip("-")
         base = "build/gpu" if args.cpu or args.small else "results/gpu"
         out = args.out or ROOT / base / f"{card}-{datetime.now(UTC):%Y-%m-%d}"
-        if args.fresh:
-            (out / "results.json").unlink(missing_ok=True)
-        results = Results(out / "results.json")
         kind = {"device": about["device"], "small": args.small}
-        if results.data.get("kind", kind) != kind:
-            raise errors.UserError(
-                f"{out} holds results of {results.data['kind']}", "name another --out"
-            )
+        results = _opened(out, kind, args.fresh)
         results.data |= {"kind": kind, "env": about["env"]}
         results.data.setdefault("started", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
         for part in results.data["parts"].values() if args.retry else ():

@@ -135,6 +135,10 @@ def main() -> None:
     parser.add_argument("--python", default="3.12", help="version there (default: 3.12)")
     parser.add_argument("--limit", type=float, default=64, help="MiB that may travel")
     args = parser.parse_args()
+    if not args.have.is_file():
+        raise SystemExit(f"error: no file {args.have}")
+    if args.to.exists() and not args.to.is_dir():
+        raise SystemExit(f"error: {args.to} is not a folder")
     if args.to.is_dir() and any(args.to.iterdir()):
         raise SystemExit(f"error: {args.to} is not empty: two versions of one package cannot be")
     wheels = gather(args.extras.split(","), pins(args.have), args.python, args.to)

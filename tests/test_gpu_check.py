@@ -26,7 +26,7 @@ from scripts.gpu.levers import LEVERS, graphed
 from scripts.gpu.parts import PARTS
 from tests.conftest import gone
 from vsrbench.cards import specs
-from vsrbench.core.errors import MissingError
+from vsrbench.core.errors import MissingError, UserError
 
 TOY = """
 import os, signal, sys, time
@@ -215,6 +215,37 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: cuda:7 cannot be used: ")
     assert "--cpu" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "held", "said"),
+    [
+        (["--device", "foo"], None, "no device 'foo'"),
+        (["--cpu", "--minutes", "0"], None, "leaves no time"),
+        (["--cpu", "--minutes", "nan"], None, "leaves no time"),
+        (["--device", "cpu"], '{"parts"', "holds no results"),
+        (["--cpu"], "[]", "holds no results"),
+        (["--cpu", "--fresh"], '{"parts": {}, "kind": "another"}', "holds results of another"),
+        (["--cpu", "--out", "FILE"], "", "FILE: File exists"),
+    ],
+)
+def test_wrong_options_are_one_line_and_touch_nothing(
+    options: list[str],
+    held: str | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(gpu_check, "machine", lambda device: {"device": "cpu", "env": {}})
+    monkeypatch.setattr(gpu_check, "check", lambda *args: pytest.fail("it ran"))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / ("FILE" if "FILE" in options else "results.json")
+    if held is not None:
+        file.write_text(held)
+    assert gpu_check.main(["--out", str(tmp_path), *options]) == UserError.exit_code
+    assert said in capsys.readouterr().err
+    assert held is None or file.read_text() == held
 
 
 def test_numbers_that_are_none_are_failures(tmp_path: Path) -> None:

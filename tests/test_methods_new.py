@@ -79,6 +79,11 @@ def test_names_and_files_that_are_there_are_refused(
     ]
     assert main(["methods", "new", "a_b_c", "--kind", "command"]) == 2
     assert "a_b_c already exists" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["methods", "new", "x", "--to", "file"]) == 2
+    assert "x.toml cannot be written: Not a directory" in capsys.readouterr().err
+    assert main(["methods", "new", "x", "--to", "a b"]) == 0
+    assert "--root 'a b' --run x" in capsys.readouterr().err
 
 
 FAULTS = {

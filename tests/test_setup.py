@@ -182,7 +182,8 @@ url = "{address}/net.pth"
     }
     (to / "toy/repo/ckpts/net.pth").unlink()
     assert main(["check", "--methods", "toy", *root]) == 3
-    assert "ckpts/net.pth, which does not exist" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ckpts/net.pth, which does not exist (vsrbench methods setup toy --to DIR, or" in said
     (to / "toy/repo/scripts/run.py").write_text("import helper_s")
     assert main(["check", "--methods", "toy", *root]) == 1
     assert "has 'import helper_s' (its script needs 'import helpers'" in capsys.readouterr().out
@@ -206,3 +207,28 @@ def test_what_cannot_be_set_up_is_one_line(
     (tmp_path / "c.toml").write_text("[broken")
     with pytest.raises(UserError, match="not valid TOML"):
         setup.write_table(tmp_path / "c.toml", "x", Path("p"), Path("r"))
+    (tmp_path / "d.toml").write_text("stablevsr = 3")
+    for table, why in ("c.toml", "not valid TOML"), ("d.toml", "is not a table"), ("", "a folder"):
+        monkeypatch.setenv(variables.COMMANDS, str(tmp_path / table))
+        with pytest.raises(UserError, match=why):
+            setup.steps(card, tmp_path, print)
+
+
+def test_an_archive_unpacked_by_hand_is_there(tmp_path: Path) -> None:
+    card = specs.method_card(specs.ROOT, "dove")
+    why = setup.environment_problem(card, tmp_path)
+    assert why is not None
+    assert "DOVE.zip, which does not exist" in str(why)
+    (tmp_path / "pretrained_models/DOVE").mkdir(parents=True)
+    assert setup.environment_problem(card, tmp_path) is None
+
+
+@pytest.mark.parametrize("limit", ["'x'", "0", "-5", "nan"])
+def test_a_limit_that_is_none_is_said_before_it_runs(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "c.toml"
+    table.write_text(f"[a]\npython='{sys.executable}'\nrepo='{tmp_path}'\ntimeout_s={limit}\n")
+    monkeypatch.setenv(variables.COMMANDS, str(table))
+    with pytest.raises(UserError, match="timeout_s of"):
+        command.read_places("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser
@@ -61,7 +62,7 @@ def setup(options: argparse.Namespace) -> int:
     programs.run(plan, note)
     table = programs.table_file(options.to)
     if not commands_file():
-        note(f"next: export {COMMANDS}={table}")
+        note(f"next: export {COMMANDS}={shlex.quote(str(table))}")
     note(f"next: vsrbench check --methods {card.name}")
     print(table)
     return OK
@@ -91,6 +92,8 @@ def new(options: argparse.Namespace) -> int:
     for path in scaffold.new(options.name, options.kind, options.to):
         print(path)
     if options.kind == "command" and not commands_file():
-        note(f"next: export {COMMANDS}={(options.to / 'commands.toml').resolve()}")
-    note(f"next: vsrbench check --root {options.to} --run {options.name}")
+        note(
+            f"next: export {COMMANDS}={shlex.quote(str((options.to / 'commands.toml').resolve()))}"
+        )
+    note(f"next: vsrbench check --root {shlex.quote(str(options.to))} --run {options.name}")
     return OK

@@ -85,7 +85,11 @@ def read_places(name: str) -> dict[str, str]:
             raise MissingError(
                 f"{file}: {key} of [{name}] is '{found.get(key, '')}', which does not exist", hint
             )
-    return found
+    limit = found.get("timeout_s", "1")
+    with contextlib.suppress(ValueError):
+        if float(limit) > 0:
+            return found
+    raise UserError(f"{file}: timeout_s of [{name}] is '{limit}'", "seconds: a number above 0")
 
 
 def identify(card: MethodCard) -> str:

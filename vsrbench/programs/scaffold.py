@@ -153,9 +153,14 @@ def new(name: str, kind: Kind, to: Path) -> list[Path]:
     }
     if kind == "python":
         texts[place / "__init__.py"] = ""
-    for path, content in texts.items():
-        with replacing(path) as partial:
-            partial.write_text(content.format(name=name, folder=folder), encoding="utf-8")
+    try:
+        for path, content in texts.items():
+            with replacing(path) as partial:
+                partial.write_text(content.format(name=name, folder=folder), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}", "choose another --to"
+        ) from error
     if kind == "command":
         write_table(table_file(to), name, Path(sys.executable), place.resolve())
         return [*texts, table_file(to)]

@@ -53,6 +53,8 @@ def steps(card: MethodCard, to: Path, note: Note) -> list[Step]:
     Environments are made with uv where it is, else with the venv of an interpreter of that version.
     """
     made = recipe(card)
+    table = table_file(to)
+    _said(table, card.name)  # before hours of downloads, not after
     place = to.resolve() / card.name
     repo, python = place / "repo", place / "env/bin/python"
     found = [*_checkout(made, repo), *_environment(made, place / "env", repo)]
@@ -69,10 +71,9 @@ def steps(card: MethodCard, to: Path, note: Note) -> list[Step]:
             Step(
                 f"# {download.describe(source)} goes to {weights / _name(source)}",
                 functools.partial(_weights, source, weights, note),
-                done=(weights / _name(source)).exists(),
+                done=_came(weights / _name(source)),
             )
         )
-    table = table_file(to)
     text = f'["{card.name}"] python = "{python}", repo = "{repo}"'
     write = functools.partial(write_table, table, card.name, python, repo)
     return [*found, Step(f"# {table}: {text}", write)]
@@ -186,14 +187,26 @@ def _weights(source: Source, folder: Path, note: Note) -> None:
         target.write_bytes(b"")  # that it has come
 
 
+def _came(target: Path) -> bool:
+    """Whether weights are there; of an archive, what was unpacked by hand will do."""
+    return target.exists() or (target.suffix == ".zip" and target.with_suffix("").is_dir())
+
+
+def _said(file: Path, name: str) -> dict[str, object]:
+    """What the user's table says of a program. Raises UserError where that is no table."""
+    found = read_toml(file).get(name, {}) if file.exists() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: '{name}' is not a table", f'write ["{name}"] above its places')
+    return found
+
+
 def write_table(file: Path, name: str, python: Path, repo: Path) -> None:
     """Write the places of a program into the user's table; what else it says of it stays.
 
-    Raises UserError when the file is no TOML.
+    Raises UserError when the file is no TOML, or its entry for the program no table.
     """
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    before = read_toml(file).get(name, {}) if text else {}
-    kept = {k: v for k, v in before.items() if k not in ("python", "repo")}
+    kept = {k: v for k, v in _said(file, name).items() if k not in ("python", "repo")}
     lines = [f"[{json.dumps(name)}]", f"python = {_toml(python)}", f"repo = {_toml(repo)}"]
     lines += [f"{json.dumps(key)} = {_toml(value)}" for key, value in kept.items()]
     header = rf"""^\[\s*["']?{re.escape(name)}["']?\s*\].*?(?=^\[|\Z)"""
@@ -228,10 +241,10 @@ def environment_problem(card: MethodCard, repo: Path) -> UserError | None:
     if card.environment.weights_to:
         folder = repo / card.environment.weights_to
         for source in card.weights.sources:
-            if not (folder / _name(source)).exists():
+            if not _came(folder / _name(source)):
                 return MissingError(
                     f"'{card.name}' needs {folder / _name(source)}, which does not exist",
-                    f"{download.describe(source)}",
+                    f"{hint(card)}, or put {download.describe(source)} there",
                 )
     return None
 
