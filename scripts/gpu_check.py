@@ -219,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         card = re.sub(r"[^a-z0-9]+", "-", str(about["device"]).lower()).strip("-")
         base = "build/gpu" if args.cpu or args.small else "results/gpu"
         out = args.out or ROOT / base / f"{card}-{datetime.now(UTC):%Y-%m-%d}"
+        out = out.resolve()  # parts run elsewhere
         kind = {"device": about["device"], "small": args.small}
         results = _opened(out, kind, args.fresh)
         results.data |= {"kind": kind, "env": about["env"]}

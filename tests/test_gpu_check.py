@@ -248,6 +248,17 @@ def test_wrong_options_are_one_line_and_touch_nothing(
     assert held is None or file.read_text() == held
 
 
+def test_a_folder_is_that_of_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "machine", lambda device: {"device": "cpu", "env": {}})
+    monkeypatch.setattr(gpu_check, "check", lambda results, *args: files.append(results.file))
+    monkeypatch.chdir(tmp_path)
+    files: list[Path] = []
+    gpu_check.main(["--cpu", "--out", "here"])
+    assert files == [tmp_path / "here/results.json"]
+
+
 def test_numbers_that_are_none_are_failures(tmp_path: Path) -> None:
     bench = Bench(Results(tmp_path / "results.json"), "one", "cpu", True)
     assert bench.measure("nan", lambda: {"ms": float("nan")}) == {}
