@@ -13,15 +13,15 @@ import re
 import shlex
 import shutil
 import struct
+import subprocess
 import sys
 import termios
-import traceback
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
-from vsrbench.cli import COMMANDS, GROUPS, main
+from vsrbench.cli import COMMANDS, GROUPS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,25 +75,19 @@ def test_documented_commands_exist(page: str, words: list[str]) -> None:
 
 def on_terminal(words: list[str], columns: int, folder: Path) -> tuple[int, list[str]]:
     """(exit code, lines without colours) of a command on a terminal of that width."""
-    pid, terminal = pty.fork()
-    if not pid:  # the child never returns
-        code = 70
-        try:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-            os.environ.pop("COLUMNS", None)
-            os.environ["TERM"] = "xterm-256color"
-            os.chdir(folder)
-            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-            sys.argv = ["vsrbench", *words]
-            code = main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vsrbench", *words],
+        cwd=folder,
+        env=env | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+    )
+    os.close(inside)
     text = b""
     while True:
         try:
@@ -104,9 +98,8 @@ def on_terminal(words: list[str], columns: int, folder: Path) -> tuple[int, list
             break
         text += data
     os.close(terminal)
-    _, status = os.waitpid(pid, 0)
     plain = ANSI.sub("", text.decode("utf-8")).replace("\r\n", "\n")
-    return os.waitstatus_to_exitcode(status), plain.split("\n")
+    return process.wait(60), plain.split("\n")
 
 
 def fits(lines: list[str], columns: int) -> None:
