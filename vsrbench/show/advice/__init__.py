@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from vsrbench.core.errors import UserError
-from vsrbench.core.files import replacing
 from vsrbench.core.types import Clip, Record, size_text
 from vsrbench.data.frames import open_frames
 from vsrbench.results.advice import Advice, Candidate, duration
 from vsrbench.results.summary import metric_column, metric_infos
+from vsrbench.show.page import write_page
 from vsrbench.show.tables import plain
 
 if TYPE_CHECKING:
@@ -120,15 +118,10 @@ def write(
     advice: Advice, about: About, pictures: Sequence[Loop], records: Sequence[Record], out: Path
 ) -> None:
     """Write the page. Raises UserError when the file cannot be written."""
-    environment = Environment(
-        loader=PackageLoader("vsrbench.show", "advice"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     titles = {c.method: c.title for c in advice.candidates}
-    page = environment.get_template("page.html").render(
+    write_page(
+        out,
+        "advice",
         about=about,
         size=size_text(about.clip.size),
         out_size=size_text(
@@ -152,14 +145,6 @@ def write(
         no_vram=_no_vram(advice),
         took=duration(about.seconds),
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as partial:
-            partial.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}", "choose another file: -o"
-        ) from error
 
 
 def _heads(advice: Advice, records: Sequence[Record]) -> list[tuple[str, bool, str]]:

@@ -16,18 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import replacing
 from vsrbench.core.types import MetricInfo, Record
 from vsrbench.metrics import recorded
 from vsrbench.results.agreement import read_study
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
 from vsrbench.show import figures
+from vsrbench.show.page import write_page
 from vsrbench.show.report.loops import Loop, worst_loop
 from vsrbench.show.tables import Footnotes, caption, heading, row_title, selected, weights_text
 
@@ -131,14 +130,9 @@ def build(
     infos = metric_infos(records)
     study = read_study(ROOT)
     runs = _runs(store, {run for block in summary.blocks for run in block.runs})
-    environment = Environment(
-        loader=PackageLoader("vsrbench.show", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("page.html").render(
+    write_page(
+        out,
+        "report",
         blocks=[_block(block, infos, store) for block in selected(summary).blocks],
         study=study.study,
         people={opinion.id: opinion.text() for opinion in study.opinions},
@@ -151,13 +145,6 @@ def build(
         runs=runs,
         code=store.code({run["run_id"] for run in runs}),
     )
-    try:
-        with replacing(out) as partial:
-            partial.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}", "choose another file: -o"
-        ) from error
 
 
 def _block(block: Block, infos: Mapping[str, MetricInfo], store: Store) -> dict[str, Any]:
