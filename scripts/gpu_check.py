@@ -86,7 +86,7 @@ def check(
                     ready[following] = started(following)
                 state, why, took = _run(process, limit)
                 limit -= took
-                again = _ended(results, name, state, why, took)
+                again = _note_end(results, name, state, why, took)
             _write_page(results)
     finally:
         for process in ready.values():
@@ -94,7 +94,7 @@ def check(
     return all(results.part(name)["state"] == "done" for name in parts)
 
 
-def _ended(results: Results, name: str, state: str, why: str, took: float) -> bool:
+def _note_end(results: Results, name: str, state: str, why: str, took: float) -> bool:
     """Put down how the process of a part ended; whether the part can go on after a crash.
 
     What it was measuring then is not tried a second time, so that the rest can be.
@@ -169,7 +169,7 @@ def machine(device: str) -> dict[str, object]:
     return found
 
 
-def _opened(out: Path, kind: Mapping[str, object], fresh: bool) -> Results:
+def _open_results(out: Path, kind: Mapping[str, object], fresh: bool) -> Results:
     """The results in a folder, which are of this kind or not there yet. Raises UserError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = args.parts.split(",") if args.parts else list(LIMITS)
         for name in parts:
             if name not in LIMITS:
-                raise errors.unknown("part", name, LIMITS)
+                raise errors.unknown_name("part", name, LIMITS)
         if not args.cpu and not re.fullmatch(r"cuda(:\d+)?", device):
             raise errors.UserError(f"no device '{device}'", "cuda, cuda:1 ..., or --cpu")
         if args.minutes is not None and not args.minutes > 0:
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = args.out or ROOT / base / f"{card}-{datetime.now(UTC):%Y-%m-%d}"
         out = out.resolve()  # parts run elsewhere
         kind = {"device": about["device"], "small": args.small}
-        results = _opened(out, kind, args.fresh)
+        results = _open_results(out, kind, args.fresh)
         results.data |= {"kind": kind, "env": about["env"]}
         results.data.setdefault("started", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
         for part in results.data["parts"].values() if args.retry else ():

@@ -9,7 +9,7 @@ import textwrap
 
 from tabulate import tabulate
 
-from scripts.pages import filled
+from scripts.pages import fill
 from vsrbench.cards.specs import ROOT
 from vsrbench.cli.listing import BETTER
 from vsrbench.core.types import MetricInfo
@@ -34,14 +34,14 @@ def section(info: MetricInfo, study: Study) -> str:
     return "\n\n".join(
         [
             f"### `{info.name}`",
-            _wrapped(f"{info.title}: {'; '.join(facts)}."),
-            _wrapped(info.source),
-            "\n".join(_wrapped(f"- {item}", indent="  ") for item in items),
+            _wrap(f"{info.title}: {'; '.join(facts)}."),
+            _wrap(info.source),
+            "\n".join(_wrap(f"- {item}", indent="  ") for item in items),
         ]
     )
 
 
-def people(study: Study) -> str:
+def tabulate_agreement(study: Study) -> str:
     """How metrics agree with people, as a table."""
     rows = [
         [opinion.title + (f" (`{opinion.id}`)" if opinion.id else ""), opinion.text(), opinion.srcc]
@@ -51,19 +51,19 @@ def people(study: Study) -> str:
     return tabulate(rows, head, tablefmt="pipe", floatfmt=".2f", disable_numparse=[1])
 
 
-def written() -> str:
+def render() -> str:
     """The page as the table of metrics has it."""
     study = read_study(ROOT)
     parts = "\n\n".join(section(info, study) for info in METRICS.values())
-    text = filled(PAGE.read_text(encoding="utf-8"), "people", people(study), PAGE)
-    return filled(text, "metrics", parts, PAGE)
+    text = fill(PAGE.read_text(encoding="utf-8"), "people", tabulate_agreement(study), PAGE)
+    return fill(text, "metrics", parts, PAGE)
 
 
-def _wrapped(text: str, indent: str = "") -> str:
+def _wrap(text: str, indent: str = "") -> str:
     return textwrap.fill(
         text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(), encoding="utf-8")
+    PAGE.write_text(render(), encoding="utf-8")

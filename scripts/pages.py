@@ -7,7 +7,7 @@ from pathlib import Path
 from vsrbench.core.errors import MissingError
 
 
-def filled(text: str, name: str, content: str, where: Path) -> str:
+def fill(text: str, name: str, content: str, where: Path) -> str:
     """`text` with `content` between `<!-- name -->` and `<!-- /name -->`. Raises MissingError."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, opened, rest = text.partition(begin)

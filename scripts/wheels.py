@@ -43,7 +43,7 @@ def requirements(lines: Iterable[str]) -> list[Requirement]:
     return found
 
 
-def pins(file: Path) -> dict[str, str]:
+def read_pins(file: Path) -> dict[str, str]:
     """Name -> version of the lines `name==version` of a file."""
     return {
         canonicalize_name(r.name): str(r.specifier).removeprefix("==")
@@ -52,7 +52,7 @@ def pins(file: Path) -> dict[str, str]:
     }
 
 
-def declared(extras: Iterable[str]) -> list[Requirement]:
+def read_declared(extras: Iterable[str]) -> list[Requirement]:
     """What pyproject.toml asks for, with these extras and those that they name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found, queue, seen = requirements(project["dependencies"]), list(extras), set[str]()
@@ -68,7 +68,7 @@ def declared(extras: Iterable[str]) -> list[Requirement]:
     return found
 
 
-def lacking(requirement: Requirement, have: Mapping[str, str], python: str) -> bool:
+def is_lacking(requirement: Requirement, have: Mapping[str, str], python: str) -> bool:
     """Whether `have` (name -> version) does not meet it on Linux under this Python."""
     machine = {
         **{"python_version": python, "python_full_version": f"{python}.0", "extra": ""},
@@ -102,7 +102,7 @@ def fetch(requirement: Requirement, pinned: Mapping[str, str], python: str, fold
         return wheel.rename(folder / wheel.name)
 
 
-def needs(wheel: Path) -> list[Requirement]:
+def read_needs(wheel: Path) -> list[Requirement]:
     """What a wheel says it needs."""
     with zipfile.ZipFile(wheel) as archive:
         (about,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
@@ -113,16 +113,16 @@ def needs(wheel: Path) -> list[Requirement]:
 def gather(extras: Iterable[str], have: Mapping[str, str], python: str, folder: Path) -> list[Path]:
     """Fetch everything that is missing into `folder`; the wheels, largest first."""
     folder.mkdir(parents=True, exist_ok=True)
-    pinned, queue, known = pins(ROOT / "constraints.txt"), declared(extras), dict(have)
+    pinned, queue, known = read_pins(ROOT / "constraints.txt"), read_declared(extras), dict(have)
     wheels = list[Path]()
     while queue:
         requirement = queue.pop()
-        if lacking(requirement, known, python):
+        if is_lacking(requirement, known, python):
             wheel = fetch(requirement, pinned, python, folder)
             print(f"{wheel.stat().st_size / 2**20:7.2f} MiB  {wheel.name}", flush=True)
             wheels.append(wheel)
             known[canonicalize_name(requirement.name)] = wheel.name.split("-")[1]
-            queue += needs(wheel)
+            queue += read_needs(wheel)
     return sorted(wheels, key=lambda wheel: -wheel.stat().st_size)
 
 
@@ -141,7 +141,7 @@ def main() -> None:
         raise SystemExit(f"error: {args.to} is not a folder")
     if args.to.is_dir() and any(args.to.iterdir()):
         raise SystemExit(f"error: {args.to} is not empty: two versions of one package cannot be")
-    wheels = gather(args.extras.split(","), pins(args.have), args.python, args.to)
+    wheels = gather(args.extras.split(","), read_pins(args.have), args.python, args.to)
     total = sum(wheel.stat().st_size for wheel in wheels) / 2**20
     print(f"{total:7.2f} MiB  {len(wheels)} wheels in {args.to}")
     if total > args.limit:

@@ -216,7 +216,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(ablation, "SOFT", {"gt-soft-1": 1.0})
     monkeypatch.setattr(ablation, "SIZE", (32, 32))
     monkeypatch.setattr(ablation, "COSTS", {"full": "instavsr-full-1"})
-    everything = ablation.sets
+    everything = ablation.open_sets
 
     def few(gt: list[Path]) -> list[ablation.Dataset]:
         return [replace(d, clips=[short(c) for c in d.clips[-2:]]) for d in everything(gt)]
@@ -228,7 +228,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )
         return replace(clip, count=3, lq=lq or [], gt=gt, flow=flow)
 
-    monkeypatch.setattr(ablation, "sets", few)
+    monkeypatch.setattr(ablation, "open_sets", few)
     return tmp_path / "nets"
 
 

@@ -19,7 +19,7 @@ from vsrbench.methods.instavsr.acceptance import (
     demands,
     document,
     long,
-    moved,
+    make_moved,
 )
 from vsrbench.methods.instavsr.clips import NOISE, make_clip
 
@@ -149,7 +149,7 @@ def test_moved_photographs_move_as_their_flow_says(tmp_path: Path) -> None:
         coarse = rng.uniform(0, 255, (24, 24, 3)).astype(np.float32)
         picture = cv2.resize(coarse, (512, 512), interpolation=cv2.INTER_CUBIC).clip(0, 255)
         cv2.imwrite(str(path), picture.astype(np.uint8))
-    clips = list(moved(paths))
+    clips = list(make_moved(paths))
     assert [clip.name for clip in clips] == ["0", "1"]
     for clip in clips:
         assert clip.gt is not None

@@ -14,11 +14,11 @@ from tests.test_cli import write_adapter, write_card, write_clip
 from tests.test_quick_look import measured
 from vsrbench.cli import main
 from vsrbench.core.types import Clip
-from vsrbench.data.datasets import adhoc
-from vsrbench.results.advice import Advice, Candidate, advise, duration, reckoned
+from vsrbench.data.datasets import make_adhoc_spec
+from vsrbench.results.advice import Advice, Candidate, advise, duration, scale_time
 from vsrbench.results.agreement import Opinion, Study
 from vsrbench.results.limits import Constraints
-from vsrbench.run.advise import LENGTH, PART, cut, liveliest, metrics_here, rehearsed
+from vsrbench.run.advise import LENGTH, PART, cut, find_liveliest, make_rehearsal, metrics_here
 
 STUDY = Study(
     "S",
@@ -119,7 +119,7 @@ def test_what_to_mind_is_said() -> None:
 
 
 def test_times_are_reckoned_by_pixels() -> None:
-    assert reckoned(measured((90, 160), 10), (180, 320)) == 40
+    assert scale_time(measured((90, 160), 10), (180, 320)) == 40
     said = [duration(s) for s in (0.0123, 1, 89, 90, 5400)]
     assert said == ["12 ms", "1.0 s", "89.0 s", "2 min", "1.5 h"]
 
@@ -134,13 +134,13 @@ def test_the_liveliest_part_is_found() -> None:
         if 40 <= t < 60:
             frame[160:310, 200:] = texture[:, t : t + 200]
         frames.append(frame)
-    first, (y, x, h, w) = liveliest(frames, 4)
+    first, (y, x, h, w) = find_liveliest(frames, 4)
     assert 40 <= first <= 60 - LENGTH + 4
     assert (h, w) == PART
     assert y + h > 280
     assert x + w > 380
-    assert liveliest(frames[:1], 4)[0] == 0
-    assert liveliest([f[:40, :30] for f in frames[:3]], 4)[1] == (0, 0, 40, 24)
+    assert find_liveliest(frames[:1], 4)[0] == 0
+    assert find_liveliest([f[:40, :30] for f in frames[:3]], 4)[1] == (0, 0, 40, 24)
 
 
 def test_part_and_rehearsal_have_identities_of_their_own() -> None:
@@ -151,7 +151,7 @@ def test_part_and_rehearsal_have_identities_of_their_own() -> None:
     assert part.lq[0].shape == (144, 192, 3)
     assert int(part.lq[2][0, 0, 0]) == 7
     other = cut(clip, 5, (0, 16, 144, 192))
-    found = rehearsed(adhoc(Path("c"), "real", 4), part)
+    found = make_rehearsal(make_adhoc_spec(Path("c"), "real", 4), part)
     again = found.clips[0]
     assert len({clip.digest, part.digest, other.digest, again.digest}) == 4
     assert (again.size, again.scale) == ((36, 48), 4)

@@ -162,16 +162,16 @@ def test_bad_command_lines(
 
 
 def test_precision_and_backend_are_part_of_the_identity() -> None:
-    from vsrbench.api.running import at_precision
+    from vsrbench.api.running import set_precision
     from vsrbench.core.keys import cost_key
 
     plain = card(precision="fp16")
     free = card(name="bicubic", weights=Weights("none"))
-    asked = at_precision([plain, free], "cpu", "bf16", "openvino")
+    asked = set_precision([plain, free], "cpu", "bf16", "openvino")
     assert [(c.precision, dict(c.settings)) for c in asked] == [
         ("bf16", {"backend": "openvino"}),
         ("fp32", {}),
     ]
-    found = [at_precision([plain], "cpu")[0], asked[0], at_precision([plain], "cpu", "bf16")[0]]
+    found = [set_precision([plain], "cpu")[0], asked[0], set_precision([plain], "cpu", "bf16")[0]]
     assert len({cost_key(c, "", "", (8, 8), 3, {}) for c in found}) == 3
     assert backends.network_settings(asked[0]) == {}

@@ -436,7 +436,7 @@ def test_the_exit_code_of_a_run_is_on_record(root: Path, tmp_path: Path) -> None
     for error in (MissingError("gone"), KeyboardInterrupt(), RuntimeError("a defect")):
         with (
             pytest.raises(type(error)),
-            Runner(RunConfig(root, ("cpu",)), Store(tmp_path)).logged(),
+            Runner(RunConfig(root, ("cpu",)), Store(tmp_path)).keep_log(),
         ):
             raise error
     lines = (tmp_path / "runs.jsonl").read_text().splitlines()

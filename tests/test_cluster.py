@@ -20,15 +20,15 @@ from tests.test_executors import Fake, Unwatched, clips, deadly, opened, scores
 from vsrbench.cards.specs import ROOT, method_card
 from vsrbench.core import variables
 from vsrbench.core.errors import MissingError
-from vsrbench.data.frames import digest, mark_of, open_frames
+from vsrbench.data.frames import digest, mark_path, open_frames
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.run import executors, host
 from vsrbench.run.cluster import ENVIRONMENT
-from vsrbench.run.host import Host, Received, Terms, pack, pieces, terms_of
-from vsrbench.run.method import at_scale
-from vsrbench.run.plan import Job, is_kept, made
+from vsrbench.run.host import Host, Received, Terms, pack, split_files, terms_of
+from vsrbench.run.method import set_scale
+from vsrbench.run.plan import Job, identify_made, is_kept
 
 BY_FOUR = TOY.replace("fx=2, fy=2", "fx=4, fy=4")
 
@@ -174,8 +174,8 @@ def test_without_ray_a_line_says_what_to_install(
 
 def a_job(folder: Path, tmp_path: Path, **changes: Any) -> Job:
     """Lanczos on a clip of a folder."""
-    card = at_scale(method_card(ROOT, "lanczos"), 4)
-    found = made(card)
+    card = set_scale(method_card(ROOT, "lanczos"), 4)
+    found = identify_made(card)
     assert not isinstance(found, BaseException)
     lq = open_frames(folder)
     clip = replace(job().clip, name="c", lq=lq, gt=None, outputs=None, count=len(lq), size=lq.size)
@@ -184,7 +184,7 @@ def a_job(folder: Path, tmp_path: Path, **changes: Any) -> Job:
     return replace(job(), card=card, clip=clip, made_by=found, todo=todo, **about | changes)
 
 
-def done(place: Host, parcel: host.Parcel) -> Any:
+def finish(place: Host, parcel: host.Parcel) -> Any:
     kind, value = list(place.do(parcel.job))[-1]
     return kind, value
 
@@ -212,12 +212,12 @@ def test_files_that_are_not_there_come_in_pieces(
                 tmp_path / "away" / p.relative_to(tmp_path / "in")
                 for p in parcel.sources[lacking[0]].files
             ]
-            sent = list(pieces(files))
+            sent = list(split_files(files))
             assert len(sent) > len(files)
             assert all(len(data) <= 1000 for _, data in sent)
             for number, (name, data) in enumerate(sent):
                 place.take(lacking[0], number, name, data)
-            place.taken(lacking[0])
+            place.finish_files(lacking[0])
             kind, value = done(place, parcel)
             assert kind == "done"
             found += value.records
@@ -228,7 +228,7 @@ def test_files_that_are_not_there_come_in_pieces(
         # What was kept there comes back, whole.
         with Received(wanted.frames) as back:
             beside = {}
-            for name, data in place.kept(wanted.place):
+            for name, data in place.send_kept(wanted.place):
                 if name.endswith(".png"):
                     back.add(name, data)
                 else:
@@ -236,16 +236,16 @@ def test_files_that_are_not_there_come_in_pieces(
         for name, data in beside.items():
             wanted.frames.with_name(name).write_bytes(data)
         assert is_kept(wanted.frames, wanted.output_key)
-        assert list(place.kept(wanted.place)) == []
+        assert list(place.send_kept(wanted.place)) == []
         # Frames that were kept here serve there.
         kind, value = done(place, pack(replace(wanted, reuse=True, keep=False), digest))
         assert value.records[0].value == found[0].value
-        mark_of(wanted.frames).unlink()
+        mark_path(wanted.frames).unlink()
         # With too little room, what was in use least lately goes.
         monkeypatch.setenv(variables.CACHE_GIB, "0")
         monkeypatch.setattr(place, "_at", {"old": tmp_path / "in" / "c"})
         place.take("new", 0, "f", b"x")
-        place.taken("new")
+        place.finish_files("new")
         assert list(place._at) == ["new"]
         assert not (tmp_path / "in" / "c").exists()
     finally:
@@ -277,7 +277,7 @@ def test_a_machine_that_differs_says_in_what(
     assert why(depends={"lr_psnr": "x"}) == "'lr_psnr' depends on  there and on x here"
     assert "raft-1 here" in why(flow="raft-1")
     elsewhere = replace(card, folder=f"/opt/{Path(card.folder).relative_to(ROOT)}")
-    assert host.at_home(elsewhere, "/opt") == card
+    assert host.relocate_card(elsewhere, "/opt") == card
     assert not isinstance(why(cards=[(elsewhere, its)], root="/opt"), str)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from vsrbench.api.running import _of_arrays
 from vsrbench.cards import specs
-from vsrbench.cards.code import code, files
+from vsrbench.cards.code import digest_code, list_files
 from vsrbench.cards.weights import identify, locate
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MethodCard
@@ -70,13 +70,13 @@ def test_what_the_code_names_counts(mine: Path, line: str, file: str) -> None:
     path = mine / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("x = 1\n")
-    before = code(card(mine))
+    before = digest_code(card(mine))
     path.write_text("x = 2\n")
-    assert code(card(mine)) != before
+    assert digest_code(card(mine)) != before
     other = mine / "nobody-names-this.py"
-    before = code(card(mine))
+    before = digest_code(card(mine))
     other.write_text("x = 1\n")
-    assert code(card(mine)) == before or "{name}" in line or "+ name" in line
+    assert digest_code(card(mine)) == before or "{name}" in line or "+ name" in line
 
 
 def test_a_helper_behind_a_link_counts(mine: Path, tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_a_helper_behind_a_link_counts(mine: Path, tmp_path: Path) -> None:
     real.write_text("x = 1\n")
     (mine / "helper.py").symlink_to(real)
     (mine / "adapter.py").write_text("from .helper import x\n")
-    before = code(card(mine))
+    before = digest_code(card(mine))
     real.write_text("x = 2\n")
-    assert code(card(mine)) != before
+    assert digest_code(card(mine)) != before
 
 
 def test_a_linked_folder_of_a_method_is_that_method(mine: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_linked_folder_of_a_method_is_that_method(mine: Path, tmp_path: Path) 
     text = CARD.replace("methods.mine", "methods.interpolation")
     (mine / "bicubic.toml").write_text(text)
     found = specs.method_card(root, "bicubic")
-    assert {p.read_text() for p in files(found)} == {"x = 1\n"}
+    assert {p.read_text() for p in list_files(found)} == {"x = 1\n"}
 
 
 @pytest.mark.parametrize("init", ["", "x = 1\n", None])
@@ -115,10 +115,10 @@ def test_packages_of_others_with_and_without_init(
         (tmp_path / name / "__init__.py").write_text(init)
     monkeypatch.syspath_prepend(str(tmp_path))
     made = MethodCard("m", 1, "M", specs.GT_CARD.weights, entry=f"{name}.deep.adapter:load")
-    seen = [code(made)]
+    seen = [digest_code(made)]
     for file in (deep / "adapter.py", tmp_path / name / "helper.py"):
         file.write_text(file.read_text() + "# edited\n")
-        seen.append(code(made))
+        seen.append(digest_code(made))
     assert len(set(seen)) == 3
     sys.path_importer_cache.clear()
 
@@ -144,10 +144,10 @@ def test_files_that_settings_name_count(mine: Path, tmp_path: Path, text: str) -
     _settings(mine, text.replace("ABSOLUTE", str(tmp_path / "lora.bin")))
     for path in places:
         path.write_bytes(b"one")
-    before = code(card(mine))
+    before = digest_code(card(mine))
     for path in places:
         path.write_bytes(b"two")
-    assert code(card(mine)) != before
+    assert digest_code(card(mine)) != before
 
 
 def test_all_files_of_the_weights_count(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +162,14 @@ def test_all_files_of_the_weights_count(mine: Path, monkeypatch: pytest.MonkeyPa
     _settings(mine, "{}", f'origin = "official"\nfile = "net.pth"\n{sources}')
     for name in ("net.pth", "flow.pth"):
         (shelf / name).write_bytes(b"one")
-    before = identify(card(mine)), code(card(mine))
+    before = identify(card(mine)), digest_code(card(mine))
     (shelf / "flow.pth").write_bytes(b"two")
-    after = identify(card(mine)), code(card(mine))
+    after = identify(card(mine)), digest_code(card(mine))
     assert after[0] == before[0]
     assert after[1] != before[1]
     (shelf / "net.pth").write_bytes(b"two")
     assert identify(card(mine)) != after[0]
-    assert code(card(mine)) == after[1]
+    assert digest_code(card(mine)) == after[1]
 
 
 def test_weights_in_a_folder_of_their_own(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_weights_of_a_metric_that_are_not_the_published_ones_count(
         (shelf / "niqe_pris_params.npz").write_bytes(content)
         seen.add(depends_on("niqe"))
     assert len(seen) == 3
-    monkeypatch.setattr(identity, "problem", lambda need, path: "")  # as if it were that file
+    monkeypatch.setattr(identity, "find_problem", lambda need, path: "")  # as if it were that file
     assert depends_on("niqe") == ""
 
 

@@ -250,7 +250,7 @@ def test_identity_follows_everything_that_can_change_the_output(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def identity(more: str = "") -> str:
-        command.look_again()
+        command.forget_state()
         table = f'[toy]\npython = "{sys.executable}"\nrepo = "{repo}"\n{more}\n'
         (tmp_path / "commands.toml").write_text(table)
         return command.identify(card())

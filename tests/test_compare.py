@@ -15,7 +15,7 @@ from vsrbench.cli import main
 from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.types import Measurement, Record
 from vsrbench.metrics import METRICS
-from vsrbench.results.compare import Change, compare, markdown, regressed, verdict_line
+from vsrbench.results.compare import Change, compare, has_regressed, markdown, verdict_line
 from vsrbench.results.store import Store
 from vsrbench.results.summary import summarise
 
@@ -87,7 +87,7 @@ def test_a_mean_that_moves_by_more_than_the_tolerance(
     assert change.new is not None
     assert change.base is not None
     assert change.new - change.base == pytest.approx(shift)
-    assert regressed([change]) == (verdict == "worse")
+    assert has_regressed([change]) == (verdict == "worse")
 
 
 def test_tolerance_can_be_given() -> None:
@@ -131,7 +131,7 @@ def test_a_gate_does_not_pass_for_want_of_scores(
     change = only(clips(30.0, 30.0), new)
     assert change.verdict == verdict
     assert note in change.note
-    assert regressed([change])
+    assert has_regressed([change])
 
 
 def test_a_metric_that_is_no_more_is_lost(tmp_path: Path) -> None:

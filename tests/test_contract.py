@@ -32,7 +32,7 @@ from vsrbench.core.types import Clip, Method, MethodCard, Size, Weights
 from vsrbench.programs import command
 from vsrbench.run import cost
 from vsrbench.run.evaluate import error_json
-from vsrbench.run.method import at_scale, check_size, entry, load_method, padding, upscale
+from vsrbench.run.method import check_size, entry, load_method, padding, set_scale, upscale
 
 LARGE = ("spandrel", "instavsr-full", "instavsr-unpruned")  # none, or without weights
 H, W, COUNT = 30, 42, 5  # odd for every multiple_of here
@@ -56,7 +56,7 @@ def ready() -> list[MethodCard]:
             continue
         with contextlib.suppress(MissingError):
             command.identify(card)
-            cards.append(at_scale(card, 4))
+            cards.append(set_scale(card, 4))
     return cards
 
 
@@ -94,13 +94,13 @@ def untrained() -> list[MethodCard]:
     ):
         card = specs.method_card(ROOT, name)
         settings = dict(card.settings) | settings
-        cards.append(replace(at_scale(card, 4), settings=settings, weights=Weights("random")))
+        cards.append(replace(set_scale(card, 4), settings=settings, weights=Weights("random")))
     return cards
 
 
 def streaming() -> list[MethodCard]:
     """Every network that answers as it reads."""
-    shipped = [at_scale(specs.method_card(ROOT, name), 4) for name in ("instavsr", "realviformer")]
+    shipped = [set_scale(specs.method_card(ROOT, name), 4) for name in ("instavsr", "realviformer")]
     return [*untrained(), *shipped]
 
 
@@ -170,7 +170,7 @@ def test_networks_that_spandrel_knows_to_fail_in_half_precision_run_in_float32(
 ) -> None:
     torch.save(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), tmp_path / "x.pth")
     card = specs.method_card(ROOT, "spandrel")
-    card = replace(at_scale(card, 4), weights=Weights("user", file=str(tmp_path / "x.pth")))
+    card = replace(set_scale(card, 4), weights=Weights("user", file=str(tmp_path / "x.pth")))
 
     def used() -> torch.dtype:
         method: Any = entry(card)(card, "cpu", dtype)
@@ -189,13 +189,13 @@ def test_networks_that_spandrel_knows_to_fail_in_half_precision_run_in_float32(
 
 
 def test_construction_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = cost.construction(replace(TOY, scale=4), "", "cpu", tmp_path)
+    found = cost.measure_construction(replace(TOY, scale=4), "", "cpu", tmp_path)
     assert found["params_m"] == pytest.approx((3 * 48 * 9 + 48) / 1e6)
     assert found["macs_g"] == pytest.approx(64 * 64 * 3 * 48 * 9 / 1e9)
     assert found["peak_mib"] > 100
     assert 0 < found["seconds"] < 60
-    monkeypatch.setattr(cost, "apart", None)  # asked again, it is read
-    assert cost.construction(replace(TOY, scale=4), "", "cpu", tmp_path) == json.loads(
+    monkeypatch.setattr(cost, "run_apart", None)  # asked again, it is read
+    assert cost.measure_construction(replace(TOY, scale=4), "", "cpu", tmp_path) == json.loads(
         json.dumps(found)
     )
 
@@ -347,7 +347,7 @@ def test_sizes_that_cannot_be_mirrored_are_refused(multiple: int, side: str) -> 
     card = replace(TOY, multiple_of=multiple, pad=side)  # type: ignore[arg-type]
     for height in range(1, 70):
         try:
-            cost.resident_clip(card, (height, 70), 1, "cpu")
+            cost.make_resident_clip(card, (height, 70), 1, "cpu")
         except RuntimeError:
             with pytest.raises(UserError, match=f"at least {multiple // 2 + 1} px"):
                 check_size(card, (height, 70))
@@ -462,7 +462,7 @@ def test_nvml_tells_other_processes_apart_where_it_can(monkeypatch: pytest.Monke
         assert meter.shared is shared
     for pids, found in (((), False), ((other,), True)):  # programs listed by our numbers before
         fake.pids = pids
-        assert nvml.shared("GPU-1", known=True) is found
+        assert nvml.is_shared("GPU-1", known=True) is found
     # In a PID namespace of its own a tree has other numbers there: unknown, not nothing.
     assert nvml._device_mib({own}) is None
     fake.pids = (own, 1)
@@ -583,7 +583,7 @@ def test_only_gpus_are_measured_again_for_their_energy(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("side", ["bottom-right", "top-left"])
 def test_padding_is_cut_where_it_was_put(side: str) -> None:
-    card = at_scale(specs.method_card(ROOT, "nearest"), 4)
+    card = set_scale(specs.method_card(ROOT, "nearest"), 4)
     card = replace(card, multiple_of=16, pad=side)  # type: ignore[arg-type]
     assert sum(padding(card, (H, W))) == (-H % 16) + (-W % 16)
     out = list(upscale(load_method(card, "cpu"), card, clip(), "cpu"))

@@ -17,7 +17,7 @@ from tests.benchmarks.million import write
 from vsrbench.cards import specs
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys
-from vsrbench.core.errors import DataError, MissingError, UserError, unknown
+from vsrbench.core.errors import DataError, MissingError, UserError, unknown_name
 from vsrbench.core.progress import Progress
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
 from vsrbench.metrics import METRICS
@@ -175,7 +175,7 @@ def test_unwritable_results_folder(tmp_path: Path) -> None:
 
 
 def test_unknown_names_get_a_suggestion(root: Path) -> None:
-    assert "Did you mean 'psnr'?" in str(unknown("metric", "psrn", METRICS))
+    assert "Did you mean 'psnr'?" in str(unknown_name("metric", "psrn", METRICS))
     with pytest.raises(UserError, match="Did you mean 'realviformer'"):
         specs.method_card(root, "realvifomer")
     with pytest.raises(UserError, match="Did you mean 'synthetic'"):
@@ -312,8 +312,8 @@ def test_labels_on_a_terminal_are_no_markup(
     with Progress(2, 1) as progress:
         progress.start("a[/b].pth")
         progress.tick()
-        progress.once("[bold]what")
-        progress.done("a[/b].pth", "FAILED: [/x]")
+        progress.say_once("[bold]what")
+        progress.finish("a[/b].pth", "FAILED: [/x]")
     said = capsys.readouterr().err
     assert all(text in said for text in ("a[/b].pth", "[bold]what", "FAILED: [/x]"))
 

@@ -447,7 +447,7 @@ def test_before_pruning_it_has_the_size_of_the_published_model(
     small = {"channels": [8, 8, 16, 16], "heads": [1, 1, 2, 2], "layers": 1, "groups": 4}
     small |= {"vae_channels": [8, 8, 8, 8], "vae_layers": 1, "text": 16, "tokens": 5}
     card = replace(card, settings=small)
-    monkeypatch.setattr(cost, "apart", lambda card, where, work, *rest, **_: work(*rest))
+    monkeypatch.setattr(cost, "run_apart", lambda card, where, work, *rest, **_: work(*rest))
     measured = cost.measure(card, (16, 24), 2, "cpu")
     assert measured.params_m is not None
     assert measured.params_m < 1

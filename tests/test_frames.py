@@ -27,7 +27,7 @@ from PIL import Image
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.data.frames import RECENT, FrameWriter, digest, open_frames
 from vsrbench.data.images import image_size, read_image
-from vsrbench.data.numbering import in_order
+from vsrbench.data.numbering import sort_by_number
 
 BARS = [  # white, yellow, cyan, green, magenta, red, blue, black, grey, and two others
     (255, 255, 255),
@@ -175,7 +175,7 @@ def test_natural_order_is_numeric_whatever_the_padding(
     numbers: list[int], rng: random.Random
 ) -> None:
     names = {n: f"a{str(n).zfill(rng.randrange(15))}b.png" for n in numbers}
-    assert in_order(list(names.values())) == [names[n] for n in sorted(numbers)]
+    assert sort_by_number(list(names.values())) == [names[n] for n in sorted(numbers)]
 
 
 @given(
@@ -185,7 +185,7 @@ def test_natural_order_is_numeric_whatever_the_padding(
 )
 def test_natural_order_is_total(names: list[str]) -> None:
     paths = ["x" + name for name in names]
-    assert in_order(paths) == in_order(paths[::-1])
+    assert sort_by_number(paths) == sort_by_number(paths[::-1])
 
 
 def test_png_round_trip_is_lossless(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vsrbench.methods.gaussiansr.network import GaussianSR
 from tests import golden
 from vsrbench.cards.specs import method_card
 from vsrbench.core.types import MethodCard, Weights
-from vsrbench.run.method import at_scale
+from vsrbench.run.method import set_scale
 
 STAGE = 1e-5
 # The frequencies, up to 29, turn rounding of the features into much more: on one machine two
@@ -132,7 +132,7 @@ def test_choice_is_random_only_when_asked(tmp_path: Path, root: Path) -> None:
 
 def test_both_names_of_the_last_layers_are_read(tmp_path: Path, root: Path) -> None:
     """The authors' code writes `dec`, the checkpoint that they ship has `fc`."""
-    card = replace(at_scale(method_card(root, "gaussiansr"), 4), settings=TINY)
+    card = replace(set_scale(method_card(root, "gaussiansr"), 4), settings=TINY)
     state = GaussianSR(**TINY).state_dict()
     found = []
     for prefix in ("fc", "dec"):

@@ -21,7 +21,7 @@ from vsrbench.cards.specs import ROOT
 from vsrbench.core.types import MethodCard
 from vsrbench.flow.raft import RaftNetwork
 from vsrbench.run import cost
-from vsrbench.run.method import at_scale, load_method, no_tf32, upscale
+from vsrbench.run.method import load_method, no_tf32, set_scale, upscale
 
 DEVICE = "cuda"
 pytestmark = [
@@ -84,7 +84,7 @@ def test_raft_finds_the_same_motion(side: int, shared: Path) -> None:
 
 
 def test_cost_has_all_its_figures() -> None:
-    card = at_scale(specs.method_card(ROOT, "instavsr"), 4)
+    card = set_scale(specs.method_card(ROOT, "instavsr"), 4)
     m = cost.measure(card, (128, 128), 30, DEVICE)
     assert m.why == {}
     assert m.vram_peak_mib is not None
@@ -98,7 +98,7 @@ def test_cost_has_all_its_figures() -> None:
 
 def test_the_headline_fits() -> None:
     """30 frames of 2048x2048 in less than 46 s and 7 GB: the paper's figures on an RTX 4090."""
-    card = at_scale(specs.method_card(ROOT, "instavsr-full"), 4)
+    card = set_scale(specs.method_card(ROOT, "instavsr-full"), 4)
     m = cost.measure(card, (512, 512), 30, DEVICE)
     assert m.vram_peak_mib is not None
     print(f"{m.device}: {30 / m.fps:.1f} s, {m.vram_peak_mib:.0f} MiB, {m.j_per_frame} J/frame")

@@ -153,7 +153,7 @@ def test_a_part_over_its_limit_is_cut_and_said(tmp_path: Path) -> None:
     assert set(measured(cut)) == {*"abcdegh"}
     pids = {int(line.split()[0]) for line in (tmp_path / "log").read_text().splitlines()}
     assert all(gone(pid) for pid in pids)
-    assert "- hangs: cut: over its limit of 3 s" in pages.absent(cut.part("two"))
+    assert "- hangs: cut: over its limit of 3 s" in pages.list_absent(cut.part("two"))
     (tmp_path / "quick").touch()
     whole = run(tmp_path, program)
     assert measured(whole).items() > measured(cut).items()
@@ -358,7 +358,7 @@ def test_the_newest_results_of_each_card(tmp_path: Path) -> None:
     }.items():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "results.json").write_text(json.dumps(made))
-    found = {made["kind"]["device"]: made for made in pages.newest(tmp_path)}
+    found = {made["kind"]["device"]: made for made in pages.find_newest(tmp_path)}
     assert set(found) == {"A", "B"}
     assert "new" in found["A"]["parts"]["tests"]["entries"]
 
@@ -367,13 +367,13 @@ def test_pages_are_written_between_their_comments(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     file = tmp_path / "docs" / "speed.md"
     file.write_text("before\n<!-- gpu-speed -->\nold\n<!-- /gpu-speed -->\nafter\n")
-    assert pages.NOTHING in pages.written(tmp_path, "docs/speed.md")
+    assert pages.NOTHING in pages.fill_file(tmp_path, "docs/speed.md")
     folder = tmp_path / "results" / "gpu" / "a-2026-01-01"
     folder.mkdir(parents=True)
     made = results("Card A", headline={"fp16": CLIP}, peers={"instavsr-full": paced(100, 1)})
     made["parts"]["peers"]["entries"]["instavsr-full"]["figures"]["weights"] = "random"
     (folder / "results.json").write_text(json.dumps(made))
-    text = pages.written(tmp_path, "docs/speed.md")
+    text = pages.fill_file(tmp_path, "docs/speed.md")
     assert text.startswith("before\n<!-- gpu-speed -->\n## Card A")
     assert text.endswith("<!-- /gpu-speed -->\nafter\n")
     assert "old" not in text.partition("/gpu-speed")[0].partition("## Card A")[2]
@@ -381,7 +381,7 @@ def test_pages_are_written_between_their_comments(tmp_path: Path) -> None:
     assert max(map(len, pages.cost_line(made).splitlines())) <= 100
     file.write_text("none")
     with pytest.raises(MissingError, match="lacks <!-- gpu-speed -->"):
-        pages.written(tmp_path, "docs/speed.md")
+        pages.fill_file(tmp_path, "docs/speed.md")
 
 
 @pytest.mark.parametrize("place", pages.PLACES)
@@ -389,7 +389,7 @@ def test_pages_say_what_was_measured(place: str) -> None:
     text = (ROOT / place).read_text()
     if f"<!-- {pages.PLACES[place][0]} -->" not in text:
         pytest.skip(f"{place} has no place for them")
-    assert pages.written(ROOT, place) == text, "run python -m scripts.gpu.pages"
+    assert pages.fill_file(ROOT, place) == text, "run python -m scripts.gpu.pages"
 
 
 # Wheels
@@ -409,7 +409,7 @@ def test_pages_say_what_was_measured(place: str) -> None:
 )
 def test_what_a_machine_lacks(asked: str, expected: bool) -> None:
     have = {"numpy": "2.5.2", "scikit-image": "0.26.0"}
-    assert wheels.lacking(Requirement(asked), have, "3.12") == expected
+    assert wheels.is_lacking(Requirement(asked), have, "3.12") == expected
 
 
 def test_wheels_bring_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,12 +425,12 @@ def test_wheels_bring_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return wheel
 
     monkeypatch.setattr(wheels, "fetch", fetch)
-    have = {wheels.canonicalize_name(r.name): "99" for r in wheels.declared(["run"])}
+    have = {wheels.canonicalize_name(r.name): "99" for r in wheels.read_declared(["run"])}
     wheels.gather(["run", "spandrel"], have, "3.12", tmp_path)
     assert sorted(fetched) == ["base", "einops", "spandrel"]
 
 
 def test_extras_name_extras() -> None:
-    names = {requirement.name for requirement in wheels.declared(["instavsr"])}
+    names = {requirement.name for requirement in wheels.read_declared(["instavsr"])}
     assert {"numpy", "torch", "diffusers"} <= names
     assert "pyiqa" not in names

@@ -27,15 +27,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vsrbench.cards import specs
-from vsrbench.cards.code import code, files
+from vsrbench.cards.code import digest_code, list_files
 from vsrbench.cli import main
 from vsrbench.core import files as hashes
 from vsrbench.core import keys
 from vsrbench.core.types import Asked, MethodCard
 from vsrbench.data.datasets import open_input
 from vsrbench.results.store import Store
-from vsrbench.results.view import Places, ends, shown
-from vsrbench.run.plan import Made, made, plan
+from vsrbench.results.view import Places, select_shown, shorten_paths
+from vsrbench.run.plan import Made, identify_made, plan
 
 ADAPTER = """
 import torch.nn.functional as F
@@ -256,23 +256,23 @@ def test_any_line_of_the_code_counts(data: st.DataObject, root: Path) -> None:
         copy = MethodCard(
             "c", 1, "C", card.weights, entry=card.entry, folder=f"{base}/methods/realviformer"
         )
-        before = code(copy)
-        assert {f.name for f in files(copy)} >= {"adapter.py", "network.py", "spynet.py"}
-        file = data.draw(st.sampled_from(sorted(files(copy))))
+        before = digest_code(copy)
+        assert {f.name for f in list_files(copy)} >= {"adapter.py", "network.py", "spynet.py"}
+        file = data.draw(st.sampled_from(sorted(list_files(copy))))
         lines = file.read_text().splitlines(keepends=True)
         lines.insert(data.draw(st.integers(0, len(lines))), "# edited\n")
         file.write_text("".join(lines))
-        assert code(copy) != before
+        assert digest_code(copy) != before
         (base / "methods" / "realviformer" / "notes.py").write_text("not imported")
         (base / "methods" / "other").mkdir()
-        after = code(copy)
+        after = digest_code(copy)
         moved = base.with_name(base.name + "-moved")
         base.rename(moved)
         base = moved
         there = MethodCard(
             "c", 1, "C", card.weights, entry=card.entry, folder=f"{base}/methods/realviformer"
         )
-        assert code(there) == after
+        assert digest_code(there) == after
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
@@ -295,7 +295,7 @@ def test_code_is_followed_through_imports_of_all_kinds(mine: Path) -> None:
     (mine / "deep" / "inner.py").write_text("from ..indirect import y\n")
     (mine / "indirect.py").write_text("import torch, methods.mine.adapter\nx = (")  # broken
     (mine / "table.json").write_text("{}")
-    names = {f.name for f in files(specs.method_card(root, "mine"))}
+    names = {f.name for f in list_files(specs.method_card(root, "mine"))}
     expected = {"adapter.py", "absolute.py", "relative.py", "inner.py", "late.py", "dynamic.py"}
     assert names == expected | {"indirect.py", "__init__.py", "table.json"}
 
@@ -311,7 +311,7 @@ def test_key_ignores_where_things_lie_and_when(
     shutil.copytree(data, moved / "set")
     monkeypatch.setenv("VSRBENCH_CACHE", str(tmp_path / "other-cache"))
     assert key_of(moved / "root", moved / "set" / "LQ", moved / "set" / "GT") == first
-    assert made(specs.method_card(moved / "root", "mine")) != Made()
+    assert identify_made(specs.method_card(moved / "root", "mine")) != Made()
 
 
 # A test for each case
@@ -546,9 +546,9 @@ def test_a_run_that_was_killed_is_no_harm(run: Run, mine: Path, tmp_path: Path) 
 
 
 def test_ends_of_paths() -> None:
-    assert ends(["/d/a/LQ", "/d/b/LQ"]) == {"/d/a/LQ": "a/LQ", "/d/b/LQ": "b/LQ"}
-    assert ends(["/a/x/LQ", "/b/x/LQ"]) == {"/a/x/LQ": "a/x/LQ", "/b/x/LQ": "b/x/LQ"}
-    assert ends(["/LQ", "/a/LQ"]) == {"/LQ": "/LQ", "/a/LQ": "a/LQ"}
+    assert shorten_paths(["/d/a/LQ", "/d/b/LQ"]) == {"/d/a/LQ": "a/LQ", "/d/b/LQ": "b/LQ"}
+    assert shorten_paths(["/a/x/LQ", "/b/x/LQ"]) == {"/a/x/LQ": "a/x/LQ", "/b/x/LQ": "b/x/LQ"}
+    assert shorten_paths(["/LQ", "/a/LQ"]) == {"/LQ": "/LQ", "/a/LQ": "a/LQ"}
     asked = Asked("m", {"psnr": "k"})
     assert msgspec.json.decode(json.dumps(asked.to_json()), type=Asked) == asked
 
@@ -565,7 +565,7 @@ def test_old_results_load_and_say_what_cannot_be_compared(
     found = store.require()
     assert not store.notices
     assert {r.schema for r in found} <= {1, 2}
-    assert shown(store.latest(), []) == found or name == "reference"
+    assert select_shown(store.latest(), []) == found or name == "reference"
 
 
 def test_what_old_results_leave_open_is_said_in_one_line(run: Run, root: Path) -> None:

@@ -26,10 +26,10 @@ from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
 from vsrbench.core import processes
 from vsrbench.core.errors import UserError, WriteError
 from vsrbench.core.families import end_family, family, new_mark, own_mark
-from vsrbench.core.files import partial_beside, remove_leftovers
+from vsrbench.core.files import name_partial, remove_leftovers
 from vsrbench.core.processes import Died, Process
 from vsrbench.data.frames import FrameWriter
-from vsrbench.programs.process import without, workplace
+from vsrbench.programs.process import make_workplace, mask_secrets
 from vsrbench.results.store import Store
 
 ADAPTER = """
@@ -511,7 +511,7 @@ def test_a_family_is_found_by_mark_session_and_descent() -> None:
 
 
 def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path) -> None:
-    ours = partial_beside(tmp_path / "clip")
+    ours = name_partial(tmp_path / "clip")
     ended = subprocess.Popen(["true"])
     ended.wait()
     dead = Path(str(ours).replace(f".{os.getpid()}.", f".{ended.pid}."))
@@ -573,8 +573,10 @@ def test_frames_that_cannot_be_kept_stop_the_run(
 
 def test_secrets_are_named_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdef")
-    assert without("at hf_abcdef of /src/x/y", {"repo": "/src/x"}) == "at $HF_TOKEN of {repo}/y"
+    assert (
+        mask_secrets("at hf_abcdef of /src/x/y", {"repo": "/src/x"}) == "at $HF_TOKEN of {repo}/y"
+    )
     monkeypatch.setenv("VSRBENCH_LOGS", str(tmp_path / "logs"))
-    with pytest.raises(WriteError), workplace("p", {}):
+    with pytest.raises(WriteError), make_workplace("p", {}):
         raise WriteError("full")
     assert not list((tmp_path / "logs").iterdir())

@@ -12,7 +12,7 @@ from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
 from tests.test_core import a_record
 from vsrbench.cli import main
 from vsrbench.core.types import Record
-from vsrbench.results.merge import merge, side_by_side
+from vsrbench.results.merge import merge, place_side_by_side
 from vsrbench.results.store import Store
 
 
@@ -94,7 +94,7 @@ def test_folders_side_by_side(tmp_path: Path) -> None:
     one = [score("a", "psnr", "1"), score("b", "psnr", "2"), score("gt", "psnr", "3")]
     two = [score("a", "psnr", "1"), score("b", "psnr", "9"), score("gt", "psnr", "8")]
     two.append(score("a", "ssim", "4"))
-    found = side_by_side({str(tmp_path / "x" / "r"): one, str(tmp_path / "y" / "r"): two})
+    found = place_side_by_side({str(tmp_path / "x" / "r"): one, str(tmp_path / "y" / "r"): two})
     names = sorted((r.method, r.metric, r.key) for r in found)
     assert names == [
         ("a", "psnr", "1"),
@@ -104,6 +104,6 @@ def test_folders_side_by_side(tmp_path: Path) -> None:
         ("gt", "psnr", "3"),
     ]
     same_key = [replace(one[0], value=99.0)]  # one key with two values is never one row
-    found = side_by_side({str(tmp_path / "x"): one[:1], str(tmp_path / "y"): same_key})
+    found = place_side_by_side({str(tmp_path / "x"): one[:1], str(tmp_path / "y"): same_key})
     assert [r.value for r in found] == [one[0].value, 99.0]
     assert len({r.method for r in found}) == 2

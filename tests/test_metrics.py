@@ -42,7 +42,7 @@ from vsrbench.metrics import (
     unavailable,
     video,
 )
-from vsrbench.results.doubles import identical_scores
+from vsrbench.results.doubles import find_identical_scores
 
 H, W = 48, 64
 WITHOUT_WEIGHTS = [
@@ -127,7 +127,7 @@ def test_presets_are_known_metrics() -> None:
 
 
 def test_the_page_of_metrics_is_current() -> None:
-    assert metrics_page.written() == metrics_page.PAGE.read_text(), (
+    assert metrics_page.render() == metrics_page.PAGE.read_text(), (
         "run python -m scripts.metrics_page"
     )
     text = metrics_page.PAGE.read_text()
@@ -158,14 +158,14 @@ def quality(clip: str, value: float, metric: str = "psnr", method: str = "m") ->
 
 def test_identical_scores_of_different_clips() -> None:
     records = [quality("a", 23.125), quality("b", 23.125), quality("c", 23.126)]
-    (warning,) = identical_scores([*records, records[0]])
+    (warning,) = find_identical_scores([*records, records[0]])
     assert warning.startswith("m has PSNR 23.12 on each of set/a, b,")
-    assert not identical_scores([records[0], records[0], records[2]])
-    assert not identical_scores([records[0], quality("b", 23.125, method="n")])
+    assert not find_identical_scores([records[0], records[0], records[2]])
+    assert not find_identical_scores([records[0], quality("b", 23.125, method="n")])
     for trivial, metric in ((80.0, "psnr"), (0.0, "flicker"), (1.0, "ssim")):
-        assert not identical_scores([quality(c, trivial, metric) for c in "ab"])
+        assert not find_identical_scores([quality(c, trivial, metric) for c in "ab"])
     failed = replace(records[1], status="failed", value=None)
-    assert not identical_scores([records[0], failed])
+    assert not find_identical_scores([records[0], failed])
 
 
 def test_unknown_metric_gets_a_suggestion() -> None:

@@ -30,7 +30,7 @@ def clip(
 )
 def test_every_method_is_where_its_name_is(how: moving.Arrangement, shape: tuple[int, int]) -> None:
     frames = {"a": clip(0), "b": clip(80), "c": clip(160)}
-    shown = list(moving.arranged(frames, how))
+    shown = list(moving.arrange(frames, how))
     assert len(shown) == 12
     assert shown[0].shape == (*shape, 3)
     low = (BAR, 960) if how == "side" else (360 + 2 * BAR, 0)
@@ -42,28 +42,28 @@ def test_every_method_is_where_its_name_is(how: moving.Arrangement, shape: tuple
 
 def test_a_box_is_enlarged_by_a_whole_factor() -> None:
     frames = {"a": clip(0)}
-    shown = next(moving.arranged(frames, box=(10, 20, 16, 12), cell=64))
+    shown = next(moving.arrange(frames, box=(10, 20, 16, 12), cell=64))
     assert np.array_equal(shown[BAR : BAR + 48 : 4, ::4], frames["a"][0][20:32, 10:26])
     with pytest.raises(UserError, match="outside the frame"):
-        next(moving.arranged(frames, box=(70, 0, 20, 20)))
+        next(moving.arrange(frames, box=(70, 0, 20, 20)))
 
 
 def test_a_wipe_goes_there_and_back() -> None:
     frames = {"a": clip(0, 5), "b": clip(200, 5)}
-    shown = list(moving.arranged(frames, "wipe", fps=1))
+    shown = list(moving.arrange(frames, "wipe", fps=1))
     left = [int((frame[60, :, 0] < 100).sum()) for frame in shown]
     assert left[0] <= 1
     assert left[2] >= 479
     assert left[4] <= 1
     assert left[1] == pytest.approx(240, abs=2)
     with pytest.raises(UserError, match="between two methods"):
-        next(moving.arranged({**frames, "c": frames["a"]}, "wipe"))
+        next(moving.arrange({**frames, "c": frames["a"]}, "wipe"))
 
 
 def test_mp4_plays_at_its_rate(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "a.mp4"
     out.parent.mkdir()
-    moving.write(moving.arranged({"a": clip(50)}, fps=30), out, 30)
+    moving.write(moving.arrange({"a": clip(50)}, fps=30), out, 30)
     with av.open(str(out)) as video:
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
@@ -76,15 +76,15 @@ def test_mp4_plays_at_its_rate(tmp_path: Path) -> None:
 def test_loops_keep_their_limit(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"a{suffix}"
     frames = {"a": clip(50, 24, (120, 160)), "b": clip(90, 24, (120, 160))}
-    moving.write(moving.arranged(frames), out, 12, limit_mib=0.5)
+    moving.write(moving.arrange(frames), out, 12, limit_mib=0.5)
     assert 20_000 < out.stat().st_size <= 0.5 * 2**20
     with Image.open(out) as loop:
         assert loop.n_frames > 4
         assert loop.info["loop"] == 0
     with pytest.raises(UserError, match="however small"):
-        moving.write(moving.arranged(frames), out, 12, limit_mib=0.001)
+        moving.write(moving.arrange(frames), out, 12, limit_mib=0.001)
     with pytest.raises(UserError, match="moving pictures are"):
-        moving.write(moving.arranged(frames), tmp_path / "a.avi")
+        moving.write(moving.arrange(frames), tmp_path / "a.avi")
 
 
 def test_lossless_is_lossless_and_sound_stays(tmp_path: Path) -> None:

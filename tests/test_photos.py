@@ -13,9 +13,16 @@ import torch
 import torch.nn.functional as F
 from vsrbench.methods.training import degradation, photos, scenes, train
 from vsrbench.methods.training.batch import Batch, Draw
-from vsrbench.methods.training.degradation import Coding, Pass, coded, degraded, draw_passes, jpeg
-from vsrbench.methods.training.losses import masked_mean, warped_pairs, warping_loss
-from vsrbench.methods.training.photos import Photos, kept_for_tests
+from vsrbench.methods.training.degradation import (
+    Coding,
+    Pass,
+    coded,
+    degrade_batch,
+    draw_passes,
+    jpeg,
+)
+from vsrbench.methods.training.losses import masked_mean, warp_pairs, warping_loss
+from vsrbench.methods.training.photos import Photos, list_test_photographs
 from vsrbench.methods.training.scenes import LAYERS, TEXTURE, draw_scenes, render
 
 from vsrbench.core.errors import DataError, MissingError
@@ -58,7 +65,7 @@ def test_warping_by_the_flow_gives_the_same_frames(monkeypatch: pytest.MonkeyPat
         (batch.backward.flip(1), batch.valid_backward.flip(1), batch.gt.flip(1)),
     ):
         turned = replace(batch, gt=frames, forward=flow, valid_forward=valid)
-        here, later, seen = warped_pairs(frames, turned)
+        here, later, seen = warp_pairs(frames, turned)
         assert seen.mean() > 0.6
         wrong = (here - later).abs().amax(1, keepdim=True) * seen
         # Interpolation of smooth pictures costs a few levels at most; a wrong layer far more.
@@ -138,7 +145,7 @@ def test_blur_is_that_of_a_library(folder: Path) -> None:
     picture = cv2.imread(str(folder / "01.png"))[:60, :80].astype(np.float32) / 255
     kernels = degradation.draw_kernels(np.random.default_rng(4), (0.5, 2.0), (0.4, 1.0), 2)
     x = torch.from_numpy(picture).permute(2, 0, 1)[None, None].expand(2, 1, -1, -1, -1)
-    made = degradation.blurred(x, kernels)
+    made = degradation.blur(x, kernels)
     for ours, kernel in zip(made, kernels, strict=True):
         flipped = kernel.numpy()[::-1, ::-1]  # filter2D correlates
         theirs = cv2.filter2D(picture, -1, flipped, borderType=cv2.BORDER_REFLECT_101)
@@ -149,7 +156,7 @@ def test_noise_has_the_deviation_that_was_asked_for() -> None:
     x = torch.full((2, 4, 3, 64, 64), 0.5)
     flat = torch.tensor([6.0, 0.0]), torch.tensor([0.0, 8.0])
     drawn = Pass(torch.ones(2, 1, 1), "area", *flat, torch.tensor([False, True]), torch.zeros(2))
-    noise = 255 * (degradation.noisy(x, drawn, torch.Generator().manual_seed(1)) - x)
+    noise = 255 * (degradation.add_noise(x, drawn, torch.Generator().manual_seed(1)) - x)
     assert float(noise[0].std()) == pytest.approx(6.0, rel=0.03)
     assert float(noise[1].std()) == pytest.approx(8.0 * 0.5**0.5, rel=0.03)
     assert torch.equal(noise[1, :, 0], noise[1, :, 2])
@@ -162,7 +169,7 @@ def test_lq_stays_registered_and_is_as_bad_as_the_recipes_make_it(kind: str, fol
     gt = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None, None] / 255
     gt = gt.expand(24, 2, -1, -1, -1)
     passes, factor = draw_passes(np.random.default_rng(6), kind, 24)
-    lq = degraded(gt, passes, factor, torch.Generator().manual_seed(0))
+    lq = degrade_batch(gt, passes, factor, torch.Generator().manual_seed(0))
     assert torch.equal(lq, (255 * lq).round() / 255)
     recipe = replace(RECIPES["real" if kind == "heavy" else kind], crf=None)
     small = F.avg_pool2d(gt[:, 0], 4)
@@ -186,7 +193,7 @@ def test_a_part_of_the_windows_has_noise_that_nothing_smoothed() -> None:
     passes, factor = draw_passes(np.random.default_rng(3), "noisy", 64)
     assert degradation.draw_coding(np.random.default_rng(3), "noisy") is None
     grey = torch.full((64, 2, 3, 64, 64), 0.5)
-    lq = 255 * degraded(grey, passes, factor, torch.Generator().manual_seed(0))
+    lq = 255 * degrade_batch(grey, passes, factor, torch.Generator().manual_seed(0))
     (drawn,) = passes
     asked = (drawn.read**2 + drawn.shot**2 / 2).sqrt()
     assert lq.std((1, 2, 3, 4)).numpy() == pytest.approx(asked.numpy(), abs=0.8)
@@ -223,12 +230,12 @@ def test_batches_follow_from_seed_and_number(folder: Path) -> None:
     beside.close()
     other = next(alone.batches(replace(draw, seed=(2, 7)), 3, False))
     assert not same(other, first[3])
-    assert same(alone.held_out(1, 3), Photos(folder, 2).held_out(1, 3))
-    assert not same(alone.held_out(0, 3), alone.held_out(1, 3))
+    assert same(alone.read_held_out(1, 3), Photos(folder, 2).read_held_out(1, 3))
+    assert not same(alone.read_held_out(0, 3), alone.read_held_out(1, 3))
 
 
 def test_photographs_for_tests_are_never_drawn(folder: Path) -> None:
-    source, kept = Photos(folder, 2), set(kept_for_tests(folder))
+    source, kept = Photos(folder, 2), set(list_test_photographs(folder))
     assert [p.stem for p in sorted(kept)] == ["00", "13"]
     assert not kept & {*source.paths, *source.validation}
     assert len(source.paths) == 12

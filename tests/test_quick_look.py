@@ -21,8 +21,8 @@ from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Clip, Measurement
 from vsrbench.data.datasets import open_input
 from vsrbench.data.frames import open_frames
-from vsrbench.data.selection import Part, Selection, place_of, read_span
-from vsrbench.results.limits import Constraints, judge, mib, within
+from vsrbench.data.selection import Part, Selection, name_folder, read_span
+from vsrbench.results.limits import Constraints, describe_within, judge, mib
 from vsrbench.results.store import Store
 from vsrbench.show.grid import grid
 
@@ -44,7 +44,7 @@ def test_a_part_of_a_clip_is_another_clip() -> None:
         assert list(part.flow or ()) == wanted[:-1]
         assert part.protocol["span"] == [wanted[0], wanted[-1], 10]
         assert part.digest != clip.digest
-        assert place_of(part) == f"clip@{wanted[0]}-{wanted[-1]}"
+        assert name_folder(part) == f"clip@{wanted[0]}-{wanted[-1]}"
     digests = {Selection(frames=s).cut(clip).digest for s in ((0, 4), (0, 5), (1, 5), (1, 4))}
     assert len(digests) == 4
     assert Selection(frames=(0, 10)).cut(clip) is clip
@@ -293,12 +293,16 @@ def test_constraints() -> None:
     assert judge(measured((1, 1), 40), limits)[0] == "unknown"
     assert judge(measured((1, 1), 50), limits)[0] == "no"
     assert judge(None, limits, "CUDA out of memory")[0] == "no"
-    text = within([a_cost((90, 160), 10, 40, 1024)], limits)
+    text = describe_within([a_cost((90, 160), 10, 40, 1024)], limits)
     assert text.splitlines() == [
         "Within 2GiB and at 24 fps, LQ 160x90:",
         "  yes      A (1.0 GiB, 25.00 fps)",
     ]
-    assert within([], limits) == within([a_cost((9, 16), 10, 40, 1)], Constraints()) == ""
+    assert (
+        describe_within([], limits)
+        == describe_within([a_cost((9, 16), 10, 40, 1)], Constraints())
+        == ""
+    )
 
 
 @pytest.mark.parametrize("words", [["a,b"], ["a", "b"], ["a,", "b"], ["a , b", "a"]])

@@ -23,7 +23,7 @@ from tests.test_cli import write_clip
 from tests.test_compare import clips, cost, score, stored
 from vsrbench.cli import main
 from vsrbench.results.store import Store
-from vsrbench.show.report.loops import worst_loop
+from vsrbench.show.report.loops import make_worst_loop
 
 REQUIRED = "VSRBENCH_BROWSER"
 """Set by .ci/run: without a browser tests fail then, and are not skipped."""
@@ -139,7 +139,7 @@ def test_the_worst_second_is_where_motion_is_worst(tmp_path: Path) -> None:
         score("c", 1, "ewarp", method=method, metric_version=2, per_frame=values, fps=4.0)
         for method, values in (("ours", per_pair), ("bicubic", flat))
     ]
-    loop = worst_loop(sources, records, lambda frame: f"{frame.shape}")
+    loop = make_worst_loop(sources, records, lambda frame: f"{frame.shape}")
     assert loop is not None
     assert (loop.first, loop.count, loop.fps) == (12, 4, 4.0)
     x, y, w, h = loop.box
@@ -147,8 +147,8 @@ def test_the_worst_second_is_where_motion_is_worst(tmp_path: Path) -> None:
     assert y <= 120 < 140 <= y + h
     assert "E_warp" in loop.rule
     assert loop.sheets["gt"] == f"{(4 * h, w, 3)}"
-    assert worst_loop({"bicubic": [still]}, [], str) is None
-    alone = worst_loop({"bicubic": [still[:6, :5]] * 9}, [], str)
+    assert make_worst_loop({"bicubic": [still]}, [], str) is None
+    alone = make_worst_loop({"bicubic": [still[:6, :5]] * 9}, [], str)
     assert alone is not None
     assert (alone.count, alone.box[2:]) == (9, (4, 4))
 

@@ -198,7 +198,7 @@ def test_check_run_tries_a_method(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # In this process, since a fresh one takes its time.
-    monkeypatch.setattr(trial.cost, "apart", lambda card, where, work, *rest: work(*rest))
+    monkeypatch.setattr(trial.cost, "run_apart", lambda card, where, work, *rest: work(*rest))
     assert main(["check", "--run", mode, "--device", "cpu", "--root", str(base)]) == code
     out = capsys.readouterr().out
     assert text in out

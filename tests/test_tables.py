@@ -229,14 +229,14 @@ def test_names_of_strangers_are_shown_and_do_nothing(small: list[Record]) -> Non
 
 def test_selected(small: list[Record]) -> None:
     summary = summarise(small)
-    names = [c.name for c in tables.selected(summary, cost=False).blocks[0].columns]
+    names = [c.name for c in tables.select(summary, cost=False).blocks[0].columns]
     assert names == ["psnr", "lpips", "ewarp"]
-    by_lpips = tables.selected(summary, sort="lpips").blocks[0]
+    by_lpips = tables.select(summary, sort="lpips").blocks[0]
     assert [r.method for r in by_lpips.rows] == ["ours", "theirs", "bicubic", "raw", "gt"]
-    by_psnr = tables.selected(summary, sort="psnr").blocks[0]
+    by_psnr = tables.select(summary, sort="psnr").blocks[0]
     assert [r.method for r in by_psnr.rows] == ["ours", "theirs", "bicubic", "raw", "gt"]
     with pytest.raises(UserError, match="no column named 'psnt'"):
-        tables.selected(summary, sort="psnt")
+        tables.select(summary, sort="psnt")
 
 
 def test_a_column_without_a_value_becomes_a_note() -> None:
@@ -244,10 +244,10 @@ def test_a_column_without_a_value_becomes_a_note() -> None:
     lost = [score(m, "lpips", "a", status="skipped", error=why) for m in ("bicubic", "ours")]
     records = [*lost, *scores("bicubic", "psnr", 20), *scores("ours", "psnr", 26)]
     records.append(score("gt", "lpips", "a", 0.0))
-    block = tables.selected(summarise(records)).blocks[0]
+    block = tables.select(summarise(records)).blocks[0]
     assert [c.name for c in block.columns] == ["psnr"]
     assert "No LPIPS: weights are not here" in block.notes
-    kept = tables.selected(summarise(records), drop_empty=False).blocks[0]
+    kept = tables.select(summarise(records), drop_empty=False).blocks[0]
     assert [c.name for c in kept.columns] == ["psnr", "lpips"]
 
 

@@ -696,9 +696,9 @@ def test_an_encoder_that_undoes_the_decoder_has_nothing_to_learn(
     perfect = torch.stack(known, 1).flatten(0, 1)  # what the decoder was given, frame by frame
     monkeypatch.setattr(trainer.objective.helpers["encoder"], "forward", lambda gt, lq: perfect)
     lq = batch.lq.flatten(0, 1)
-    assert float(trainer.objective.inverted(trainer.stage, latents, lq)) < 1e-5
+    assert float(trainer.objective.inversion_loss(trainer.stage, latents, lq)) < 1e-5
     monkeypatch.setattr(trainer.objective.helpers["encoder"], "forward", lambda gt, lq: perfect + 1)
-    assert float(trainer.objective.inverted(trainer.stage, latents, lq)) > 0.01
+    assert float(trainer.objective.inversion_loss(trainer.stage, latents, lq)) > 0.01
 
 
 def test_checkpointing_changes_nothing(pool: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def simulated(
 
 
 def test_the_order_of_known_preferences_is_found() -> None:
-    found = votes.preferences(simulated(np.random.default_rng(0), 40, 40))
+    found = votes.fit_preferences(simulated(np.random.default_rng(0), 40, 40))
     assert [p.method for p in found] == list("abcd")
     for p in found:
         assert abs(p.score - STRENGTH[p.method]) < 2 * p.ci95
@@ -53,7 +53,7 @@ def test_intervals_cover_what_they_say(each: int) -> None:
     rng = np.random.default_rng(1)
     inside = []
     for _ in range(400):
-        for p in votes.preferences(simulated(rng, 15, each)):
+        for p in votes.fit_preferences(simulated(rng, 15, each)):
             inside.append(abs(p.score - STRENGTH[p.method]) < p.ci95)
     assert 0.93 <= np.mean(inside) <= 0.97
 
@@ -63,13 +63,13 @@ def test_two_methods_have_the_closed_form() -> None:
     told = [Vote("v", "s", "c", "a", "b", "left")] * 300 + [
         Vote("v", "s", "c", "b", "a", "left")
     ] * 100
-    a, b = votes.preferences(told)
+    a, b = votes.fit_preferences(told)
     assert a.score - b.score == pytest.approx(math.log(3), rel=2e-3)
     assert a.ci95 == pytest.approx(1.96 * math.sqrt(1 / 300 + 1 / 100) / 2, rel=5e-3)
 
 
 def test_one_that_never_lost_has_a_finite_score() -> None:
-    found = votes.preferences([Vote("v", "s", "c", "a", "b", "left")] * 20)
+    found = votes.fit_preferences([Vote("v", "s", "c", "a", "b", "left")] * 20)
     assert math.isfinite(found[0].score)
     assert found[0].method == "a"
 
@@ -77,7 +77,7 @@ def test_one_that_never_lost_has_a_finite_score() -> None:
 def test_random_clickers_are_found_and_others_are_not() -> None:
     rng = np.random.default_rng(2)
     told = simulated(rng, 60, 32, careless=20)
-    found = votes.inattentive(told)
+    found = votes.find_inattentive(told)
     assert len(set(found) & {f"v{i}" for i in range(40, 60)}) >= 19
     assert len(set(found) & {f"v{i}" for i in range(40)}) <= 2
     text = votes.markdown(told, {})
@@ -129,9 +129,9 @@ def test_votes_stand_beside_the_scores() -> None:
         a_record(key=m, method=m, title=m, metric="psnr", value=30.0, dataset=d, clip="clip")
         for m, d in names.items()
     ]
-    block = votes.beside(summarise(records), told).blocks[0]
+    block = votes.add_preferences(summarise(records), told).blocks[0]
     cells = {row.method: row.cells["people"] for row in block.rows}
-    expected = {p.method: p for p in votes.preferences(told)}
+    expected = {p.method: p for p in votes.fit_preferences(told)}
     assert block.columns[0].name == "people"
     assert cells["a"].value == expected["a"].score
     assert cells["c"].ci95 == expected["c"].ci95

@@ -55,7 +55,7 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def need(*alternatives: Source) -> sources.Need:
-    return sources.needs("toy", alternatives, "MIT")[0]
+    return sources.list_needs("toy", alternatives, "MIT")[0]
 
 
 def quiet(_: str) -> None: ...
@@ -67,12 +67,12 @@ def test_a_member_of_a_wheel_comes_whole_and_nothing_else(online: Path, tmp_path
     wheel(tmp_path / "index", "toy", members, "cp39-none-win_amd64")
     source = Source(wheel="toy==1.0", member="toy/net.bin", built_for="cp39-none-win_amd64")
     wanted = need(source)
-    assert wanted.found() is None
+    assert wanted.locate() is None
     assert sources.fetch([wanted], quiet) == [online / "net.bin"]
     assert (online / "net.bin").read_bytes() == CONTENT
     assert sorted(p.name for p in online.iterdir()) == ["fetched.json", "net.bin"]
     assert not list(tmp_path.rglob("escaped"))
-    assert sources.problem(wanted, online / "net.bin") == ""
+    assert sources.find_problem(wanted, online / "net.bin") == ""
     shutil.rmtree(tmp_path / "index")
     assert sources.fetch([wanted], quiet) == [online / "net.bin"]  # it is here
 
@@ -182,7 +182,7 @@ def test_a_hash_that_nobody_published_is_that_of_the_first_time(server: str, onl
     (path,) = sources.fetch([wanted], quiet)
     assert json.loads((online / "fetched.json").read_text())["files"] == {"net.bin": SHA256}
     path.write_bytes(b"changed")
-    assert "expected" in sources.problem(wanted, path)
+    assert "expected" in sources.find_problem(wanted, path)
     path.unlink()
     sources.fetch([wanted], quiet)  # what comes is what came
     path.unlink()

@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from safetensors import SafetensorError
 
-from vsrbench.cards.weights import checked, unreadable
+from vsrbench.cards.weights import unreadable_error, verify
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Method, MethodCard
 
@@ -68,13 +68,13 @@ def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
             f"card '{card.name}': diffusers {diffusers.__version__} has no pipeline '{name}'",
             'such as pipeline = "StableDiffusionUpscalePipeline"',
         )
-    folder = checked(card)
+    folder = verify(card)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
         pipe = kind.from_pretrained(folder, **_models(kind, folder, card, dtype), **HOW)
     except (OSError, ValueError, SafetensorError) as error:
-        raise unreadable(folder, error) from error
+        raise unreadable_error(folder, error) from error
     words = getattr(getattr(pipe, "text_encoder", None), "config", None)
     if words is not None and len(pipe.tokenizer) < words.vocab_size:  # it starts without its files
         raise DataError(f"tokenizer in {folder} lacks its vocabulary", "fetch it again")

@@ -197,7 +197,7 @@ SOFT_METRICS = ("gradient_energy", "ewarp", "flicker")
 """What is measured of them."""
 
 
-def sets(gt: Sequence[Path]) -> list[Dataset]:
+def open_sets(gt: Sequence[Path]) -> list[Dataset]:
     """What the rows are scored on: the embedded set, real clips (`captured`), still ones."""
     embedded = dataset_spec(ROOT, "synthetic")
     clips = synthetic.clips(cache_folder(), lambda text: print(text, file=sys.stderr))
@@ -213,7 +213,7 @@ def sets(gt: Sequence[Path]) -> list[Dataset]:
     ]
 
 
-def softened(dataset: Dataset, sigma: float) -> Dataset:
+def soften(dataset: Dataset, sigma: float) -> Dataset:
     """A set whose outputs are its GT, through a Gaussian of `sigma` px."""
 
     def soft(clip: Clip) -> Clip:
@@ -235,12 +235,12 @@ def score(folder: Path, gt: Sequence[Path], device: str) -> int:
     there = [c for c in cards if c.name in BESIDE or Path(c.weights.file).exists()]
     config = RunConfig(ROOT, tuple(device.split(",")), with_cost=False)
     quality, cost = Run(config, store), Run(config, store)
-    given = sets(gt)
+    given = open_sets(gt)
     quality.go(there, given)
     for name, sigma in SOFT.items():
         truth = MethodCard(name, 1, "GT, softened", Weights("none"), kind="frames", scale=0)
-        quality.go([truth], [softened(d, sigma) for d in given if "ewarp" in d.spec.metrics])
-    with cost.logged():
+        quality.go([truth], [soften(d, sigma) for d in given if "ewarp" in d.spec.metrics])
+    with cost.keep_log():
         cost.cost([c for c in there if c.name in COSTS.values()], SIZE, SCALE, FRAMES)
     return max(quality.exit_code, cost.exit_code)
 

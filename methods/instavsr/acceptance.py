@@ -32,7 +32,7 @@ from vsrbench.results.summary import metric_column, newest
 from vsrbench.run.runner import Run, RunConfig
 
 from ..training.batch import SCALE
-from ..training.photos import kept_for_tests
+from ..training.photos import list_test_photographs
 from .ablation import Claim
 from .clips import NOISE, make_clip, open_captured, stills
 
@@ -67,7 +67,7 @@ def gan_card() -> MethodCard:
     )
 
 
-def moved(photographs: Sequence[Path]) -> Iterator[Clip]:
+def make_moved(photographs: Sequence[Path]) -> Iterator[Clip]:
     """Smoothly moved photographs with exact flow, by the engine of the embedded set.
 
     Every other one is degraded as real captures are, the rest mildly.
@@ -100,7 +100,7 @@ def long(clip: Clip) -> Clip:
     return make_clip("drift", clip.name, [clip.gt[t][rect] for t in order], lq)
 
 
-def sets(gt: Sequence[Path], photos: Path) -> list[Dataset]:
+def open_sets(gt: Sequence[Path], photos: Path) -> list[Dataset]:
     """What weights are scored on."""
     embedded = dataset_spec(ROOT, "synthetic")
     clips = synthetic.clips(cache_folder(), lambda text: print(text, file=sys.stderr))
@@ -110,7 +110,7 @@ def sets(gt: Sequence[Path], photos: Path) -> list[Dataset]:
     longest = max(real, key=lambda clip: clip.count)
     made = {
         "captured": (METRICS, real),
-        "photographs": (METRICS, list(moved(kept_for_tests(photos)))),
+        "photographs": (METRICS, list(make_moved(list_test_photographs(photos)))),
         "still": (("temporal_std",), list(stills(np.array(first[0])))),
         "drift": (("psnr",), [long(longest)]),
     }
@@ -136,7 +136,7 @@ def score(
         where = Weights("trained_here", str(weights.resolve()))
         own = replace(own, name=weights.stem, title=f"InstaVSR, {weights.stem}", weights=where)
     run = Run(RunConfig(ROOT, tuple(device.split(",")), with_cost=False), store)
-    *compared, still, drift = sets(gt, photos)
+    *compared, still, drift = open_sets(gt, photos)
     others = [method_card(ROOT, name) for name in (BICUBIC, RIVAL)]
     run.go([own, *others, gan_card()], compared)
     run.go([own, *others], [still])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vsrbench.cards.specs import ROOT, method_card
 from vsrbench.cards.weights import load_strictly, open_slices, read_checkpoint, save_checkpoint
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import note, say_error
 from vsrbench.core.types import Origin
@@ -159,7 +159,7 @@ def from_sources(paths: Sequence[Path], target: Path) -> None:
     """
     net, decoder = paths
     about = {"source": "adcsr", "net": net, "decoder": decoder, "flow": None}
-    with replacing(target) as partial:
+    with replace_atomically(target) as partial:
         text = convert(argparse.Namespace(**about, out=partial, half=False))
     note(f"wrote {target}: {text}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
-from vsrbench.cards.weights import checked, read_checkpoint
+from vsrbench.cards.weights import read_checkpoint, verify
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.parts import Part
 from vsrbench.core.types import Method, MethodCard
@@ -35,7 +35,7 @@ class ImageModel:
 
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     """The network that fits the checkpoint. Raises DataError, UserError."""
-    path = checked(card)
+    path = verify(card)
     state = ncnn.read(path) if path.suffix == ".bin" else read_checkpoint(path)[0]
     try:
         descriptor = ModelLoader(device).load_from_state_dict(state)

@@ -88,12 +88,12 @@ class PixelCritic(nn.Module):
         return torch.cat(logits, 1)
 
 
-def fooled(critic: nn.Module, fake: Tensor) -> Tensor:
+def generator_loss(critic: nn.Module, fake: Tensor) -> Tensor:
     """Loss of the generator, non-saturating (Goodfellow et al., 2014)."""
     return F.softplus(-critic(fake)).mean()
 
 
-def told_apart(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+def critic_loss(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     """Loss of the critic on detached pictures or latents; 2 log 2 where it cannot tell."""
     return F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean()
 

@@ -62,11 +62,11 @@ class Draw:
 class Source(Protocol):
     """Where batches come from: a pool of clips on disk, or photographs."""
 
-    def about(self) -> str:
+    def describe(self) -> str:
         """What it holds, in words."""
 
     def batches(self, draw: Draw, first: int, pin: bool) -> Generator[Batch, None, None]:
         """The batches of a stage from number `first` on, without end. Raises UserError."""
 
-    def held_out(self, index: int, frames: int) -> Batch:
+    def read_held_out(self, index: int, frames: int) -> Batch:
         """A clip that no batch shows, as a batch of one."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from vsrbench.core.errors import MissingError, UserError, unknown
+from vsrbench.core.errors import MissingError, UserError, unknown_name
 from vsrbench.core.files import read_toml
 
 from .batch import Draw
@@ -216,7 +216,7 @@ def _build(kind: type, table: Mapping[str, Any], where: Path) -> Any:
     known = [f.name for f in fields(kind)]
     for name in table:
         if name not in known:
-            raise unknown("training setting", name, known, f"in {where}")
+            raise unknown_name("training setting", name, known, f"in {where}")
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
     except UserError as error:

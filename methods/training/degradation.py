@@ -138,7 +138,7 @@ def draw_coding(rng: Generator, kind: str) -> Coding | None:
     return Coding(codec, rng.uniform(18, 30))
 
 
-def degraded(
+def degrade_batch(
     gt: Tensor, passes: Sequence[Pass], factor: float, generator: torch.Generator
 ) -> Tensor:
     """GT (b, n, 3, H, W) in 0..1 to LQ (b, n, 3, H/4, W/4) in 0..1, whole 8-bit levels.
@@ -151,13 +151,13 @@ def degraded(
         size = (round(h * factor), round(w * factor))
         if number == len(passes):
             size = (h // SCALE, w // SCALE)
-        x = resized(blurred(x, drawn.kernels.to(x)), size, drawn.mode)
-        x = noisy(x, drawn, generator)
+        x = resized(blur(x, drawn.kernels.to(x)), size, drawn.mode)
+        x = add_noise(x, drawn, generator)
         x = jpeg(x, drawn.quality.to(x))
     return (255 * x).round().clamp(0, 255) / 255
 
 
-def blurred(x: Tensor, kernels: Tensor) -> Tensor:
+def blur(x: Tensor, kernels: Tensor) -> Tensor:
     """(b, n, 3, h, w), each window through its own kernel (b, k, k); edges are mirrored."""
     h, w = x.shape[-2:]
     radius = kernels.shape[-1] // 2
@@ -180,7 +180,7 @@ def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return flat.unflatten(0, x.shape[:2])
 
 
-def noisy(x: Tensor, drawn: Pass, generator: torch.Generator) -> Tensor:
+def add_noise(x: Tensor, drawn: Pass, generator: torch.Generator) -> Tensor:
     """With Poisson-Gaussian noise, its Poisson part taken as normal: variance a + b x."""
     read, shot, grey = (
         v.to(x.device)[:, None, None, None, None] for v in (drawn.read, drawn.shot, drawn.grey)
@@ -198,7 +198,7 @@ def _cosines(like: Tensor) -> Tensor:
     return basis
 
 
-def _quantised(plane: Tensor, table: Sequence[int], quality: Tensor) -> Tensor:
+def _quantise(plane: Tensor, table: Sequence[int], quality: Tensor) -> Tensor:
     """Planes (b, m, h, w) around -128..127, sides multiples of 8, through 8x8 blocks of the DCT."""
     b, m, h, w = plane.shape
     scale = torch.where(quality < 50, 5000 / quality.clamp(min=1), 200 - 2 * quality)
@@ -225,8 +225,8 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
     y = 0.299 * r + 0.587 * g + 0.114 * blue
     cb, cr = 128 + (blue - y) / 1.772, 128 + (r - y) / 1.402
     small = F.avg_pool2d(torch.cat((cb, cr), 1), 2).round()
-    y = _quantised(y.round() - 128, LUMINANCE, quality) + 128
-    small = _quantised(small - 128, CHROMINANCE, quality)
+    y = _quantise(y.round() - 128, LUMINANCE, quality) + 128
+    small = _quantise(small - 128, CHROMINANCE, quality)
     cb, cr = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False).chunk(2, 1)
     rgb = torch.stack((y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb), 2)
     coded = rgb[..., :h, :w].round().clamp(0, 255) / 255

@@ -64,7 +64,7 @@ def end_point_error(flow: Tensor, true: Tensor, valid: Tensor) -> Tensor:
     return masked_mean(distance, valid)
 
 
-def warped_pairs(frames: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def warp_pairs(frames: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """(frame i, frame i+1 warped onto it, where it is visible there), all pairs in one batch.
 
     frames: (b, n, 3, 4h, 4w). Exact flow of the batch, F_{i->i+1}.
@@ -84,7 +84,7 @@ def warping_loss(frames: Tensor, batch: Batch) -> Tensor:
     Errors have to move with the scene. Of the frames themselves the same would ask for softness,
     since interpolation changes what is sharp, and forbid a change of light: GT would not be free.
     """
-    frame, later, valid = warped_pairs(frames - batch.gt, batch)
+    frame, later, valid = warp_pairs(frames - batch.gt, batch)
     return masked_mean((frame - later).abs(), valid)
 
 
@@ -93,7 +93,7 @@ def pairs(frames: Tensor, batch: Batch) -> Tensor:
 
     Where the next one does not show a point, the frame itself stands for it.
     """
-    frame, later, valid = warped_pairs(frames, batch)
+    frame, later, valid = warp_pairs(frames, batch)
     return torch.cat((frame, torch.where(valid > 0, later, frame)), 1)
 
 
@@ -115,7 +115,7 @@ def scores(sr: Tensor, batch: Batch) -> dict[str, float]:
     sr = sr.clamp(0, 1)
     errors = []
     for frames in (sr, batch.gt):
-        frame, later, valid = warped_pairs(frames, batch)
+        frame, later, valid = warp_pairs(frames, batch)
         errors.append(float(masked_mean((frame - later).abs(), valid)))
     changes = [frames.diff(dim=1).abs() for frames in (sr, batch.gt)]
     return {
@@ -150,7 +150,7 @@ class Latents:
         for hook in self._hooks:
             hook.remove()
 
-    def stacked(self) -> Tensor:
+    def stack(self) -> Tensor:
         """The latents of all frames, in order."""
         return torch.stack(self._maps, 1)
 

@@ -16,9 +16,9 @@ from .adversaries import (
     Critic,
     Encoder,
     PixelCritic,
-    fooled,
+    critic_loss,
+    generator_loss,
     gradient_penalty,
-    told_apart,
 )
 from .batch import SCALE, Batch
 from .config import Config, Stage
@@ -94,7 +94,7 @@ class Objective:
             if stage.invert:
                 with torch.no_grad(), self.autocast(), Latents(self.net) as latents:
                     self.net(batch.lq)
-                terms["invert"] = self.inverted(stage, latents, lq)
+                terms["invert"] = self.inversion_loss(stage, latents, lq)
             return terms, judged
         if true is None:
             with self.autocast():
@@ -102,14 +102,14 @@ class Objective:
         else:
             with self.autocast(), Latents(self.net) as latents:
                 sr = self.net(batch.lq)
-            made = latents.stacked().flatten(0, 1).float()
+            made = latents.stack().flatten(0, 1).float()
             real = true.detach().float()
             if stage.invert:
-                terms["invert"] = self.inverted(stage, latents, lq)
+                terms["invert"] = self.inversion_loss(stage, latents, lq)
             if stage.latent:
                 terms["latent"] = (made - real).abs().mean()
             if stage.latent_gan:
-                terms["latent_gan"] = fooled(self.helpers["latent_critic"], made)
+                terms["latent_gan"] = generator_loss(self.helpers["latent_critic"], made)
                 judged["latent_critic"] = real, made.detach()
         sr = sr.float()
         frames = sr.flatten(0, 1)
@@ -127,7 +127,7 @@ class Objective:
             terms["distill"] = charbonnier(frames, teacher) + self.distance(frames, teacher)
         if stage.pixel_gan:
             made = pairs(sr, batch)
-            terms["pixel_gan"] = fooled(self.helpers["pixel_critic"], made)
+            terms["pixel_gan"] = generator_loss(self.helpers["pixel_critic"], made)
             judged["pixel_critic"] = pairs(batch.gt, batch), made.detach()
         if stage.temporal:
             terms["temporal"] = warping_loss(sr, batch)
@@ -138,12 +138,12 @@ class Objective:
             terms["cyclic"] = stage.lazy * warping_loss(again.float(), batch)
         return terms, judged
 
-    def inverted(self, stage: Stage, latents: Latents, lq: Tensor) -> Tensor:
+    def inversion_loss(self, stage: Stage, latents: Latents, lq: Tensor) -> Tensor:
         """How far the encoder is from giving back the latents of the network's own pictures."""
         pictures = latents.pictures().flatten(0, 1)[:, :3].detach()
         with self.autocast():
             again = self.through_encoder(stage, pictures.float(), lq)[1]
-        return (again.float() - latents.stacked().flatten(0, 1).detach().float()).abs().mean()
+        return (again.float() - latents.stack().flatten(0, 1).detach().float()).abs().mean()
 
     def through_encoder(self, stage: Stage, gt: Tensor, lq: Tensor) -> tuple[Tensor, Tensor]:
         """GT (n, 3, 4h, 4w) through encoder and decoder: (the image in 0..1, its latents).
@@ -159,7 +159,7 @@ class Objective:
             image = backbone.decoded(self.helpers["encoder"](gt, lq), lq)
         for p in parameters:
             p.requires_grad_(True)
-        return image[:, :3].float(), latents.stacked()[:, 0]
+        return image[:, :3].float(), latents.stack()[:, 0]
 
     def critic_terms(
         self, stage: Stage, step: int, sides: Mapping[str, tuple[Tensor, Tensor]]
@@ -167,7 +167,7 @@ class Objective:
         """The critics' own losses; their gradient penalties at every `lazy`-th step."""
         terms = {}
         for name, (real, made) in sides.items():
-            terms[name] = told_apart(self.helpers[name], real, made)
+            terms[name] = critic_loss(self.helpers[name], real, made)
             if stage.r1 and step % stage.lazy == 0:
                 penalty = gradient_penalty(self.helpers[name], real)
                 terms[name.replace("_critic", "_r1")] = penalty

@@ -24,7 +24,7 @@ from vsrbench.core.processes import Process
 from vsrbench.data import synthetic
 
 from .batch import SCALE, Batch, Draw
-from .degradation import KINDS, Coding, coded, degraded, draw_coding, draw_passes
+from .degradation import KINDS, Coding, coded, degrade_batch, draw_coding, draw_passes
 from .scenes import LAYERS, TEXTURE, Rendered, draw_scenes, render
 
 AHEAD = 3
@@ -49,7 +49,7 @@ def photographs(folder: Path) -> list[Path]:
     return found
 
 
-def kept_for_tests(folder: Path) -> list[Path]:
+def list_test_photographs(folder: Path) -> list[Path]:
     """Those of a folder that no training sees."""
     return photographs(folder)[::KEPT_EVERY]
 
@@ -73,16 +73,16 @@ class Photos:
 
     def __init__(self, folder: Path, holdout: int, device: str = "cpu", workers: int = 0) -> None:
         paths = photographs(folder)
-        kept = set(kept_for_tests(folder))
+        kept = set(list_test_photographs(folder))
         paths = [p for p in paths if p not in kept]
         if len(paths) <= holdout:
             raise MissingError(f"{folder} holds too few photographs", "give more than `holdout`")
         self.paths, self.validation = paths[:-holdout], paths[-holdout:]
         self.device, self.workers = torch.device(device), workers
         self._loaded = functools.cache(self._load)
-        self._rendered = functools.cache(_rendered)
+        self._rendered = functools.cache(_render)
 
-    def about(self) -> str:
+    def describe(self) -> str:
         """What it holds, in words."""
         kinds = ", ".join(f"{share:.0%} {kind}" for kind, share in KINDS.items())
         return (
@@ -100,16 +100,16 @@ class Photos:
                 side = SCALE * int(rng.choice(draw.patch))
                 waiting.append(self._make(rng, draw.batch, draw.frames, side, self.paths, pools))
                 if len(waiting) > (AHEAD if pools else 0):
-                    yield _finished(waiting.popleft())
+                    yield _finish(waiting.popleft())
         finally:
             for pool in pools:
                 pool.end()
 
-    def held_out(self, index: int, frames: int) -> Batch:
+    def read_held_out(self, index: int, frames: int) -> Batch:
         """Clip `index` of the photographs for validation, as a batch of one."""
         side, word = VALIDATION
         rng = np.random.default_rng([word, index])
-        return _finished(self._make(rng, 1, frames, side, self.validation, ()))
+        return _finish(self._make(rng, 1, frames, side, self.validation, ()))
 
     def _make(
         self,
@@ -149,7 +149,7 @@ class Photos:
                 continue
             passes, factor = draw_passes(rng, kind, len(of))
             index = torch.from_numpy(of).to(gt.device)
-            lq[index] = degraded(gt[index], passes, factor, generator)
+            lq[index] = degrade_batch(gt[index], passes, factor, generator)
             drawn = {int(i): draw_coding(rng, kind) for i in of}
             codings |= {i: coding for i, coding in drawn.items() if coding}
         return lq, codings
@@ -175,7 +175,7 @@ class Photos:
         return torch.from_numpy(rgb).to(self.device)
 
 
-def _rendered(device: torch.device) -> list[Tensor]:
+def _render(device: torch.device) -> list[Tensor]:
     """`RENDERED` pictures, (3, TEXTURE, TEXTURE) uint8: what photographs seldom show."""
     made = []
     for i in range(RENDERED):
@@ -186,7 +186,7 @@ def _rendered(device: torch.device) -> list[Tensor]:
     return made
 
 
-def _finished(made: _Made) -> Batch:
+def _finish(made: _Made) -> Batch:
     """With what the codecs gave back."""
     lq = made.lq
     for window, done in made.coded.items():

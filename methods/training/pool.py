@@ -30,11 +30,11 @@ from vsrbench.core.keys import digest
 from vsrbench.core.progress import say_error
 from vsrbench.core.types import Clip, PairFlow
 from vsrbench.data.datasets import open_input
-from vsrbench.data.second_order import by_recipe
+from vsrbench.data.second_order import degrade_by_recipe
 from vsrbench.data.synthetic import random_scene
 from vsrbench.flow.estimators import best_estimator
 from vsrbench.flow.masks import occlusion_mask
-from vsrbench.run.method import at_scale, load_method, upscale
+from vsrbench.run.method import load_method, set_scale, upscale
 
 from .batch import SCALE, Batch, Draw
 
@@ -100,7 +100,7 @@ def _save(
     backward = [lq_flow(p.backward, p.occluded_backward) for p in pairs]
     arrays = {
         "gt": np.stack(gt),
-        "lq": np.stack(list(by_recipe(gt, SCALE, recipe, seed))),
+        "lq": np.stack(list(degrade_by_recipe(gt, SCALE, recipe, seed))),
         "forward": np.stack([f for f, _ in forward]),
         "backward": np.stack([f for f, _ in backward]),
         "valid_forward": np.stack([v for _, v in forward]),
@@ -164,7 +164,7 @@ def add_teacher(folder: Path, method: str, device: str) -> None:
     """
     _manifest(folder)
     card = method_card(ROOT, method)
-    teacher = load_method(at_scale(card, SCALE), device)
+    teacher = load_method(set_scale(card, SCALE), device)
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
@@ -172,7 +172,7 @@ def add_teacher(folder: Path, method: str, device: str) -> None:
         clip = Clip(
             "pool", path.stem, len(lq), lq[0].shape[:2], SCALE, 24.0, digest(path.stem), lq=lq
         )
-        made = list(upscale(teacher, at_scale(card, SCALE), clip, device))
+        made = list(upscale(teacher, set_scale(card, SCALE), clip, device))
         _write(path, arrays | {"teacher": np.stack(made)})
 
 
@@ -274,7 +274,7 @@ class Pool:
         if not len(self) or len(there) < start:
             raise MissingError(f"{folder} holds too few clips", "render more, or set clips")
 
-    def about(self) -> str:
+    def describe(self) -> str:
         """What it holds, in words."""
         about, renewed = self.manifest, f", one new every {self.renew} steps" if self.renew else ""
         h, w = about["size"]
@@ -299,7 +299,7 @@ class Pool:
                 raise batch
             yield batch
 
-    def held_out(self, index: int, frames: int) -> Batch:
+    def read_held_out(self, index: int, frames: int) -> Batch:
         """The first `frames` frames of clip `index` of those before `start`."""
         return self.clip(index - self.start, frames)
 

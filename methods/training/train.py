@@ -24,7 +24,7 @@ from vsrbench.core.errors import INTERRUPTED, UserError
 
 from .config import read_config
 from .machine import join
-from .trainer import Trainer, spent
+from .trainer import Trainer, describe_budget
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> None:
             if trainer.progress.stage >= len(config.stages):
                 if not trainer.rank:
                     print(
-                        f"already finished: {spent(trainer.progress.done)}; for more, start from "
-                        f"it: --init {out} --out NEW",
+                        f"already finished: {describe_budget(trainer.progress.done)}; for more, "
+                        f"start from it: --init {out} --out NEW",
                         file=sys.stderr,
                     )
                 return

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vsrbench.cards.weights import UNREADABLE, save_checkpoint
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 
 from ..instavsr.picture import upscaled
 from . import machine
@@ -61,7 +61,7 @@ class Progress:
         return max(by_steps, by_minutes)
 
 
-def spent(stages: Iterable[Mapping[str, Any]]) -> str:
+def describe_budget(stages: Iterable[Mapping[str, Any]]) -> str:
     """Steps and minutes of stages, in words."""
     return "; ".join(f"{s['name']} {s['steps']} steps, {s['minutes']:.1f} min" for s in stages)
 
@@ -142,7 +142,7 @@ class Trainer:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         while self.progress.stage < len(self.config.stages):
             self._run_stage()
-            self.progress = Progress(self.progress.stage + 1, done=self._done())
+            self.progress = Progress(self.progress.stage + 1, done=self._list_done())
             if self.progress.stage < len(self.config.stages):
                 self.optimisers = self._optimisers()
             self.save()
@@ -163,7 +163,7 @@ class Trainer:
         stage, progress = self.stage, self.progress
         validated, clock = progress.minutes, time.monotonic()
         while progress.share(stage) < 1:
-            if self._told_to_stop():
+            if self._any_must_stop():
                 self.save()
                 if self.world > 1:
                     dist.barrier()  # who leaves first makes torchrun end the others
@@ -176,7 +176,7 @@ class Trainer:
             now = time.monotonic()
             progress.minutes, clock = progress.minutes + (now - clock) / 60, now
             if self.world > 1:
-                progress.minutes = self._agreed(progress.minutes)
+                progress.minutes = self._agree_on(progress.minutes)
             by_time = progress.minutes - validated >= stage.validate_minutes
             by_step = progress.step % (stage.validate_steps or math.inf) == 0
             if progress.share(stage) >= 1 or (by_step if stage.validate_steps else by_time):
@@ -187,13 +187,13 @@ class Trainer:
             elif now - self.logged[0] >= LOG_SECONDS:
                 self._log({})
 
-    def _agreed(self, minutes: float) -> float:
+    def _agree_on(self, minutes: float) -> float:
         """The clock of process 0, so that all stop at the same step."""
         shared = torch.tensor(minutes, dtype=torch.float64, device=self.device)
         dist.broadcast(shared, 0)
         return float(shared)
 
-    def _told_to_stop(self) -> bool:
+    def _any_must_stop(self) -> bool:
         """Whether any process was, so that all stop after the same step."""
         if self.world == 1:
             return self.stop
@@ -310,7 +310,7 @@ class Trainer:
         rows: list[dict[str, float]] = []
         strips: list[Tensor] = []
         for index in range(self.config.holdout):
-            batch = self.source.held_out(index, self.config.validation_frames).to(self.device)
+            batch = self.source.read_held_out(index, self.config.validation_frames).to(self.device)
             lq, gt = batch.lq.flatten(0, 1), batch.gt.flatten(0, 1)
             row: dict[str, float] = {}
             if self.stage.flow:
@@ -370,7 +370,7 @@ class Trainer:
                 writer.writeheader()
             writer.writerow(row)
 
-    def _done(self) -> list[dict[str, Any]]:
+    def _list_done(self) -> list[dict[str, Any]]:
         """The finished stages and the current one."""
         p = self.progress
         return [*p.done, {"name": self.stage.name, "steps": p.step, "minutes": p.minutes}]
@@ -383,8 +383,8 @@ class Trainer:
         where = torch.cuda.get_device_name(self.device) if self.on_gpu else machine.cpu()
         where += ", bf16" if self.bf16 else ""
         return (
-            f"{self.source.about()}; "
-            f"{spent(self._done())}{start}; perceptual distance {self.objective.perceptual}; "
+            f"{self.source.describe()}; {describe_budget(self._list_done())}{start}; "
+            f"perceptual distance {self.objective.perceptual}; "
             f"{self.world} process(es){each}, {self.config.threads} thread(s), "
             f"{where}, torch {torch.__version__}; held-out {reached}"
         )
@@ -402,7 +402,7 @@ class Trainer:
             "progress": asdict(self.progress),
             "settings": settings(self.config),
         }
-        with replacing(path) as partial:
+        with replace_atomically(path) as partial:
             torch.save(state, partial)
 
     def take_critics(self, path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from vsrbench.cards import specs
 from vsrbench.core import env
 from vsrbench.core.errors import MissingError, UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.types import Method, MethodCard, Weights
 
 ROOT = specs.ROOT
@@ -50,7 +50,7 @@ class Results:
 
     def save(self) -> None:
         """Write it; a reader and a run that goes on later see all of it or what was before."""
-        with replacing(self.file) as partial, partial.open("w") as file:
+        with replace_atomically(self.file) as partial, partial.open("w") as file:
             json.dump(self.data, file, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
@@ -72,7 +72,7 @@ class Bench:
         """One of two sizes."""
         return small if self.small else full
 
-    def settled(self, name: str) -> bool:
+    def is_settled(self, name: str) -> bool:
         """Whether there is nothing to do: it is measured, or has ended a process before."""
         return self.entries.get(name, {}).get("status") in ("ok", "crashed")
 
@@ -83,7 +83,7 @@ class Bench:
 
     def measure(self, name: str, work: Callable[[], Figures]) -> Figures:
         """The figures that `work` finds, or found before; empty where it failed, which is kept."""
-        if self.settled(name):
+        if self.is_settled(name):
             found: Figures = self.entries[name].get("figures", {})
             return found
         self.begin(name)
@@ -98,7 +98,7 @@ class Bench:
             figures = {}
             why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             why, log = first_line(why), traceback.format_exc()
-            if not self._usable():
+            if not self._is_usable():
                 self.entries[name]["why"] = why
                 self.results.save()
                 raise  # into a new process: here every call would fail from now on
@@ -115,19 +115,19 @@ class Bench:
 
     def _tidy(self) -> None:
         """Leave the next measurement the memory of this one."""
-        if self._touched():
+        if self._has_used_gpu():
             gc.collect()
             sys.modules["torch"].cuda.empty_cache()
 
-    def _touched(self) -> bool:
+    def _has_used_gpu(self) -> bool:
         """Whether this process has used the GPU."""
         torch = sys.modules.get("torch")
         return self.on_gpu and torch is not None and torch.cuda.is_initialized()
 
-    def _usable(self) -> bool:
+    def _is_usable(self) -> bool:
         """False once a kernel has gone wrong, which torch tells at every later call."""
         try:
-            if self._touched():
+            if self._has_used_gpu():
                 sys.modules["torch"].cuda.synchronize()
         except RuntimeError:
             return False
@@ -162,7 +162,7 @@ def full(bench: Bench, precision: str = "", **settings: Any) -> MethodCard:
     return replace(card, precision=precision or card.precision, **changes)
 
 
-def loaded(card: MethodCard, device: str) -> Any:
+def load(card: MethodCard, device: str) -> Any:
     """The method of a card. Random weights are drawn on the device itself, which takes no time."""
     import torch
 
@@ -174,13 +174,13 @@ def loaded(card: MethodCard, device: str) -> Any:
         return load_method(card, device)
 
 
-def paced(card: MethodCard, method: Method, side: int, frames: int, device: str) -> Figures:
+def measure_pace(card: MethodCard, method: Method, side: int, frames: int, device: str) -> Figures:
     """What a loaded method takes for a clip of side x side LQ px, by the cost measurement."""
     from vsrbench.run import cost
 
-    clip = cost.resident_clip(card, (side, side), frames, device)
+    clip = cost.make_resident_clip(card, (side, side), frames, device)
     start = time.perf_counter()
-    pace = cost.paced(method, card, clip, device)
+    pace = cost.measure_pace(method, card, clip, device)
     return {
         "ms_per_frame": statistics.median(pace.samples_ms),
         "first_output_ms": pace.first_output_ms,

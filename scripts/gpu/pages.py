@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from scripts.gpu.bench import ROOT
 from scripts.gpu.levers import CARD
-from scripts.pages import filled
+from scripts.pages import fill
 from vsrbench.core.errors import MissingError
 from vsrbench.results import published
 
@@ -44,7 +44,7 @@ def page(results: Mapping[str, Any]) -> str:
         text.append(f"### {TITLES[name]}")
         text.append("Not run yet." if part is None else write(ok(part)))
         if part is not None:
-            text.append(absent(part))
+            text.append(list_absent(part))
     return "\n\n".join(filter(None, text)) + "\n"
 
 
@@ -54,7 +54,7 @@ def ok(part: Part) -> Entries:
     return {n: entry["figures"] for n, entry in entries.items() if entry["status"] == "ok"}
 
 
-def absent(part: Part) -> str:
+def list_absent(part: Part) -> str:
     """What has no figures, and why; one line for each reason."""
     reasons: dict[str, list[str]] = {}
     for name, entry in part["entries"].items():
@@ -278,7 +278,7 @@ def cost_line(results: Mapping[str, Any]) -> str:
     return textwrap.fill(f"{line} ([docs/speed.md](docs/speed.md)).", 100, break_on_hyphens=False)
 
 
-def newest(folder: Path) -> list[dict[str, Any]]:
+def find_newest(folder: Path) -> list[dict[str, Any]]:
     """The newest results of each card in the folders of `folder`, small sizes left out."""
     cards: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*/results.json"), key=lambda file: file.parent.name[-10:]):
@@ -295,19 +295,19 @@ PLACES: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
 """File -> name of the comments in it, and what is written between them for each card."""
 
 
-def written(root: Path, place: str) -> str:
+def fill_file(root: Path, place: str) -> str:
     """The text of a file with what belongs between its comments."""
     name, write = PLACES[place]
-    found = [write(results) for results in newest(root / "results" / "gpu")]
+    found = [write(results) for results in find_newest(root / "results" / "gpu")]
     path = root / place
-    return filled(path.read_text(), name, "\n\n".join(found) or NOTHING, path)
+    return fill(path.read_text(), name, "\n\n".join(found) or NOTHING, path)
 
 
 def main() -> None:
     """Bring docs/speed.md and README.md up to date."""
     for place in PLACES:
         try:
-            text = written(ROOT, place)
+            text = fill_file(ROOT, place)
         except MissingError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(error.exit_code) from error

@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from scripts.gpu.bench import ROOT, Bench, Figures, Results, first_line, full, loaded, paced
+from scripts.gpu.bench import ROOT, Bench, Figures, Results, first_line, full, load, measure_pace
 from scripts.gpu.levers import LEVERS, PLAIN, Around, Lever, contiguous, unchanged
 from vsrbench.cards import specs
 from vsrbench.cards.weights import locate
@@ -82,7 +82,7 @@ def tests(bench: Bench) -> None:
 
     file = "tests/test_gpu.py"
     # The headline is measured by its own part.
-    known = ["test_the_headline_fits", *(name for name in bench.entries if bench.settled(name))]
+    known = ["test_the_headline_fits", *(name for name in bench.entries if bench.is_settled(name))]
     left_out = [f"--deselect={file}::{name}" for name in known]
     how = ["-m", "gpu", "-n", "0", "-q", "--no-header", "--no-summary", "-p", "no:cacheprovider"]
     code = pytest.main([str(ROOT / file), f"--rootdir={ROOT}", *how, *left_out], [Recorder()])
@@ -98,9 +98,9 @@ def levers(bench: Bench) -> None:
         if lever.gpu and not bench.on_gpu:
             _absent("means nothing on a CPU")
         card = full(bench, lever.precision, **lever.settings)
-        method = loaded(card, bench.device)
+        method = load(card, bench.device)
         with lever.around(method, bench.small):
-            return paced(card, method, side, frames, bench.device)
+            return measure_pace(card, method, side, frames, bench.device)
 
     for name, lever in LEVERS.items():
         bench.measure(name, partial(work, lever))
@@ -127,9 +127,9 @@ def peers(bench: Bench) -> None:
     side, frames = bench.pick(512, 64), bench.pick(10, 2)
 
     def work(card: MethodCard, around: Around = unchanged) -> Figures:
-        method = loaded(card, bench.device)
+        method = load(card, bench.device)
         with around(method, bench.small):
-            found = paced(card, method, side, frames, bench.device)
+            found = measure_pace(card, method, side, frames, bench.device)
         return {**found, "weights": card.weights.origin}
 
     bench.measure("instavsr-full", partial(work, full(bench)))
@@ -237,7 +237,7 @@ def _whole_run(bench: Bench) -> Figures:
     from vsrbench.data.datasets import open_input
     from vsrbench.data.frames import FrameWriter
     from vsrbench.results.store import Store
-    from vsrbench.run.method import at_scale, load_method, upscale
+    from vsrbench.run.method import load_method, set_scale, upscale
 
     side, count = bench.pick(2048, 128), bench.pick(6, 2)
     with TemporaryDirectory() as name:
@@ -246,7 +246,7 @@ def _whole_run(bench: Bench) -> Figures:
             for frame in texture(side, side, count):
                 truth.write(frame)
                 low.write(_halved_twice(frame))
-        card = at_scale(specs.method_card(ROOT, "instavsr"), SCALE)
+        card = set_scale(specs.method_card(ROOT, "instavsr"), SCALE)
         (clip,) = open_input(folder / "lq", folder / "gt", SCALE).clips
         start = time.perf_counter()
         method = load_method(card, bench.device)
@@ -287,7 +287,7 @@ def growth(bench: Bench) -> None:
     def work(side: int, frames: int, **settings: Any) -> Figures:
         card = full(bench, **settings)
         try:
-            return paced(card, loaded(card, bench.device), side, frames, bench.device)
+            return measure_pace(card, load(card, bench.device), side, frames, bench.device)
         except torch.OutOfMemoryError as error:
             return {"side": side, "frames": frames, "out_of_memory": first_line(str(error))}
 
@@ -327,8 +327,8 @@ def _profiled(bench: Bench) -> Figures:
 
     side = bench.pick(512, 32)
     card = full(bench)
-    frames = cost.resident_clip(card, (side, side), 8, bench.device)
-    outputs = loaded(card, bench.device).upscale(iter(frames))
+    frames = cost.make_resident_clip(card, (side, side), 8, bench.device)
+    outputs = load(card, bench.device).upscale(iter(frames))
     for _ in range(4):
         next(outputs)
     wait: Callable[[], Any] = torch.cuda.synchronize if bench.on_gpu else list

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vsrbench.cards.specs import ROOT, dataset_spec
-from vsrbench.core.errors import OK, UserError, unknown
+from vsrbench.core.errors import OK, UserError, unknown_name
 from vsrbench.core.progress import note
 from vsrbench.core.types import DatasetSpec, Record
 from vsrbench.results.compare import Change
@@ -51,11 +51,11 @@ def load(results: str | Path | None = None, root: str | Path = ROOT) -> Results:
 
 def load_side_by_side(folders: Sequence[str | Path], root: str | Path = ROOT) -> Results:
     """The results of several folders as one, for tables: see `results.merge.side_by_side`."""
-    from vsrbench.results.merge import side_by_side
+    from vsrbench.results.merge import place_side_by_side
 
     stores = [Store.at(Path(folder)) for folder in folders]
     found = {str(store.folder): store.require() for store in stores}
-    return Results(stores[0], Path(root), records=side_by_side(found), others=stores[1:])
+    return Results(stores[0], Path(root), records=place_side_by_side(found), others=stores[1:])
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Comparison:
     @property
     def regressed(self) -> bool:
         """True if something got worse by more than its tolerance, or is gone."""
-        from vsrbench.results.compare import regressed
+        from vsrbench.results.compare import has_regressed
 
-        return regressed(self.changes)
+        return has_regressed(self.changes)
 
     @property
     def verdict(self) -> str:
@@ -101,7 +101,7 @@ class Comparison:
         """The same, drawn for a terminal of that width."""
         from vsrbench.show import terminal
 
-        return terminal.changes(self.changes, self.verdict, width, _colour(), everything)
+        return terminal.format_changes(self.changes, self.verdict, width, _colour(), everything)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a change."""
@@ -155,7 +155,7 @@ class Results:
         finally:
             self._say_notices()
 
-    def _strictly(self) -> Iterator[Record]:
+    def _read_strictly(self) -> Iterator[Record]:
         """For a comparison; read when the first one is asked for."""
         yield from self._read(strict=True, lean=True)
 
@@ -222,15 +222,13 @@ class Results:
         cost: with the columns of the cost. sort: a column, best first. drop_empty: columns without
         any value become a note (never in csv and json). columns: of a page, for LaTeX.
         """
-        from vsrbench.show.tables import selected
+        from vsrbench.show.tables import select
 
         summary = self.summary(methods, datasets, metrics)
         whole = (form or "").startswith(("csv", "json"))
-        return self.formatted(
-            selected(summary, cost, sort, drop_empty and not whole), form, columns
-        )
+        return self.format_summary(select(summary, cost, sort, drop_empty and not whole), form, columns)
 
-    def formatted(
+    def format_summary(
         self, summary: Summary, form: str | None = "markdown", columns: Literal[1, 2] = 2
     ) -> str:
         """A summary in one of FORMS, as `table` gives it."""
@@ -239,7 +237,7 @@ class Results:
         if form is None:
             form = "terminal" if sys.stdout.isatty() else "markdown"
         if form not in FORMS:
-            raise unknown("form", form, FORMS)
+            raise unknown_name("form", form, FORMS)
         if form in ("csv", "csv-wide", "json"):
             made = {"csv": tables.csv, "csv-wide": tables.csv_wide, "json": tables.json}
             return made[form](summary)
@@ -286,32 +284,34 @@ class Results:
         from vsrbench.show import figures, moving
 
         if kind not in FIGURES:
-            raise unknown("figure", kind, FIGURES)
+            raise unknown_name("figure", kind, FIGURES)
         records = self.records()
         usual = form or ("mp4" if kind == "video" else "png")
         if kind == "growth":
             if self._records is None:  # of all lengths: a view keeps one cost for each size
                 records = [*self.store.latest().values()]
             path = self._place(out, "growth", usual)
-            with writing(path):
+            with write_clearly(path):
                 figures.growth(records, methods, path)
             return path
         quality = [r for r in records if r.kind == "quality"]
         sets = list(dict.fromkeys(r.dataset for r in quality))
         dataset = dataset or ("synthetic" if "synthetic" in sets else sets[0] if sets else "")
         if dataset not in sets:
-            raise unknown("dataset with results", dataset, sets)
+            raise unknown_name("dataset with results", dataset, sets)
         clips = list(dict.fromkeys(r.clip for r in quality if r.dataset == dataset))
         have = list(dict.fromkeys(r.method for r in quality if r.dataset == dataset))
         frames, from_frames = self.store.frames, kind in ("teaser", "profile", "crops", "video")
         if clip is not None and clip not in clips:
-            raise unknown(f"clip of {dataset}", clip, clips)
+            raise unknown_name(f"clip of {dataset}", clip, clips)
         for name in methods or []:
             if name not in have and not (from_frames and name == figures.LQ):
-                raise unknown("method with results", name, have)
+                raise unknown_name("method with results", name, have)
         one = ""
         if from_frames:
-            one = clip or figures.telling_clip(frames, records, dataset, clips, methods or have)
+            one = clip or figures.find_telling_clip(
+                frames, records, dataset, clips, methods or have
+            )
             places = figures.locate_frames(frames, records, dataset, one, have)
             have = [name for name, place in places.items() if place.is_dir()] or have
         shown = list(methods) if methods else have
@@ -321,7 +321,7 @@ class Results:
         path = self._place(out, f"{kind}-{label}", usual)
         if kind != "video":
             figures.check_format(path)
-        with writing(path):
+        with write_clearly(path):
             if kind == "profile":
                 figures.profile(frames, dataset, one, shown, path, row, records)
             elif kind == "crops":
@@ -330,14 +330,14 @@ class Results:
                 summary = self._summary(records, None, [dataset], None)
                 figures.teaser(frames, summary, dataset, one, shown, path, box, frame, records)
             elif kind == "video":
-                sources = figures.kept_frames(frames, dataset, one, shown, records)
+                sources = figures.open_kept_frames(frames, dataset, one, shown, records)
                 titles = figures.titles_of(records, sources)
                 if methods:
                     sources = {name: sources[name] for name in methods}
                 fps = max(r.fps for r in quality if (r.dataset, r.clip) == (dataset, one))
                 pictures = {titles[name]: source for name, source in sources.items()}
                 moving.write(
-                    moving.arranged(pictures, how, box, fps or FPS), path, fps or FPS, limit_mib
+                    moving.arrange(pictures, how, box, fps or FPS), path, fps or FPS, limit_mib
                 )
             elif kind == "scatter":
                 summary = self._summary(records, shown, [dataset], None)
@@ -398,8 +398,8 @@ class Results:
 
         other = base if isinstance(base, Results) else load(base, self.root)
         changes = compare.compare(
-            other._strictly(),
-            self._strictly(),
+            other._read_strictly(),
+            self._read_strictly(),
             methods,
             datasets,
             metrics,
@@ -424,7 +424,7 @@ def known_specs(root: Path, names: Iterable[str]) -> dict[str, DatasetSpec]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def write_clearly(path: Path) -> Iterator[None]:
     """Around the writing of a file: its folder is made, errors of the disk are one clear line."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

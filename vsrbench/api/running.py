@@ -85,7 +85,7 @@ def evaluate(
         if isinstance(method, str | Path):
             cards.append(method_card(place, str(method)))
         else:
-            objects[_checked(name, method, place)] = method
+            objects[_check_name(name, method, place)] = method
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, method_card(place, "bicubic"))
     config = RunConfig(
@@ -101,13 +101,13 @@ def evaluate(
     store = Store(Path(results) if results else default_results())
     store.prepare()
     run = Run(config, store)
-    sets = list(_sets(data, gt, scale, place, run))
-    run.go(at_precision(cards, devices[0]), sets, _made_by(objects, sets))
+    sets = list(_open_sets(data, gt, scale, place, run))
+    run.go(set_precision(cards, devices[0]), sets, _collect_outputs(objects, sets))
     own = {dataset.spec.name: dataset.spec for dataset in sets}
     return Results(store, place, own, store.of_run(run.id), run.exit_code)
 
 
-def at_precision(
+def set_precision(
     cards: Iterable[MethodCard], device: str, precision: str = "", backend: str = ""
 ) -> list[MethodCard]:
     """The cards, each once, as a device runs them, and as a user asks for all that have weights.
@@ -134,7 +134,7 @@ def _listed(given: Any) -> Sequence[Any]:
     return [given] if isinstance(given, str | Path) else list(given)
 
 
-def _checked(name: str, method: Any, root: Path) -> str:
+def _check_name(name: str, method: Any, root: Path) -> str:
     if not callable(getattr(method, "upscale", None)):
         raise UserError(
             f"method '{name}' is a {type(method).__name__} without upscale(frames)",
@@ -145,7 +145,7 @@ def _checked(name: str, method: Any, root: Path) -> str:
     return checked_name(name, "method", "methods")
 
 
-def _sets(data: Any, gt: Any, scale: int, root: Path, run: Run) -> Iterator[Dataset]:
+def _open_sets(data: Any, gt: Any, scale: int, root: Path, run: Run) -> Iterator[Dataset]:
     """What is to be scored; test sets that cannot be opened are said, and the others go on."""
     if isinstance(data, Mapping):
         yield _of_arrays(data, scale)
@@ -163,7 +163,7 @@ def _sets(data: Any, gt: Any, scale: int, root: Path, run: Run) -> Iterator[Data
             try:
                 yield open_dataset(spec, note)
             except UserError as error:
-                run.could_not_open(error)
+                run.report_unopened(error)
 
 
 def _of_arrays(clips: Mapping[str, Any], scale: int) -> Dataset:
@@ -211,7 +211,7 @@ def _frames(given: Any, name: str) -> Any:
         raise DataError(f"clip '{name}': {error.message}", error.hint) from error
 
 
-def _made_by(
+def _collect_outputs(
     objects: Mapping[str, Method], sets: Sequence[Dataset]
 ) -> Iterator[tuple[MethodCard, Dataset]]:
     """What objects of the caller make of the sets, as outputs to be scored: one at a time on disk.

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from vsrbench.api.results import FIGURES, Results
 from vsrbench.core.config import build, convert
-from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.errors import UserError, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.data.selection import Selection, read_span
 from vsrbench.results.limits import Constraints, mib
@@ -162,10 +162,10 @@ def _figure(entry: Any, where: str) -> Figure:
     for name, value in entry.items():
         if name not in own:
             if name not in hints:
-                raise UserError(f"{where}: {unknown('field', name, own | set(hints))}")
+                raise UserError(f"{where}: {unknown_name('field', name, own | set(hints))}")
             options[name] = convert(value, hints[name], f"{where}: {name}")
     rest = {name: value for name, value in entry.items() if name in own}
     figure: Figure = build(Figure, rest, where, options=options)
     if figure.kind not in FIGURES:
-        raise UserError(f"{where}: {unknown('figure', figure.kind, FIGURES)}")
+        raise UserError(f"{where}: {unknown_name('figure', figure.kind, FIGURES)}")
     return figure

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from vsrbench.cards.specs import ROOT
 from vsrbench.cards.weights import SUFFIXES, search
-from vsrbench.core.files import below, content
+from vsrbench.core.files import content, list_below
 from vsrbench.core.keys import digest
 from vsrbench.core.types import MethodCard
 
@@ -34,7 +34,7 @@ _CHANGING = (("proc",), ("sys",), ("dev",))
 """Folders of the system whose files say something else every time."""
 
 
-def code(card: MethodCard) -> str:
+def digest_code(card: MethodCard) -> str:
     """Digest of a card's entry and of the code behind it, or of the `program` beside it.
 
     Empty where there is neither.
@@ -47,15 +47,15 @@ def code(card: MethodCard) -> str:
     place = _place(card, module)
     if place is None:
         return digest([card.entry])
-    found = [[_label(p, place.top), content(p)] for p in sorted(_closure(place))]
+    found = [[_label(p, place.top), content(p)] for p in sorted(_collect_files(place))]
     more = [[_label(p, Path(card.folder)), content(p)] for p in sorted(_of_card(card))]
     return digest([module, function, found, *([more] if more else [])])
 
 
-def files(card: MethodCard) -> set[Path]:
-    """The files that `code` is a digest of."""
+def list_files(card: MethodCard) -> set[Path]:
+    """The files that `digest_code` is a digest of."""
     place = _place(card, card.entry.partition(":")[0])
-    return _closure(place) if place else set()
+    return _collect_files(place) if place else set()
 
 
 def root_of(card: MethodCard, module: str) -> Path:
@@ -136,7 +136,7 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _closure(place: _Place) -> set[Path]:
+def _collect_files(place: _Place) -> set[Path]:
     """All files that belong to the code of a module."""
     found: set[Path] = set()
     waiting = [place.file]
@@ -146,11 +146,11 @@ def _closure(place: _Place) -> set[Path]:
             continue
         found.add(path)
         if path.suffix == ".py":
-            waiting += _named(path, place)
+            waiting += _find_named(path, place)
     return found
 
 
-def _named(path: Path, place: _Place) -> Iterator[Path]:
+def _find_named(path: Path, place: _Place) -> Iterator[Path]:
     """The own modules that a module imports, their packages, and the files that it names."""
     here = path.parent
     while here != place.top and here.is_relative_to(place.top):
@@ -198,7 +198,7 @@ def _spoken(name: str, here: Path, folders: bool) -> Iterator[Path]:
         if path.is_file():
             found = [path]
         elif folders and path.is_dir() and path != here and path.is_relative_to(here):
-            found = [file for _, file in below(path)]
+            found = [file for _, file in list_below(path)]
         elif "*" in name and re.search(r"\w", name.replace("*", "")):
             found = [file for file in here.glob(name) if file.is_file()]
         else:

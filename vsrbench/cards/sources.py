@@ -18,7 +18,7 @@ from typing import Any
 from vsrbench.cards.weights import search
 from vsrbench.core import download
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.core.files import content, replacing
+from vsrbench.core.files import content, replace_atomically
 from vsrbench.core.types import MethodCard, Source
 from vsrbench.core.variables import (
     FETCHED,
@@ -61,7 +61,7 @@ class Need:
         """Bytes to download from the first source; 0 when unknown."""
         return self.sources[0].size
 
-    def found(self) -> Path | None:
+    def locate(self) -> Path | None:
         """Where the file is; None when it is nowhere."""
         first = self.sources[0]
         if first.hub and ":" not in first.hub:  # a folder, in which all that is wanted is there
@@ -73,16 +73,16 @@ class Need:
         places = (search(name, *self.folders) for name in (self.name, *self.also))
         return next((path for path in places if path), None)
 
-    def free(self) -> bool:
+    def is_free(self) -> bool:
         """Whether its licence needs no acceptance, or has it."""
         return self.licence in PERMISSIVE or self.licence in _notes()["licences"]
 
-    def small(self) -> bool:
+    def is_small(self) -> bool:
         """Whether it is fetched without being asked for. Raises UserError for a wrong limit."""
         return 0 < self.size <= fetch_limit_mb() * 1e6
 
 
-def needs(
+def list_needs(
     owner: str,
     sources: Sequence[Source],
     licence: str,
@@ -106,7 +106,7 @@ def needs_of_card(card: MethodCard, checkout: Path | None = None) -> list[Need]:
     """
     place = checkout / card.environment.weights_to if checkout and card.environment else None
     folders = [place] if place else [Path(card.folder)]
-    return needs(card.name, card.weights.sources, card.weights.licence, folders, place)
+    return list_needs(card.name, card.weights.sources, card.weights.licence, folders, place)
 
 
 def fetch(
@@ -123,7 +123,7 @@ def fetch(
     paths = []
     try:
         for need in wanted:
-            path = need.found()
+            path = need.locate()
             if path is None:
                 path = _fetch(need, need.place or fetched_folder(), note, timeout_s)
             paths.append(path)
@@ -142,9 +142,10 @@ def _fetch(need: Need, folder: Path, note: Callable[[str], None], timeout_s: flo
     """One file that is not here, from the first source that has it."""
     if offline():
         raise MissingError(
-            f"{need.owner} needs {need.name}, and {OFFLINE}=1 forbids the download", by_hand(need)
+            f"{need.owner} needs {need.name}, and {OFFLINE}=1 forbids the download",
+            explain_by_hand(need),
         )
-    if not need.free():
+    if not need.is_free():
         raise UserError(
             f"the licence of {need.name} is not accepted yet: {need.licence or 'none stated'}",
             f"vsrbench weights fetch --for {need.owner} --accept-licence",
@@ -163,28 +164,28 @@ def _fetch(need: Need, folder: Path, note: Callable[[str], None], timeout_s: flo
         return path
     first = failures[0]
     kind = type(first) if len(failures) == 1 else MissingError
-    hint = by_hand(need)
+    hint = explain_by_hand(need)
     if (folder / (need.name + download.PARTIAL)).exists():
         hint = f"what has come is kept and the same command goes on from there; or {hint}"
     raise kind("; ".join(f.message for f in failures), hint) from first
 
 
-def by_hand(need: Need) -> str:
+def explain_by_hand(need: Need) -> str:
     """What to do when a file cannot be fetched."""
     origin = download.describe(need.sources[0])
     return f"get it from {origin} and put it into a folder named in ${WEIGHTS}"
 
 
-def described(need: Need) -> str:
+def describe(need: Need) -> str:
     """Where a file comes from first, how large that is, and its licence, in words."""
     size = f"{need.size / 1e6:,.1f} MB" if need.size else "size unknown"
     origin = download.describe(need.sources[0])
     return f"{origin}, {size}, {need.licence or 'no licence stated'}"
 
 
-def missing(wanted: Iterable[Need]) -> list[Need]:
+def find_missing(wanted: Iterable[Need]) -> list[Need]:
     """Those whose file is nowhere."""
-    return [need for need in wanted if need.found() is None]
+    return [need for need in wanted if need.locate() is None]
 
 
 def provide(wanted: Iterable[Need], note: Callable[[str], None], timeout_s: float) -> None:
@@ -192,8 +193,8 @@ def provide(wanted: Iterable[Need], note: Callable[[str], None], timeout_s: floa
 
     What cannot be fetched is said, too; nothing is raised but for a wrong limit.
     """
-    for need in [] if offline() else missing(wanted):
-        if need.small() and need.free():
+    for need in [] if offline() else find_missing(wanted):
+        if need.is_small() and need.is_free():
             try:
                 fetch([need], note, timeout_s)
             except UserError as error:
@@ -216,7 +217,7 @@ def _notes() -> dict[str, Any]:
 
 
 def _write(notes: dict[str, Any]) -> None:
-    with replacing(fetched_folder() / NOTES) as partial:
+    with replace_atomically(fetched_folder() / NOTES) as partial:
         partial.write_text(json.dumps(notes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -243,7 +244,7 @@ def remember(path: Path) -> None:
     _write(notes)
 
 
-def problem(need: Need, path: Path) -> str:
+def find_problem(need: Need, path: Path) -> str:
     """What is wrong with a file that is here; empty if nothing is known to be."""
     expected = next((s.sha256 for s in need.sources if s.sha256), "")
     expected = expected or (_notes()["files"].get(path.name, "") if _is_ours(path) else "")

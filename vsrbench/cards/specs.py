@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vsrbench.cards.plugins import plugins
-from vsrbench.cards.weights import SUFFIXES, as_found
+from vsrbench.cards.weights import SUFFIXES, find_named_file
 from vsrbench.core.config import build, checked_name, checked_place
-from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.errors import UserError, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.core.types import (
     DatasetSpec,
@@ -86,7 +86,7 @@ def read_card(path: Path) -> MethodCard:
             f"min_size {card.min_size} do not fit",
             "scale and window are 0 or more, the others 1 or more",
         )
-    return as_found(card)
+    return find_named_file(card)
 
 
 def method_card(root: Path, name: str) -> MethodCard:
@@ -108,7 +108,7 @@ def method_card(root: Path, name: str) -> MethodCard:
         name = f"{stem}-file" if stem in files else stem
         source = str(path.resolve())
         return replace(card, name=name, title=path.stem, weights=weights, source=source)
-    raise unknown(
+    raise unknown_name(
         "method", name, set(files) - {"spandrel"}, "or the path of a checkpoint that spandrel reads"
     )
 
@@ -124,7 +124,9 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
         all_of = dataset_spec(root, whole)
         only = tuple(entry for entry in all_of.layouts if entry.name == layout)
         if not only:
-            raise unknown(f"layout of {whole}", layout, (entry.name for entry in all_of.layouts))
+            raise unknown_name(
+                f"layout of {whole}", layout, (entry.name for entry in all_of.layouts)
+            )
         return replace(
             all_of,
             name=name,
@@ -134,14 +136,14 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
             folder=all_of.folder or whole,
         )
     if name not in files:
-        raise unknown("dataset", name, files, "for your own video: --input FILE|DIR")
+        raise unknown_name("dataset", name, files, "for your own video: --input FILE|DIR")
     path = files[name]
     table = read_toml(path)
     base = table.get("base", "")
     checked_name(table.get("name", name), "dataset", path)
     if base:
         if not isinstance(base, str) or base not in files or base == name:
-            raise UserError(f"{path}: {unknown('base', str(base), set(files) - {name})}")
+            raise UserError(f"{path}: {unknown_name('base', str(base), set(files) - {name})}")
         table = {"folder": base, **read_toml(files[base]), **table}
     layouts = [build(Layout, entry, path) for entry in _tables(table, "layouts", path)]
     if "lq" in table or "gt" in table:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from vsrbench.core.errors import DataError, MissingError
-from vsrbench.core.files import content, not_the_file, replacing
+from vsrbench.core.files import content, recognise_page, replace_atomically
 from vsrbench.core.types import MethodCard, Origin
 from vsrbench.core.variables import WEIGHTS, fetched_folder, weights_folders
 
@@ -34,10 +34,10 @@ UNREADABLE = (
 )
 
 
-def unreadable(path: Path, error: Exception) -> DataError:
+def unreadable_error(path: Path, error: Exception) -> DataError:
     """The error for a file that is no checkpoint or a broken one."""
     with suppress(OSError):
-        if what := not_the_file(path):
+        if what := recognise_page(path):
             return DataError(f"checkpoint {path} is {what}", "fetch it again, or `git lfs pull`")
     return DataError(
         f"checkpoint {path} cannot be read: {(str(error).splitlines() or [''])[0][:120]}",
@@ -50,12 +50,12 @@ def search(name: str, *folders: Path) -> Path | None:
     fetched; None if nowhere.
     """
     for folder in (*folders, *weights_folders(), fetched_folder()):
-        if _there(folder / name):
+        if _is_there(folder / name):
             return folder / name
     return None
 
 
-def _there(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     """Whether this is a file, or a folder in diffusers' layout."""
     return path.is_file() or (path / INDEX).is_file()
 
@@ -67,7 +67,7 @@ def locate(card: MethodCard) -> Path | None:
         return None
     file, folder = Path(weights.file).expanduser(), Path(card.folder)
     if file.is_absolute():
-        found = file if _there(file) else None
+        found = file if _is_there(file) else None
     else:
         found = search(weights.file, folder) or search(file.name, folder)
     if found is None:
@@ -83,7 +83,7 @@ def locate(card: MethodCard) -> Path | None:
     return found
 
 
-def as_found(card: MethodCard) -> MethodCard:
+def find_named_file(card: MethodCard) -> MethodCard:
     """A card of origin "random" may name a file: where it is found, origin and note are the file's.
 
     Elsewhere the network is initialised from seed 0. Imports no torch. Raises DataError.
@@ -101,7 +101,7 @@ def as_found(card: MethodCard) -> MethodCard:
         with safe_open(str(path), framework="np") as file:
             about: dict[str, Any] = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     origin = about.get("origin", "")
     known: Origin = origin if origin in get_args(Origin) else "user"
     return replace(card, weights=replace(card.weights, origin=known, note=about.get("note", "")))
@@ -125,14 +125,14 @@ def identify(card: MethodCard) -> str:
 
 
 def _content(path: Path) -> str:
-    """sha256 of a file; of a folder, that of the lines that `sha256sum` prints for its `parts`."""
+    """sha256 of a file; of a folder, that of the lines that `sha256sum` prints for its `list_parts`."""
     if path.is_dir():
-        lines = [f"{_content(p)}  {p.relative_to(path).as_posix()}\n" for p in parts(path)]
+        lines = [f"{_content(p)}  {p.relative_to(path).as_posix()}\n" for p in list_parts(path)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     return content(path)
 
 
-def parts(folder: Path) -> list[Path]:
+def list_parts(folder: Path) -> list[Path]:
     """The files that loading a folder in diffusers' layout reads.
 
     Not pickles, single files of everything beside the parts, nor variants (`*.fp16.safetensors`).
@@ -160,7 +160,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (*UNREADABLE, SafetensorError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -177,7 +177,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     return floats, metadata
 
 
-def checked(card: MethodCard) -> Path:
+def verify(card: MethodCard) -> Path:
     """The weights of a card, a file or a folder, hash checked. Raises MissingError."""
     identify(card)
     path = locate(card)
@@ -188,7 +188,7 @@ def checked(card: MethodCard) -> Path:
 
 def load_state(card: MethodCard) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(state dict, metadata) of a card's weights, hash checked. Raises MissingError, DataError."""
-    return read_checkpoint(checked(card))
+    return read_checkpoint(verify(card))
 
 
 def load_strictly(
@@ -246,7 +246,7 @@ def open_slices(path: Path) -> dict[str, Any]:
             return {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except (*UNREADABLE, SafetensorError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
 
 
 def save_checkpoint(
@@ -270,5 +270,5 @@ def save_checkpoint(
     }
     assert all(torch.isfinite(v).all() for v in kept.values()), "not finite"
     metadata = {"config": json.dumps(dict(config)), "origin": origin, "note": note}
-    with replacing(path) as partial:
+    with replace_atomically(path) as partial:
         save_file(kept, str(partial), metadata=metadata)

@@ -42,7 +42,7 @@ from vsrbench.core.errors import (
     OK,
     UserError,
     missing_package,
-    unknown,
+    unknown_name,
 )
 from vsrbench.core.progress import note, say_error
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 name += f" {args.pop(0)}"
             if name not in COMMANDS:
                 alike = [c for c in COMMANDS if (" " in c) == (" " in name)]
-                raise unknown("command", name, alike, "see: vsrbench --help")
+                raise unknown_name("command", name, alike, "see: vsrbench --help")
         if name == "run" and not args:
             run.make_parser().print_help(sys.stderr)
             return UserError.exit_code

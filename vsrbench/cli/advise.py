@@ -58,7 +58,7 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Look at the clip, print the answers, write the page, and print its path."""
     from vsrbench.api import default_results
-    from vsrbench.api.running import at_precision
+    from vsrbench.api.running import set_precision
     from vsrbench.cards import specs
     from vsrbench.core.env import device_name
     from vsrbench.results import advice
@@ -83,8 +83,8 @@ def execute(options: argparse.Namespace) -> int:
             if not any(card.name == "bicubic" for card in cards):
                 cards.insert(0, specs.method_card(options.root, "bicubic"))
         else:
-            cards, absent = advise.ready_cards(options.root, options.scale)
-        cards = at_precision(cards, device)
+            cards, absent = advise.select_ready(options.root, options.scale)
+        cards = set_precision(cards, device)
         study = read_study(specs.ROOT)
         store = Store(options.results or default_results() / "advice")
         store.prepare()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vsrbench.cards.specs import ROOT
-from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.errors import UserError, unknown_name
 
 SEVERAL = "; cuda:0,cuda:1 or cpu,cpu: a process for each"
 METRICS = "default: all that the data allows; pyiqa:NAME: any of pyiqa"
@@ -34,9 +34,9 @@ class Parser(argparse.ArgumentParser):
             hint = f"did you mean {close[0]}?" if close else hint
         elif match := re.match(r"argument (.+?): invalid choice: '(.+?)' \(choose from", message):
             choices = [c for a in self._actions if a.choices for c in a.choices]
-            own = [a for a in self._actions if a.choices and match[1] in _called(a)]
+            own = [a for a in self._actions if a.choices and match[1] in _name_argument(a)]
             choices = [str(c) for a in own for c in a.choices or ()] or choices
-            raise unknown(match[1].lstrip("-"), match[2], choices)
+            raise unknown_name(match[1].lstrip("-"), match[2], choices)
         raise UserError(message, hint)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
                 raise error from None
 
 
-def _called(action: argparse.Action) -> list[str]:
+def _name_argument(action: argparse.Action) -> list[str]:
     """How argparse names an argument in its errors."""
     return [*action.option_strings, "/".join(action.option_strings), action.dest]
 

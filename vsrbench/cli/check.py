@@ -43,7 +43,7 @@ def execute(options: argparse.Namespace) -> int:
     everything = not options.run and not any(getattr(options, kind) for kind in kinds)
     for kind, known in kinds.items():
         for name in known if everything else getattr(options, kind):
-            why = _problem(options.root, kind, name)
+            why = _find_problem(options.root, kind, name)
             if type(why) is UserError and name not in known:
                 raise why
             print(f"{kind[:-1]} {name}: {why or 'ready'}")
@@ -65,7 +65,7 @@ def _try(options: argparse.Namespace) -> list[int]:
     return codes
 
 
-def _problem(root: Path, kind: str, name: str) -> UserError | None:
+def _find_problem(root: Path, kind: str, name: str) -> UserError | None:
     """Why something cannot be used here; None when it can. Imports what it needs, runs nothing."""
     from vsrbench import metrics
     from vsrbench.cards import specs
@@ -83,7 +83,7 @@ def _problem(root: Path, kind: str, name: str) -> UserError | None:
         elif kind == "datasets":
             spec = specs.dataset_spec(root, name)
             if spec.kind != "embedded":
-                datasets.on_disk(spec, note)
+                datasets.find_on_disk(spec, note)
         else:  # what lacks weights is not to fetch them now
             return metrics.unavailable(name, fetch=False) or metrics.unavailable(name)
     except UserError as error:

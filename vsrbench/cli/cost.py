@@ -56,8 +56,8 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.run.runner import Run, RunConfig
     from vsrbench.show.grid import grid
 
-    sizes = [_checked(size, text) for text in options.grid or []]
-    lengths = [_checked(positive, text) for text in options.frames or ["10"]]
+    sizes = [_check(size, text) for text in options.grid or []]
+    lengths = [_check(positive, text) for text in options.frames or ["10"]]
     if options.size and len(lengths) > 1:
         raise UserError("--size goes with one number of frames", "several: --grid")
     with crew_of(options) as crew:
@@ -67,7 +67,7 @@ def execute(options: argparse.Namespace) -> int:
         store.prepare()
         config = RunConfig(options.root, devices, fresh=options.fresh, verbose=options.verbose)
         run = Run(config, store, crew)
-        with run.logged():
+        with run.keep_log():
             if sizes:
                 print(grid(run.grid(cards, sizes, options.scale, lengths)))
             else:
@@ -78,7 +78,7 @@ def execute(options: argparse.Namespace) -> int:
         return run.exit_code
 
 
-def _checked(kind: Callable[[str], T], text: str) -> T:
+def _check(kind: Callable[[str], T], text: str) -> T:
     """One entry of a list. Raises UserError."""
     try:
         return kind(text)

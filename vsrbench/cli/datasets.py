@@ -117,7 +117,7 @@ def fetch(options: argparse.Namespace) -> int:
     from vsrbench.data import fetch as packs
 
     spec = specs.dataset_spec(options.root, options.name)
-    downloads = packs.chosen_pack(spec, options.pack)
+    downloads = packs.choose_pack(spec, options.pack)
     place = options.to or datasets.root_of(spec)
     if place is None:
         raise UserError(

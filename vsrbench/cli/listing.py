@@ -81,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
     if not options.verbose:
         entries = [replace(e, more="") for e in entries]
     elif options.what == "methods":
-        entries = [replace(e, more=_construction(options.root, e.name)) for e in entries]
+        entries = [replace(e, more=_describe_construction(options.root, e.name)) for e in entries]
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 100)
     column = min(24, max([len(entry.name) for entry in entries], default=0) + 2)
     for group in GROUPS:
@@ -98,7 +98,7 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
     """Everything of one kind. Imports no torch."""
     from vsrbench import metrics
     from vsrbench.cards import specs
-    from vsrbench.cards.sources import described
+    from vsrbench.cards.sources import describe
     from vsrbench.data import datasets
     from vsrbench.metrics.requirements import REQUIREMENTS, need_of
 
@@ -123,7 +123,7 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
             unit = f" in {info.unit}" if info.unit else ""
             what = f"{info.title}{unit}, {BETTER[info.better]}"
             if need := need_of(name):
-                what += f"; weights: {described(need)}"
+                what += f"; weights: {describe(need)}"
             elif (wants := REQUIREMENTS.get(name)) and wants.package:
                 what += f"; package {wants.install} ({wants.licence})"
             more = info.source + (f" Rewards wrongly: {info.flaw}." if info.flaw else "")
@@ -165,7 +165,7 @@ def _method(name: str, path: Path) -> Entry:
     return Entry(name, what)
 
 
-def _construction(root: Path, name: str) -> str:
+def _describe_construction(root: Path, name: str) -> str:
     """What `list methods -v` says besides: measured when first asked for, then kept."""
     from vsrbench.cards import specs, weights
     from vsrbench.core.types import Weights
@@ -187,7 +187,7 @@ def _construction(root: Path, name: str) -> str:
         except MissingError as error:  # no figure here depends on the numbers in the weights
             card, sha, absent = replace(card, weights=Weights("random")), "", error
         cache = cache_folder() / "construction"
-        found = cost.construction(card, sha, device, cache)
+        found = cost.measure_construction(card, sha, device, cache)
     except UserError as error:  # without its file, a network may not even be known
         say_error(absent if absent and isinstance(error, MissingError) else error)
         return ""

@@ -34,7 +34,7 @@ from vsrbench.cli.stored import open_store
 from vsrbench.core import processes
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
-from vsrbench.results.limits import within
+from vsrbench.results.limits import describe_within
 
 if TYPE_CHECKING:
     from vsrbench.api.study import Grid, Study
@@ -210,7 +210,7 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
         try:
             sets.append(datasets.open_dataset(spec, note, study.selection))
         except UserError as error:  # the other sets go on
-            run.could_not_open(error)
+            run.report_unopened(error)
     refuse_unknown(study.selection, (name for dataset in sets for name in dataset.names))
     sets = [dataset for dataset in sets if dataset.clips or dataset.broken]
     if options.dry_run:
@@ -230,7 +230,7 @@ def _map(grid: Grid, cards: Sequence[MethodCard], run: Run, scale: int) -> None:
     """Measure cost at all sizes and lengths, and print the map."""
     from vsrbench.show import grid as show
 
-    with run.logged():
+    with run.keep_log():
         print(show.grid(run.grid(cards, [size(text) for text in grid.sizes], scale, grid.frames)))
 
 
@@ -248,7 +248,7 @@ def _make(options: argparse.Namespace, study: Study, run: Run, sets: list[Datase
             own = own if dataset.spec.path else [r for r in own if r.dataset == dataset.spec.name]
             made = moving.videos(folder, run.store.frames, own, dataset.clips, study.video, note)
             print("\n".join(map(str, made)))
-    if text := within(records, study.constraints):
+    if text := describe_within(records, study.constraints):
         print(text)
     names = {dataset.spec.name: dataset.spec for dataset in sets}
     results = Results(run.store, options.root, names, records)

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
     """The cards of --methods, in the precision and by the backend asked for. Raises UserError."""
-    from vsrbench.api.running import at_precision
+    from vsrbench.api.running import set_precision
     from vsrbench.cards import specs
     from vsrbench.run.backends import check
 
     if not options.methods:
         raise UserError("say which methods to run", "--methods A,B; see: vsrbench list methods")
     cards = [specs.method_card(options.root, m) for m in options.methods]
-    found = at_precision(
+    found = set_precision(
         cards,
         device,
         getattr(options, "precision", "") or "",
@@ -40,8 +40,8 @@ def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
 
 def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
     """What `run --dry-run` says: clips of each set, and the command line of each program."""
-    from vsrbench.programs.command import shown
-    from vsrbench.run.method import at_scale
+    from vsrbench.programs.command import show_command
+    from vsrbench.run.method import set_scale
 
     for dataset in sets:
         for card in cards:
@@ -49,7 +49,7 @@ def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None
             sizes = dict.fromkeys((clip.size, clip.scale) for clip in dataset.clips)
             for size, scale in sizes if card.kind == "command" else ():
                 try:
-                    print(shown(at_scale(card, scale), size))
+                    print(show_command(set_scale(card, scale), size))
                 except UserError as error:
                     print(f"# {error}")
 
@@ -82,7 +82,7 @@ def print_tables(
         rows = list(dict.fromkeys(r.method for r in records if r.dataset == name))
         own = {name: spec if name == spec.name else replace(spec, name=name, title=name)}
         results = Results(run.store, options.root, own, records)
-        print(results.table(form, methods=rows, datasets=[name], metrics=run.wanted(dataset)))
+        print(results.table(form, methods=rows, datasets=[name], metrics=run.choose_metrics(dataset)))
 
 
 def say_counts(run: Run) -> None:

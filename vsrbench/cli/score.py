@@ -23,7 +23,7 @@ from vsrbench.cli.arguments import (
 from vsrbench.cli.running import crew_of, print_tables, say_counts
 from vsrbench.cli.stored import open_store
 from vsrbench.core import processes
-from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.errors import UserError, unknown_name
 from vsrbench.core.progress import note
 
 
@@ -85,11 +85,11 @@ def execute(options: argparse.Namespace) -> int:
 
     processes.warm_up()
     if options.preset and options.preset not in PRESETS:
-        raise unknown("preset", options.preset, PRESETS)
+        raise unknown_name("preset", options.preset, PRESETS)
     dove = options.preset == "dove"
     policy: Any = options.policy or ("topleft" if dove else "refuse")
     if policy not in get_args(outputs.Policy):
-        raise unknown("policy", policy, get_args(outputs.Policy))
+        raise unknown_name("policy", policy, get_args(outputs.Policy))
     outputs.frame_numbers(options.frames, 1)
     beside = options.outputs / datasets.MANIFEST
     align = options.align or (str(beside) if beside.is_file() else "")
@@ -110,7 +110,7 @@ def execute(options: argparse.Namespace) -> int:
     for metric in metrics:
         metric_info(metric)
     source = options.outputs.resolve()
-    title = options.name or datasets.own_name(options.outputs)
+    title = options.name or datasets.name_of_path(options.outputs)
     name = datasets.safe_name(title)
     if name in {specs.GT_CARD.name, *specs.method_files(options.root)}:
         raise UserError(f"'{name}' is the name of a method here", "choose another with --name")

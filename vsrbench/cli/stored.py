@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.progress import note
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def open_results(options: argparse.Namespace) -> Results:
 def write(path: Path, text: str) -> None:
     """Write a file, and say so. Raises UserError."""
     try:
-        with replacing(path) as partial:
+        with replace_atomically(path) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(

@@ -73,7 +73,7 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.api.results import load_side_by_side
     from vsrbench.cards.specs import ROOT
     from vsrbench.results import agreement, published, votes
-    from vsrbench.show.tables import selected
+    from vsrbench.show.tables import select
 
     if options.folders and options.results:
         raise UserError("folders are given twice: DIR and --results", "leave out --results")
@@ -104,13 +104,13 @@ def execute(options: argparse.Namespace) -> int:
         if options.with_published:
             sets = known_specs(options.root, (block.dataset for block in summary.blocks))
             bases = {name: spec.base or name for name, spec in sets.items()}
-            summary = published.beside(published.read(options.root), summary, bases)
+            summary = published.add_published(published.read(options.root), summary, bases)
         if options.votes:
-            summary = votes.beside(summary, votes.read(options.votes))
+            summary = votes.add_preferences(summary, votes.read(options.votes))
         whole = (form or "").startswith(("csv", "json"))
         drop_empty = options.drop_empty and not whole
-        shown = selected(summary, not options.no_cost, options.sort, drop_empty)
-        text = results.formatted(shown, form, options.columns)
+        shown = select(summary, not options.no_cost, options.sort, drop_empty)
+        text = results.format_summary(shown, form, options.columns)
     if options.output:
         write(options.output, text)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsrbench.cli.arguments import Parser, add_names, new_parser, positive
-from vsrbench.core.errors import FAILED, MISSING, OK, UserError, unknown
+from vsrbench.core.errors import FAILED, MISSING, OK, UserError, unknown_name
 from vsrbench.core.progress import note, say_error
 
 if TYPE_CHECKING:
@@ -76,15 +76,15 @@ def list_all(options: argparse.Namespace) -> int:
     """Print each file with its owner and whether it is here; source, size and licence below."""
     from textwrap import fill, indent
 
-    from vsrbench.cards.sources import described
+    from vsrbench.cards.sources import describe
 
-    for need in _wanted(options)[0]:
-        found = need.found()
+    for need in _select(options)[0]:
+        found = need.locate()
         state = (
             f"is {found}" if found and options.verbose else "is here" if found else "is not here"
         )
         print(f"{need.owner}: {need.name} {state}")
-        about = fill(described(need), WIDTH - 4, break_on_hyphens=False)
+        about = fill(describe(need), WIDTH - 4, break_on_hyphens=False)
         print(indent(about, " " * 4))
     return OK
 
@@ -95,20 +95,20 @@ def fetch(options: argparse.Namespace) -> int:
 
     if not (options.names or options.methods or options.metrics):
         raise UserError("say what to fetch", "NAME ..., --for METHOD or --metrics NAME")
-    wanted, cards = _wanted(options)
+    wanted, cards = _select(options)
     code = OK
     for owner in dict.fromkeys(need.owner for need in wanted):
         files = [need for need in wanted if need.owner == owner]
         try:
-            for need in sources.missing(files):
-                if not need.free():
+            for need in sources.find_missing(files):
+                if not need.is_free():
                     _ask(need, options.accept_licence)
             print(*sources.fetch(files, note, options.timeout), sep="\n")
         except UserError as error:  # the others come all the same
             say_error(error)
             code = code or error.exit_code
     for card in cards:
-        if card.weights.convert and not sources.missing(sources.needs_of_card(card)):
+        if card.weights.convert and not sources.find_missing(sources.needs_of_card(card)):
             print(_converted(card))
     return code
 
@@ -117,11 +117,11 @@ def check(options: argparse.Namespace) -> int:
     """Print what is wrong with a file, a line each; exit code 1 if any is, 3 if one is missing."""
     from vsrbench.cards import sources
 
-    wanted, _ = _wanted(options)
+    wanted, _ = _select(options)
     asked = bool(options.names or options.methods or options.metrics)
     good = bad = absent = 0
     for need in wanted:
-        path = need.found()
+        path = need.locate()
         if path is None:
             absent += 1
             if asked:
@@ -129,7 +129,7 @@ def check(options: argparse.Namespace) -> int:
                     f"{need.name} (for {need.owner}): not here; vsrbench weights fetch {need.owner}"
                 )
             continue
-        wrong = sources.problem(need, path)
+        wrong = sources.find_problem(need, path)
         good, bad = good + (not wrong), bad + bool(wrong)
         if wrong or asked:
             print(f"{path}: {wrong or 'as it should be'}")
@@ -137,7 +137,7 @@ def check(options: argparse.Namespace) -> int:
     return FAILED if bad else MISSING if absent and asked else OK
 
 
-def _wanted(options: argparse.Namespace) -> tuple[list[Need], list[MethodCard]]:
+def _select(options: argparse.Namespace) -> tuple[list[Need], list[MethodCard]]:
     """The files that were asked for, all by default, and the cards of their methods."""
     from vsrbench import metrics
     from vsrbench.cards import sources, specs
@@ -150,11 +150,13 @@ def _wanted(options: argparse.Namespace) -> tuple[list[Need], list[MethodCard]]:
         if name in files:
             cards.append(specs.read_card(files[name]))
         elif name in options.methods:
-            raise unknown("method", name, files)
-    by_card = {card.name: sources.needs_of_card(card, _checkout(card)) for card in cards}
+            raise unknown_name("method", name, files)
+    by_card = {card.name: sources.needs_of_card(card, _find_checkout(card)) for card in cards}
     for card in cards:
         if not (by_card[card.name] or everything):
-            raise UserError(f"no source of weights is known for '{card.name}'", _elsewhere(card))
+            raise UserError(
+                f"no source of weights is known for '{card.name}'", _describe_origin(card)
+            )
         found += by_card[card.name]
     by_metric = {name: need for name in metrics.METRICS if (need := need_of(name))}
     for name in options.metrics:
@@ -166,11 +168,11 @@ def _wanted(options: argparse.Namespace) -> tuple[list[Need], list[MethodCard]]:
     known = {need.owner for need in found} | set(files) | set(metrics.METRICS)
     for name in options.names:
         if name not in known:
-            found += _by_file(options.root, name, by_metric.values())
+            found += _find_by_file(options.root, name, by_metric.values())
     return found, cards
 
 
-def _by_file(root: Path, name: str, of_metrics: Iterable[Need]) -> list[Need]:
+def _find_by_file(root: Path, name: str, of_metrics: Iterable[Need]) -> list[Need]:
     """The first need of a file of this name. Raises UserError."""
     from vsrbench.cards import sources, specs
 
@@ -180,11 +182,11 @@ def _by_file(root: Path, name: str, of_metrics: Iterable[Need]) -> list[Need]:
     same = [need for need in needs if need.name == name]
     if not same:
         owners = {need.owner for need in needs} | {need.name for need in needs}
-        raise unknown("method, metric or file of weights", name, owners)
+        raise unknown_name("method, metric or file of weights", name, owners)
     return same[:1]
 
 
-def _checkout(card: MethodCard) -> Path | None:
+def _find_checkout(card: MethodCard) -> Path | None:
     """The checkout of a method in an environment of its own, if the user has named it."""
     from vsrbench.programs import command
 
@@ -196,7 +198,7 @@ def _checkout(card: MethodCard) -> Path | None:
         return None
 
 
-def _elsewhere(card: MethodCard) -> str:
+def _describe_origin(card: MethodCard) -> str:
     if card.weights.file and card.weights.origin == "trained_here":
         return "they come with it"
     return f"published at {card.weights.url}" if card.weights.url else "it needs none"
@@ -229,13 +231,13 @@ def _converted(card: MethodCard) -> Path:
     if found := search(name, Path(card.folder)):
         return found
     target = fetched_folder() / name
-    paths = [need.found() for need in sources.needs_of_card(card)]
+    paths = [need.locate() for need in sources.needs_of_card(card)]
     entry(replace(card, entry=card.weights.convert))(paths, target)
     return target
 
 
 def _declared_file(card: MethodCard) -> str:
-    """The file that a card names, which `as_found` takes away while it is nowhere."""
+    """The file that a card names, which `find_named_file` takes away while it is nowhere."""
     from vsrbench.core.files import read_toml
 
     return str(read_toml(Path(card.folder) / f"{card.name}.toml")["weights"]["file"])

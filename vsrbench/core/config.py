@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.errors import UserError, unknown_name
 
 T = TypeVar("T")
 MOST_LETTERS = 100
@@ -33,12 +33,12 @@ def build(cls: type, table: Any, where: Path | str, **given: Any) -> Any:
     given: fields that the file does not hold.
     """
     if not isinstance(table, Mapping):
-        raise UserError(f"{where}: {shown(table)} is not a table", "write fields as name = value")
+        raise UserError(f"{where}: {shorten(table)} is not a table", "write fields as name = value")
     known = {f.name: f for f in fields(cls)}
     values = dict(given)
     for name, value in table.items():
         if name not in known or name in given:
-            raise UserError(f"{where}: {unknown('field', str(name), set(known) - set(given))}")
+            raise UserError(f"{where}: {unknown_name('field', str(name), set(known) - set(given))}")
         values[name] = convert(value, _hints(cls)[name], f"{where}: {name}")
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
@@ -50,7 +50,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     """A value as the type that is asked for. Raises UserError, in which `where` comes first."""
     choices = [c for c in get_args(kind) if isinstance(c, str)]
     if choices and value not in choices:
-        raise UserError(f"{where} is {shown(value)}", f"one of: {', '.join(choices)}")
+        raise UserError(f"{where} is {shorten(value)}", f"one of: {', '.join(choices)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} must be a finite number, got {value}")
     try:
@@ -60,13 +60,13 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         text, _, place = text.partition(" - at $")
         place = f" at {place.strip('.')}" if place else ""
         if match := re.fullmatch(r"Expected (.+?), got (.+)", text):
-            text = f"must be {match[1]}{place}, got {shown(value)}"
+            text = f"must be {match[1]}{place}, got {shorten(value)}"
         else:
-            text = f"{text[:1].lower()}{text[1:]}{place}: {shown(value)}"
+            text = f"{text[:1].lower()}{text[1:]}{place}: {shorten(value)}"
         raise UserError(f"{where} {text}") from error
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value in a message: short, on one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -77,7 +77,7 @@ def checked_name(name: Any, kind: str, where: Path | str) -> str:
     fits = isinstance(name, str) and re.fullmatch(r"[\w+-][\w.+-]*", name)
     if not fits or len(name) > MOST_LETTERS:
         raise UserError(
-            f"{where}: {shown(name)} cannot be the name of a {kind}",
+            f"{where}: {shorten(name)} cannot be the name of a {kind}",
             f"letters, digits, _ + - and dots inside, {MOST_LETTERS} at most",
         )
     return str(name)
@@ -89,7 +89,7 @@ def checked_place(path: str, what: str, where: Path | str) -> str:
     outside = path.startswith(("/", "~", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", path)
     if path and (outside or not parts or "\0" in path or "**" in path):
         raise UserError(
-            f"{where}: {what} is {shown(path)}, which leads out of its folder",
+            f"{where}: {what} is {shorten(path)}, which leads out of its folder",
             "write a relative path without .. and **, such as 'LQ/{clip}'",
         )
     return path

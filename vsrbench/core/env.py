@@ -67,7 +67,7 @@ def capture(root: Path) -> dict[str, Any]:
 
     git: the state of vsrbench's own checkout; root: of the folder of methods and data sets.
 
-    For what `accelerators` tells there are empty places.
+    For what `find_accelerators` tells there are empty places.
     """
     packages = {}
     for name in PACKAGES:
@@ -91,7 +91,7 @@ def capture(root: Path) -> dict[str, Any]:
     }
 
 
-def accelerators() -> dict[str, Any]:
+def find_accelerators() -> dict[str, Any]:
     """CUDA and the GPUs, as torch sees them; empty without torch."""
     try:
         import torch

@@ -31,7 +31,7 @@ class UserError(Exception):
             return self._cause
         return "".join(traceback.format_exception(self.__cause__))
 
-    def because(self, log: str) -> Self:
+    def with_log(self, log: str) -> Self:
         """Itself, with a log in place of the traceback of what it was raised from."""
         self._cause = log
         return self
@@ -72,7 +72,7 @@ MOST_NAMES = 16
 """That an error lists in full."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
+def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """The error for a `name` that is not among `known`, with the closest match as suggestion."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -34,7 +34,7 @@ _remembered: dict[Path, dict[str, Any]] = {}
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place when the block ends well.
 
     Readers see the file as it was, or all of the new one. The folder is made if it is not there.
@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_beside(path)
+    partial = name_partial(path)
     try:
         yield partial
         partial.replace(path)
@@ -50,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def partial_beside(path: Path) -> Path:
+def name_partial(path: Path) -> Path:
     """A hidden name for what becomes `path` when it is whole; it tells who is at it."""
     owner = f"{socket.gethostname()}.{os.getpid()}"
     return path.with_name(f".{path.name}.{owner}.{secrets.token_hex(4)}.partial")
@@ -88,7 +88,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def not_the_file(path: Path) -> str:
+def recognise_page(path: Path) -> str:
     """What came instead of a file of data; empty where it may be one."""
     with path.open("rb") as file:
         head = file.read(1 << 10).lstrip().lower()
@@ -104,15 +104,15 @@ def content(path: Path) -> str:
     """sha256 of a file's content, in hex; of a folder, a digest of names and contents below it.
 
     Large files are read once while path, size, times and inode stay as they are: what was found is
-    kept in the cache folder. A folder is taken as `below` tells. Raises OSError.
+    kept in the cache folder. A folder is taken as `list_below` tells. Raises OSError.
     """
     if path.is_dir():
-        return digest(sorted((name, content(file)) for name, file in below(path)))
+        return digest(sorted((name, content(file)) for name, file in list_below(path)))
     about = path.stat()
     if about.st_size < _SMALL:
         return sha256_file(path)
     file = cache_folder() / "hashes.json"
-    known = _known(file)
+    known = _read_digests(file)
     state = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
     key = str(path.absolute())
     entry = known.get(key)
@@ -126,7 +126,7 @@ def content(path: Path) -> str:
     return found
 
 
-def below(
+def list_below(
     folder: Path, leave_out: Callable[[str], bool] = lambda name: False
 ) -> Iterator[tuple[str, Path]]:
     """(name relative to `folder`, file) of all files below it; links are followed, once each.
@@ -153,7 +153,7 @@ def below(
     yield from walk(folder, "")
 
 
-def _known(file: Path) -> dict[str, Any]:
+def _read_digests(file: Path) -> dict[str, Any]:
     """Path -> [size, mtime, ctime, inode, sha256], as read once from the cache folder."""
     if file not in _remembered:
         found: Any = None
@@ -171,5 +171,5 @@ def _write(file: Path, known: dict[str, Any]) -> None:
     if len(known) > _MANY:
         for key in [key for key in known if not Path(key).exists()]:
             del known[key]
-    with suppress(OSError), replacing(file) as partial:
+    with suppress(OSError), replace_atomically(file) as partial:
         partial.write_text(json.dumps(known), encoding="utf-8")

@@ -51,7 +51,7 @@ def energy_counter(uuid: str | None) -> tuple[Callable[[], float] | None, str]:
     return (lambda: read() / 1000) if read else None, why
 
 
-def shared(uuid: str | None, known: bool = False) -> bool | None:
+def is_shared(uuid: str | None, known: bool = False) -> bool | None:
     """Whether another process than this one and its parent is on the GPU now.
 
     None when NVML does not list this one, as in a PID namespace of its own, where nobody can be
@@ -77,17 +77,17 @@ class MemoryMeter:
         self.shared: bool | None = None
         self._uuid = uuid
         self._read, self.why = _reader(uuid, "nvmlDeviceGetMemoryInfo")
-        self._idle = self._used()
+        self._idle = self._read_used()
         self._peak = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def _used(self) -> int:
+    def _read_used(self) -> int:
         return int(self._read().used) if self._read else 0
 
     def _poll(self) -> None:
         while not self._stop.is_set():
-            self._peak = max(self._peak, self._used())
+            self._peak = max(self._peak, self._read_used())
             time.sleep(POLL_SECONDS)
 
     def __enter__(self) -> MemoryMeter:
@@ -106,9 +106,9 @@ class MemoryMeter:
             return
         self._stop.set()
         self._thread.join()
-        self._peak = max(self._peak, self._used())
+        self._peak = max(self._peak, self._read_used())
         self.peak_mib = (self._peak - self._idle) / 2**20
-        self.shared = shared(self._uuid)
+        self.shared = is_shared(self._uuid)
 
 
 def tree_mib(root: int) -> tuple[float | None, float | None]:

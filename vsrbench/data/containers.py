@@ -15,7 +15,7 @@ _IN_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0x5854, 0xAF, 0xEC, 0xBF}
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
-def cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: int) -> bool:
+def is_cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: int) -> bool:
     """Whether frames are missing at the end of a file.
 
     container: its name in FFmpeg. fewer: there are fewer packets than its index has. shorter: they

@@ -150,13 +150,13 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
     found[name] = path
 
 
-def on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
+def find_on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
     """The clips of a set that a run takes. Raises MissingError when it is not here, DataError."""
     reason = explain_missing(spec)
     if reason:
         raise reason
     root = root_of(spec)
-    assert root is not None  # `missing` has seen to it
+    assert root is not None  # `find_missing` has seen to it
     here, *others = find_layouts(spec, root)
     if not here.lq:
         raise MissingError(
@@ -167,7 +167,9 @@ def on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
         if clips and Path(pattern).name in ("{clip}", "*"):
             for folder in sorted({path.parent for path in clips.values()}):
                 files = [p for p in sorted(folder.iterdir()) if p.is_file() and not is_hidden(p)]
-                if line := frames.left_out(folder, [p for p in files if p not in clips.values()]):
+                if line := frames.describe_left_out(
+                    folder, [p for p in files if p not in clips.values()]
+                ):
                     note(line)
     # The pattern {clip} fits anything, also the folder that holds all the rest.
     more = [e.layout.name for e in others if e.lq not in ({}, here.lq) and "/" in e.layout.lq]
@@ -186,9 +188,9 @@ def open_dataset(spec: DatasetSpec, note: Note, selection: Selection = WHOLE) ->
 
         make = footage.clips if spec.name == footage.NAME else synthetic.clips
         found = {clip.name: clip for clip in make(cache_folder(), note)}
-        chosen = selection.chosen(found).values()
+        chosen = selection.choose(found).values()
         return _cut(Dataset(spec, list(chosen), names=tuple(found)), selection)
-    here = on_disk(spec, note)
+    here = find_on_disk(spec, note)
     native = here.layout.native_scale or spec.native_scale or spec.scale
     gt = here.gt if here.layout.gt else None
     return _pair(spec, here.lq, gt, note, native, selection)
@@ -206,20 +208,20 @@ def open_input(
     gt_clips = clips_below(gt, note) if gt else None
     if gt and single:
         gt_clips = {next(iter(lq_clips)): gt}
-    spec = adhoc(path, "synthetic" if gt else "real", scale)
+    spec = make_adhoc_spec(path, "synthetic" if gt else "real", scale)
     found = _pair(spec, lq_clips, gt_clips, note, selection=selection)
     if single and found.broken:
         raise next(iter(found.broken.values()))
     return found
 
 
-def adhoc(path: Path, kind: Literal["real", "synthetic"], scale: int) -> DatasetSpec:
+def make_adhoc_spec(path: Path, kind: Literal["real", "synthetic"], scale: int) -> DatasetSpec:
     """The spec of a set that is named after its path."""
-    name, at = own_name(path), str(path.resolve())
+    name, at = name_of_path(path), str(path.resolve())
     return DatasetSpec(safe_name(name), version=1, title=name, kind=kind, scale=scale, path=at)
 
 
-def own_name(path: Path) -> str:
+def name_of_path(path: Path) -> str:
     """The name of a clip or set by its path: that of a link, not of what it points to."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100  # `resolve` follows links
     return whole.stem if path.is_file() else whole.name
@@ -239,7 +241,7 @@ def clips_below(path: Path, note: Note = say) -> dict[str, Path]:
     if not path.exists():
         raise MissingError(f"no file or folder at {path}", "check the path")
     if path.is_file():
-        return {safe_name(own_name(path)): path}
+        return {safe_name(name_of_path(path)): path}
     there = sorted(path.iterdir())
     inside = [p for p in there if not is_hidden(p)]
     clips = [p for p in inside if p.is_dir() or is_video(p)]
@@ -250,7 +252,7 @@ def clips_below(path: Path, note: Note = say) -> dict[str, Path]:
                 f"{path} holds images and {kind}, such as {image.name} and {video.name}",
                 "move one kind away: is it one clip or several?",
             )
-        return {safe_name(own_name(path)): path}
+        return {safe_name(name_of_path(path)): path}
     if not clips:
         raise DataError(
             f"{path} holds no frames and no clips",
@@ -261,7 +263,7 @@ def clips_below(path: Path, note: Note = say) -> dict[str, Path]:
         _add(found, p.stem if p.is_file() else p.name, p)
     own = {f"{p.name}{suffix}" for p in clips for suffix in (".key", ".sha256")}
     others = [p for p in there if p not in clips and p.name not in {MANIFEST, *own}]
-    if line := frames.left_out(path, others):
+    if line := frames.describe_left_out(path, others):
         note(line)
     return found
 
@@ -287,7 +289,7 @@ def _pair(
 ) -> Dataset:
     clips: list[Clip] = []
     broken: dict[str, UserError] = {}
-    for name, path in selection.chosen(lq).items():
+    for name, path in selection.choose(lq).items():
         try:
             if gt is not None and name not in gt:
                 raise DataError(
@@ -337,14 +339,16 @@ def check_pairs(
     they pair in their order, of which one side may have more at the end.
     """
     a, b = _numbered(first), _numbered(second)
-    why = numbering.mismatch(a, b, titles)  # where both sides count without gaps, places suffice
+    why = numbering.explain_mismatch(
+        a, b, titles
+    )  # where both sides count without gaps, places suffice
     if why and len(first) != len(second) and places is None:
         places = range(min(len(first), len(second)))
         a = a[: len(places)]
     if (
         why
         and places is not None
-        and not numbering.mismatch(a, [b[i] for i in places if b], titles)
+        and not numbering.explain_mismatch(a, [b[i] for i in places if b], titles)
     ):
         why = ""
     if why:

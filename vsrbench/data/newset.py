@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vsrbench.cards.specs import dataset_files, dataset_spec
-from vsrbench.core.errors import DataError, MissingError, UserError, unknown
-from vsrbench.core.files import replacing
+from vsrbench.core.errors import DataError, MissingError, UserError, unknown_name
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.keys import digest
 from vsrbench.core.types import DatasetSpec
 from vsrbench.data import frames, second_order
@@ -40,7 +40,7 @@ def add(
     `folder` itself. scale: None to follow from the sizes of LQ and GT, 4 without GT. Raises
     UserError, MissingError, DataError.
     """
-    _free(root, name)
+    _check_is_free(root, name)
     if not folder.is_dir():
         raise MissingError(f"no folder {folder}", "name the folder that holds the clips")
     if lq is None and gt is None:
@@ -80,7 +80,7 @@ def add(
         raise
 
 
-def _free(root: Path, name: str) -> None:
+def _check_is_free(root: Path, name: str) -> None:
     """Raise UserError unless a spec of this name can be written."""
     if name != safe_name(name) or not name:
         raise UserError(f"'{name}' cannot be the name of a dataset", "use letters, digits, - and _")
@@ -100,7 +100,7 @@ def _write(path: Path, folder: Path, lq: str, gt: str, scale: int) -> None:
     sides = {side: pattern for side, pattern in (("lq", lq), ("gt", gt)) if pattern}
     where = str(folder.resolve())
     lines = _fields(version=1, title=path.stem, kind=kind, scale=scale, root=where, **sides)
-    with replacing(path) as partial:  # a root of one's own may lack the folder
+    with replace_atomically(path) as partial:  # a root of one's own may lack the folder
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -113,7 +113,7 @@ def degrade_set(
     appears under its name when it is whole. Raises UserError, MissingError, DataError.
     """
     if recipe not in recipe_versions():
-        raise unknown("recipe", recipe, recipe_versions())
+        raise unknown_name("recipe", recipe, recipe_versions())
     reason = explain_missing(spec)
     if reason:
         raise reason
@@ -136,7 +136,7 @@ def degrade_set(
             with frames.FrameWriter(out / clip) as writer:
                 # A seed for each clip, whatever the order and number of the others.
                 own = int(digest([seed, clip]), 16)
-                for frame in second_order.by_recipe(source, spec.scale, recipe, own):
+                for frame in second_order.degrade_by_recipe(source, spec.scale, recipe, own):
                     writer.write(frame)
                     count += 1
                 if count != len(source):
@@ -164,6 +164,6 @@ def degrade_set(
         ]
         text = "\n".join(lines) + "\n"
         path = root / "datasets" / f"{name}.toml"
-        with replacing(path) as partial:
+        with replace_atomically(path) as partial:
             partial.write_text(text, encoding="utf-8")
     return name, out

@@ -41,7 +41,7 @@ Key = tuple[tuple[str | Fraction | int, ...], str]
 """Text and numbers in turn, then the whole name."""
 
 
-def in_order(names: Sequence[str]) -> list[str]:
+def sort_by_number(names: Sequence[str]) -> list[str]:
     """File names of one folder, sorted by the numbers in them: frame2 before frame10."""
     if counted := _hexadecimal(names):
         return [counted[number] for number in sorted(counted)]
@@ -61,7 +61,7 @@ def _hexadecimal(names: Sequence[str]) -> dict[int, str]:
     return found if gapless and any(end.isdigit() for end in ends) else {}
 
 
-def twice(names: Sequence[str]) -> tuple[str, str] | None:
+def find_duplicate(names: Sequence[str]) -> tuple[str, str] | None:
     """Two names of a folder that stand for the same frame; None when there are none.
 
     Such are 0001.png and 0001.jpg, 1.png and 01.png, 0001.png and its copy `0001 (1).png`, and two
@@ -90,7 +90,7 @@ def twice(names: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def mismatch(first: Sequence[str], second: Sequence[str], titles: tuple[str, str]) -> str:
+def explain_mismatch(first: Sequence[str], second: Sequence[str], titles: tuple[str, str]) -> str:
     """Why the frames of two clips do not pair in their order, by number; empty when they do.
 
     first, second: names of the frames in order, of equal number or not; () for a side without
@@ -103,15 +103,15 @@ def mismatch(first: Sequence[str], second: Sequence[str], titles: tuple[str, str
     if all(columns):
         if _constant(*columns) or (_gapless(columns[0]) and _gapless(columns[1])):
             return ""
-        return _named(first, second, columns, titles)
+        return _list_unpaired(first, second, columns, titles)
     at = 0 if columns[0] else 1
-    if _even(columns[at]):
+    if _is_regular(columns[at]):
         return ""
-    lost = _first_gap(columns[at], (first, second)[at])
+    lost = _find_first_gap(columns[at], (first, second)[at])
     return f"{titles[at]} has no frame {lost}, and {titles[1 - at]} is not numbered"
 
 
-def gaps(names: Sequence[str]) -> list[str]:
+def find_gaps(names: Sequence[str]) -> list[str]:
     """The numbers that a folder lacks between its first and its last frame, at most five.
 
     None where most are missing: every Nth frame, or numbers that mean something else.
@@ -252,12 +252,12 @@ def _gapless(columns: list[list[Fraction]]) -> bool:
     return any(set(steps) <= {1} for steps in _steps(columns))
 
 
-def _even(columns: list[list[Fraction]]) -> bool:
+def _is_regular(columns: list[list[Fraction]]) -> bool:
     """Whether one of the numbers goes up by a constant step, which two frames alone do not show."""
     return _gapless(columns) or any(len(s) > 1 == len(set(s)) for s in _steps(columns))
 
 
-def _first_gap(columns: list[list[Fraction]], names: Sequence[str]) -> str:
+def _find_first_gap(columns: list[list[Fraction]], names: Sequence[str]) -> str:
     """The first number that is missing where the usual step is not kept."""
     column = columns[-1]
     steps = [b - a for a, b in pairwise(column)]
@@ -268,7 +268,7 @@ def _first_gap(columns: list[list[Fraction]], names: Sequence[str]) -> str:
     return _like(names, column[at] + usual)
 
 
-def _named(
+def _list_unpaired(
     first: Sequence[str],
     second: Sequence[str],
     columns: tuple[list[list[Fraction]], list[list[Fraction]]],
@@ -325,9 +325,9 @@ def _like(names: Sequence[str], number: Fraction | int) -> str:
     return f"{int(number):0{len(parts[-1]) if parts and parts[-1][0] == '0' else 1}d}"
 
 
-def refuse_twice(names: Sequence[str], where: object) -> None:
+def refuse_duplicate(names: Sequence[str], where: object) -> None:
     """Raise DataError when a folder holds a frame twice."""
-    if both := twice(names):
+    if both := find_duplicate(names):
         raise DataError(
             f"{where} holds a frame twice: {both[0]} and {both[1]}",
             "keep one of the two, or put each series into a folder of its own",

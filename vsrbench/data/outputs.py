@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vsrbench.core.config import convert
-from vsrbench.core.errors import DataError, UserError, unknown
+from vsrbench.core.errors import DataError, UserError, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest
 from vsrbench.core.progress import note as say
 from vsrbench.core.types import Clip, DatasetSpec, size_text
 from vsrbench.data import frames
-from vsrbench.data.datasets import Dataset, Note, adhoc, check_pairs, clips_below, open_source
+from vsrbench.data.datasets import (
+    Dataset,
+    Note,
+    check_pairs,
+    clips_below,
+    make_adhoc_spec,
+    open_source,
+)
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
@@ -118,7 +125,9 @@ def read_alignment(name: str) -> Alignment:
         return Alignment(CONVENTIONS[name])
     path = Path(name)
     if not path.is_file():
-        raise unknown("convention", name, CONVENTIONS, "or the path of an alignment file (TOML)")
+        raise unknown_name(
+            "convention", name, CONVENTIONS, "or the path of an alignment file (TOML)"
+        )
     table = read_toml(path)
     rule = table.pop("convention", None)
     if rule is not None:
@@ -140,7 +149,9 @@ def _placement(table: Any, path: Path, default: Placement | None = None) -> Plac
     if not isinstance(table, dict):
         raise UserError(f"{path}: {table!r} is not a table", "write crop and frames")
     if stray := set(table) - {"crop", "frames"}:
-        raise UserError(f"{path}: {unknown('field', stray.pop(), ['crop', 'frames', 'clips'])}")
+        raise UserError(
+            f"{path}: {unknown_name('field', stray.pop(), ['crop', 'frames', 'clips'])}"
+        )
     where = f"{path}: "
     crop = convert(table.get("crop", default.crop), tuple[int, ...] | None, f"{where}crop")
     which = convert(table.get("frames", default.frames), str | tuple[int, ...], f"{where}frames")
@@ -192,7 +203,7 @@ def open_outputs(
     if isinstance(targets, Dataset):
         spec, clips, broken = targets.spec, targets.clips, dict(targets.broken)
     else:
-        spec, clips, broken = adhoc(targets or path, "real", 0), [], {}
+        spec, clips, broken = make_adhoc_spec(targets or path, "real", 0), [], {}
         for name, place in (clips_below(targets, note) if targets else found).items():
             try:
                 clips.append(_bare_clip(spec, name, place, "gt" if targets else "outputs", note))
@@ -202,7 +213,7 @@ def open_outputs(
     if single and len(known) == 1:
         found = dict.fromkeys(known, path)
     elif targets is not None:
-        found, broken_names = _by_clip(found, known, rules.names)
+        found, broken_names = _group_by_clip(found, known, rules.names)
         broken |= broken_names
     attached: list[Clip] = []
     for clip in clips:
@@ -228,7 +239,7 @@ def open_outputs(
     return Dataset(spec, attached, broken)
 
 
-def _by_clip(
+def _group_by_clip(
     found: Mapping[str, Path], known: Sequence[str], pattern: str
 ) -> tuple[dict[str, Path], dict[str, UserError]]:
     """(clip -> its outputs, by the names of the known conventions; clips claimed twice)."""
@@ -337,7 +348,7 @@ def _mismatch(clip: Clip, outputs: frames.FrameSource, path: Path, want: Size) -
     there = getattr(other, "path", f"clip '{clip.name}' of {clip.dataset}")
     times = "" if clip.gt is not None else f" x{clip.scale or 1}"
     count = len(outputs)
-    place = _where(outputs, clip, want)
+    place = _locate(outputs, clip, want)
     says = []
     if count != clip.count:
         text = f"have {count} frames, {there} has {clip.count}"
@@ -371,7 +382,7 @@ def _mismatch(clip: Clip, outputs: frames.FrameSource, path: Path, want: Size) -
     return DataError(f"clip '{clip.name}': outputs {path} {' and '.join(says)}", hint)
 
 
-def _where(outputs: frames.FrameSource, clip: Clip, want: Size) -> tuple[int, int, int] | None:
+def _locate(outputs: frames.FrameSource, clip: Clip, want: Size) -> tuple[int, int, int] | None:
     """(frame, y, x) of GT at which the first output fits best; None where nothing fits well."""
     import cv2
 
@@ -414,7 +425,7 @@ def frame_numbers(rule: str, count: int) -> list[int]:
     if rule == "first-mid-last":
         return sorted({0, count // 2, count - 1})
     if rule != "all":
-        raise unknown("frame rule", rule, ["all", "first-mid-last", "stride:N"])
+        raise unknown_name("frame rule", rule, ["all", "first-mid-last", "stride:N"])
     return list(range(count))
 
 

@@ -102,13 +102,15 @@ def degrade(frames: Iterable[Frame], scale: int, seed: Sequence[int]) -> Iterato
     last = [_to_size(rng, (h // scale, w // scale)), _sinc(rng)]
     codec = [_codec(rng, area)]
     stages += [*codec, *last] if rng.random() < 0.5 else [*last, *codec]
-    x: Iterator[Image] = (_checked(f, (h, w)) for f in chain([first], source))
+    x: Iterator[Image] = (_check(f, (h, w)) for f in chain([first], source))
     for stage in stages:
         x = stage(x)
     return (_to_uint8(f) for f in x)
 
 
-def by_recipe(frames: Iterable[Frame], scale: int, recipe: str, seed: int) -> Iterator[Frame]:
+def degrade_by_recipe(
+    frames: Iterable[Frame], scale: int, recipe: str, seed: int
+) -> Iterator[Frame]:
     """`degrade` by the name of a recipe: `NAME`, or one of vsrbench.data.degrade.RECIPES.
 
     Raises KeyError for another name, DataError as `degrade` does.
@@ -118,7 +120,7 @@ def by_recipe(frames: Iterable[Frame], scale: int, recipe: str, seed: int) -> It
     return iter(first_order.degrade(frames, scale, first_order.RECIPES[recipe], seed))
 
 
-def _checked(frame: Frame, size: Size) -> Image:
+def _check(frame: Frame, size: Size) -> Image:
     if frame.shape[:2] != size:
         raise DataError(
             f"a frame is {frame.shape[1]}x{frame.shape[0]}, the first {size[1]}x{size[0]}"
@@ -148,12 +150,12 @@ def _blur(rng: np.random.Generator, drawn: _Pass) -> Stage:
 
     def apply(x: Image) -> Image:
         if kind == "sinc":
-            return _filtered(x, sinc_kernel(size, cutoff()))
+            return _filter(x, sinc_kernel(size, cutoff()))
         a, b = along(), across()
         kernel = gaussian_kernel(
             size, a, a if kind.endswith("_iso") or kind == "iso" else b, angle(), beta(), kind
         )
-        return _filtered(x, kernel)
+        return _filter(x, kernel)
 
     return iter if skip else _each(apply)
 
@@ -184,7 +186,7 @@ def sinc_kernel(size: int, cutoff: float) -> Image:
     return np.asarray(kernel / kernel.sum(), np.float64)
 
 
-def _filtered(x: Image, kernel: Image) -> Image:
+def _filter(x: Image, kernel: Image) -> Image:
     return np.asarray(cv2.filter2D(x, -1, kernel, borderType=cv2.BORDER_REFLECT_101))
 
 
@@ -193,7 +195,7 @@ def _sinc(rng: np.random.Generator) -> Stage:
     skip = rng.random() >= 0.8
     size = int(rng.choice(np.arange(7, 22, 2)))
     cutoff = _Walk(rng, np.pi / 3, np.pi, 0.0628)
-    return iter if skip else _each(lambda x: _filtered(x, sinc_kernel(size, cutoff())))
+    return iter if skip else _each(lambda x: _filter(x, sinc_kernel(size, cutoff())))
 
 
 def _resize(rng: np.random.Generator, drawn: _Pass, gt: Size) -> Stage:

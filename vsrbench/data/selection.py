@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from vsrbench.core.errors import DataError, UserError, unknown
+from vsrbench.core.errors import DataError, UserError, unknown_name
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip
 
@@ -27,7 +27,7 @@ class Selection:
     frames: Span | None = None
     """The frames of each clip; None for whole clips."""
 
-    def chosen(self, there: Mapping[str, T]) -> dict[str, T]:
+    def choose(self, there: Mapping[str, T]) -> dict[str, T]:
         """The clips that are wanted of those that are there, in their order."""
         names = [name for name in there if not self.clips or name in self.clips]
         return {name: there[name] for name in names[: self.limit or None]}
@@ -77,7 +77,7 @@ class Part(Sequence[Any]):
         return self.source[wanted] if isinstance(wanted, int) else [self.source[i] for i in wanted]
 
 
-def place_of(clip: Clip) -> str:
+def name_folder(clip: Clip) -> str:
     """Name of the folder in which frames of a clip are kept: those of a part stay apart.
 
     The sign @ is in no clip's name.
@@ -102,4 +102,4 @@ def refuse_unknown(selection: Selection, names: Iterable[str]) -> None:
     there = set(names)
     for name in selection.clips:
         if name not in there:
-            raise unknown("clip", name, there)
+            raise unknown_name("clip", name, there)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import DataError
-from vsrbench.data.containers import cut_off
+from vsrbench.data.containers import is_cut_off
 from vsrbench.data.images import FETCH_AGAIN
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def scan(path: Path) -> Track:
     total, last, end, payload, corrupt, steady = 0, None, 0, 0, False, True
     join = 0  # packets within which another stream begins, where one ends
     try:
-        with _opened(path) as container:
+        with _open(path) as container:
             stream, note = _track(path, container)
             for packet in container.demux(stream):
                 if not packet.size:
@@ -99,14 +99,14 @@ def scan(path: Path) -> Track:
             end_s = float(end * (stream.time_base or 0))
             lost = round((length_s - end_s) * fps) if len(container.streams) == 1 else 0
     except av.FFmpegError as error:
-        raise undecodable(path, error, len(shown)) from error
-    missing = cut_off(path, name, total < declared, lost > 1, payload)
+        raise undecodable_error(path, error, len(shown)) from error
+    missing = is_cut_off(path, name, total < declared, lost > 1, payload)
     if len(shown) != declared or corrupt or missing or not steady:
-        pictures = _checked(path, _pictures(path), 0)
+        pictures = _check_pictures(path, _pictures(path), 0)
         shown = [(frame.pts, frame.key_frame) for frame in pictures]
         missing |= name in _RAW and total - 1 not in {stamp for stamp, _ in shown}
         if missing or corrupt:
-            raise cut_short(path, len(shown), declared if total < declared else 0)
+            raise cut_short_error(path, len(shown), declared if total < declared else 0)
         in_order = all(
             a is not None and b is not None and a < b for (a, _), (b, _) in pairwise(shown)
         )
@@ -121,13 +121,13 @@ def scan(path: Path) -> Track:
 
 def read(path: Path, keys: dict[int, int], start: int) -> Iterator[Frame]:
     """Frames from display number `start` on: 0 or one of `keys`. Raises DataError."""
-    return (to_rgb(path, picture) for picture in _from(path, keys, start))
+    return (to_rgb(path, picture) for picture in _decode_from(path, keys, start))
 
 
-def first(path: Path) -> tuple[Frame, bool] | None:
+def read_first(path: Path) -> tuple[Frame, bool] | None:
     """(the first frame, whether OpenCV reads it in the same way); None when there is none."""
     for picture in _pictures(path):
-        return to_rgb(path, picture), _plain(picture)
+        return to_rgb(path, picture), _is_plain(picture)
     return None
 
 
@@ -136,13 +136,13 @@ def has_video(path: Path) -> bool:
     import av
 
     try:
-        with _opened(path) as container:
+        with _open(path) as container:
             return not container.format.name.endswith("_pipe") and bool(_track(path, container))
     except (av.FFmpegError, DataError):
         return False
 
 
-def _opened(path: Path) -> InputContainer:
+def _open(path: Path) -> InputContainer:
     """A file opened by FFmpeg, which sees no protocol in its name and reads nothing else."""
     import av
 
@@ -191,14 +191,14 @@ def _pictures(path: Path, seek: int | None = None, first: int = 0) -> Iterator[V
 
     index, order = first, 0
     try:
-        with _opened(path) as container:
+        with _open(path) as container:
             stream, _ = _track(path, container)
             if seek is not None:
                 container.seek(seek, stream=stream)
             for packet in container.demux(stream):
                 if packet.is_corrupt and container.format.name != "mpegts":
                     index += len(stream.decode())  # pictures that were waiting for their turn
-                    raise cut_short(path, index, stream.frames)
+                    raise cut_short_error(path, index, stream.frames)
                 if container.format.name in _RAW and packet.size:
                     packet.pts = packet.dts = order
                     order += 1
@@ -206,10 +206,10 @@ def _pictures(path: Path, seek: int | None = None, first: int = 0) -> Iterator[V
                     yield picture
                     index += 1
     except av.FFmpegError as error:
-        raise undecodable(path, error, index) from error
+        raise undecodable_error(path, error, index) from error
 
 
-def _from(path: Path, keys: dict[int, int], start: int) -> Iterator[VideoFrame]:
+def _decode_from(path: Path, keys: dict[int, int], start: int) -> Iterator[VideoFrame]:
     if start:
         # Seeking may land early, and at an open GOP pictures that precede the key frame follow it
         # in the file. Where the key frame itself does not come out, count from the beginning.
@@ -217,13 +217,13 @@ def _from(path: Path, keys: dict[int, int], start: int) -> Iterator[VideoFrame]:
         sought = _pictures(path, stamp, start)
         for picture in sought:
             if picture.pts == stamp:
-                return _checked(path, chain([picture], sought), start)
+                return _check_pictures(path, chain([picture], sought), start)
             if picture.pts is None or picture.pts > stamp:
                 break
-    return islice(_checked(path, _pictures(path), 0), start, None)
+    return islice(_check_pictures(path, _pictures(path), 0), start, None)
 
 
-def _checked(path: Path, pictures: Iterator[VideoFrame], first: int) -> Iterator[VideoFrame]:
+def _check_pictures(path: Path, pictures: Iterator[VideoFrame], first: int) -> Iterator[VideoFrame]:
     """The pictures, until the decoder had to make up a part of one. Raises DataError."""
     for index, picture in enumerate(pictures, start=first):
         if picture.is_corrupt:
@@ -249,14 +249,14 @@ def to_rgb(path: Path, picture: VideoFrame) -> Frame:
     if re.search("f(16|32)", name):
         raise DataError(f"{path} has float samples ({name})", "convert it to 8 or 16 bits first")
     full = picture.color_range == ColorRange.JPEG or name.startswith("yuvj")
-    if _plain(picture):
+    if _is_plain(picture):
         rgb = _convert(picture, matrix, full)
     elif name.startswith(("gray", "ya8", "ya16")):
         rgb = np.repeat(_grey(picture)[..., None], 3, -1)
     elif re.fullmatch(r"(gbra?p\d+|(rgb|bgr)a?(48|64))(le|be)", name):
         rgb = _deep_rgb(picture)
     elif _is_yuv(picture):
-        rgb = _repeated(picture, matrix, full)
+        rgb = _repeat_chroma(picture, matrix, full)
     else:  # 8-bit RGB and what swscale alone knows
         rgb = _convert(picture, matrix, full)
     if "DISPLAYMATRIX" in picture.side_data:
@@ -273,7 +273,7 @@ def to_rgb(path: Path, picture: VideoFrame) -> Frame:
     return np.ascontiguousarray(rgb, np.uint8)
 
 
-def _plain(picture: VideoFrame) -> bool:
+def _is_plain(picture: VideoFrame) -> bool:
     """Whether swscale repeats the chroma of a picture as it is."""
     even = picture.width % 2 == 0 and picture.height % 2 == 0
     return picture.format.name in _AS_THEY_ARE and even and not picture.interlaced_frame
@@ -341,7 +341,7 @@ def _deep_rgb(picture: VideoFrame) -> Any:
     return _to_8_bits(rgb, bits, True)
 
 
-def _repeated(picture: VideoFrame, matrix: int, full: bool) -> Any:
+def _repeat_chroma(picture: VideoFrame, matrix: int, full: bool) -> Any:
     """RGB of YUV of any subsampling, depth and size, by the arithmetic of 8-bit 4:2:2.
 
     In that swscale repeats chroma, with the same arithmetic as in 4:2:0. Samples are brought to 8
@@ -355,7 +355,7 @@ def _repeated(picture: VideoFrame, matrix: int, full: bool) -> Any:
     bits = form.components[0].bits
     across, down = 16 // form.chroma_width(16), 16 // form.chroma_height(16)
     if not _PLANAR.fullmatch(form.name):
-        picture = _apart(picture, (across, down), bits, full)
+        picture = _separate_planes(picture, (across, down), bits, full)
     widths = (width, *[-(-width // across)] * 2)
     luma, *chroma = (
         _to_8_bits(_samples(p, bits, picture.format.is_big_endian, w), bits, full, k > 0)
@@ -380,7 +380,9 @@ def _repeated(picture: VideoFrame, matrix: int, full: bool) -> Any:
     return rgb[:, ::2] if across == 1 else rgb[:, :width]
 
 
-def _apart(picture: VideoFrame, ratio: tuple[int, int], bits: int, full: bool) -> VideoFrame:
+def _separate_planes(
+    picture: VideoFrame, ratio: tuple[int, int], bits: int, full: bool
+) -> VideoFrame:
     """The same samples, each kind in a plane of its own."""
     from av.video.reformatter import ColorRange
 
@@ -395,13 +397,13 @@ def _apart(picture: VideoFrame, ratio: tuple[int, int], bits: int, full: bool) -
     )
 
 
-def cut_short(path: Path, count: int, declared: int = 0) -> DataError:
+def cut_short_error(path: Path, count: int, declared: int = 0) -> DataError:
     """The error for a video that ends before its frames do."""
     of = f" of {declared}" if declared else ""
     return DataError(f"{path} breaks off after {count}{of} frames", FETCH_AGAIN)
 
 
-def undecodable(path: Path, error: FFmpegError, count: int = 0) -> DataError:
+def undecodable_error(path: Path, error: FFmpegError, count: int = 0) -> DataError:
     """The error for what FFmpeg says, after `count` frames."""
     if count:
         return DataError(f"{path} breaks off after {count} frames: {error.strerror}", FETCH_AGAIN)

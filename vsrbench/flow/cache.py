@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.types import PairFlow
 from vsrbench.core.variables import cache_limit_gib
 
@@ -119,5 +119,5 @@ def _load(path: Path) -> Array | None:
 
 def _save(path: Path, array: Array) -> None:
     """Write an array so that a reader sees the whole file or none."""
-    with replacing(path) as partial, partial.open("wb") as out:
+    with replace_atomically(path) as partial, partial.open("wb") as out:
         np.save(out, array)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vsrbench.core.types import Metric
 from vsrbench.metrics.availability import unavailable
 from vsrbench.metrics.identity import depends_on
-from vsrbench.metrics.names import PYIQA, about_pyiqa, known_metrics, metric_info, recorded
+from vsrbench.metrics.names import PYIQA, about_pyiqa, find_recorded, known_metrics, metric_info
 from vsrbench.metrics.requirements import find_weights, weights_at
 from vsrbench.metrics.table import METRICS, PRESETS
 
@@ -26,11 +26,11 @@ __all__ = [
     "PYIQA",
     "about_pyiqa",
     "depends_on",
+    "find_recorded",
     "find_weights",
     "known_metrics",
     "load_metric",
     "metric_info",
-    "recorded",
     "unavailable",
     "weights_at",
 ]

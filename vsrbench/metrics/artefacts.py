@@ -9,7 +9,7 @@ import numpy as np
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, Sample, Score
-from vsrbench.metrics.base import MeanMetric, at_least, gt_of
+from vsrbench.metrics.base import MeanMetric, gt_of, require_side
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -49,7 +49,7 @@ class ColourShift(MeanMetric):
         """Mean over cells of the distance. Raises DataError below 8 px of LQ."""
         if sample.lq is None:
             raise DataError("needs LQ", "use a dataset with LQ or give --lq")
-        at_least(CELLS, sample.lq)
+        require_side(CELLS, sample.lq)
         shift = cell_colours(sample.sr) - cell_colours(sample.lq)
         self._shifts.append(shift.mean((0, 1)))
         return float(np.linalg.norm(shift, axis=2).mean())
@@ -130,7 +130,7 @@ class TileSeams:
 
     def update(self, sample: Sample) -> None:
         """Take the next frame. Raises DataError below 64 px a side."""
-        at_least(4 * SMALLEST_TILE, sample.sr)
+        require_side(4 * SMALLEST_TILE, sample.sr)
         own, true = (_steps(frame) for frame in (sample.sr, sample.reference))
         excess = [a - b for a, b in zip(own, true, strict=True)]
         self._per_frame.append(max(periodic_jump(e, SMALLEST_TILE)[0] for e in excess))

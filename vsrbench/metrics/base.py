@@ -76,7 +76,7 @@ def gt_of(sample: Sample) -> Frame:
     return sample.gt
 
 
-def at_least(side: int, frame: Frame) -> None:
+def require_side(side: int, frame: Frame) -> None:
     """Raise DataError if a side of the frame is shorter than `side` px."""
     if min(frame.shape[:2]) < side:
         raise DataError(f"needs frames of {side} px a side, got {size_text(frame.shape[:2])}")

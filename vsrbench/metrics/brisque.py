@@ -19,7 +19,7 @@ import numpy as np
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, Sample
-from vsrbench.metrics.base import MeanMetric, at_least
+from vsrbench.metrics.base import MeanMetric, require_side
 from vsrbench.metrics.requirements import find_weights
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _features(picture: Array) -> list[float]:
 
 def brisque(frame: Frame, model: Model) -> float:
     """BRISQUE of a uint8 RGB frame; NaN for one without texture. Raises DataError below 32 px."""
-    at_least(32, frame)
+    require_side(32, frame)
     grey = (frame / 255) @ np.array([0.2125, 0.7154, 0.0721])
     half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
     features = np.array(_features(grey) + _features(half))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import Sample
-from vsrbench.metrics.base import MeanMetric, at_least, gt_of
+from vsrbench.metrics.base import MeanMetric, gt_of, require_side
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -59,19 +59,19 @@ def ssim(a: Frame, b: Frame) -> float:
     C1 = (0.01 * 255)^2, C2 = (0.03 * 255)^2, population covariances. As in pyiqa the
     contrast-structure term is clipped at 0. Raises DataError below 11 px.
     """
-    at_least(11, a)
+    require_side(11, a)
     return _mean_structure(luma(a), luma(b), _unsigned)
 
 
 def ssim_y(a: Frame, b: Frame) -> float:
     """`ssim` on `limited_luma` with nothing clipped, -1..1, as BasicSR has it."""
-    at_least(11, a)
+    require_side(11, a)
     return _mean_structure(limited_luma(a), limited_luma(b), np.multiply)
 
 
 def ssim_rgb(a: Frame, b: Frame) -> float:
     """`ssim` of each of R, G and B, averaged."""
-    at_least(11, a)
+    require_side(11, a)
     return _mean_structure(a.astype(np.float64), b.astype(np.float64), _unsigned)
 
 
@@ -83,7 +83,7 @@ def ms_ssim(a: Frame, b: Frame) -> float:
     pyiqa halving takes means of 2 x 2, with a row of zeros above or a column of them left of odd
     sides. Raises DataError below 161 px.
     """
-    at_least(161, a)
+    require_side(161, a)
     x, y = luma(a), luma(b)
     score = 1.0
     for scale, power in enumerate(_MS_SSIM_POWERS, start=1):
@@ -174,7 +174,7 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 8) -> tuple[float, float, flo
     if sr.shape != gt.shape:
         raise DataError(f"sizes differ: {sr.shape[1::-1]} and {gt.shape[1::-1]}")
     radius = max(min(radius, min(gt.shape[:2]) // 6), 3)
-    at_least(2 * radius + 1, gt)
+    require_side(2 * radius + 1, gt)
     h, w = gt.shape[0] - 2 * radius, gt.shape[1] - 2 * radius
     inner = gt[radius : radius + h, radius : radius + w]
     # All squared errors at once, by correlation: good to about 0.02 of a squared level.

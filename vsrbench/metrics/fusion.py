@@ -15,7 +15,7 @@ import torch
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, Sample, Score
-from vsrbench.metrics.base import at_least, gt_of
+from vsrbench.metrics.base import gt_of, require_side
 from vsrbench.metrics.fidelity import limited_luma
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class VMAF:
     @torch.inference_mode()
     def update(self, sample: Sample) -> None:
         """Take the next frame. Raises DataError below 192 px a side."""
-        at_least(192, sample.sr)  # the fourth scale reflects by more than a smaller one has
+        require_side(192, sample.sr)  # the fourth scale reflects by more than a smaller one has
         truth, output = self._luma(gt_of(sample)), self._luma(sample.sr)
         adm = self._model.compute_adm_score(truth, output)
         vif = self._model.compute_vif_features(truth, output)

@@ -5,7 +5,7 @@ Files are looked at and git may be asked; nothing is downloaded, and no network 
 
 from __future__ import annotations
 
-from vsrbench.cards.sources import problem
+from vsrbench.cards.sources import find_problem
 from vsrbench.core.files import content
 from vsrbench.flow.identity import RAFT_FILES, best_identity, raft_identity
 from vsrbench.metrics.availability import unavailable
@@ -30,6 +30,6 @@ def depends_on(name: str) -> str:
     if name == "ewarp_evalcrafter" and (path := weights_here(name)):
         return raft_identity(RAFT_FILES[path.name], path)
     need = need_of(name)
-    if need and (path := need.found()) and path.name == need.name and problem(need, path):
+    if need and (path := need.locate()) and path.name == need.name and find_problem(need, path):
         return f"{path.name}-{content(path)[:16]}"
     return ""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from vsrbench.cards.plugins import plugins
 from vsrbench.core.config import build
-from vsrbench.core.errors import MissingError, UserError, install_hint, unknown
+from vsrbench.core.errors import MissingError, UserError, install_hint, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.core.types import MetricInfo, Record
 from vsrbench.metrics.table import METRICS
@@ -60,10 +60,10 @@ def metric_info(name: str) -> MetricInfo:
     if own == name:
         if importlib.util.find_spec("pyiqa") and own in pyiqa_says()["DEFAULT_CONFIGS"]:
             raise UserError(f"no metric named '{own}' here", f"pyiqa has it: write {PYIQA}{own}")
-        raise unknown("metric", own, known_metrics(), f"{PYIQA}NAME for any other of pyiqa")
+        raise unknown_name("metric", own, known_metrics(), f"{PYIQA}NAME for any other of pyiqa")
     configs = pyiqa_says()["DEFAULT_CONFIGS"]
     if own not in configs:
-        raise unknown("metric of pyiqa", own, configs)
+        raise unknown_name("metric of pyiqa", own, configs)
     about = configs[own]
     if why := _UNFIT.get(own) or _UNFIT.get(about["metric_opts"]["type"]):
         raise UserError(f"'{name}' gives no number for a frame: it {why}")
@@ -103,7 +103,7 @@ def about_pyiqa(info: MetricInfo) -> dict[str, Any]:
     return {"pyiqa": {"version": pyiqa_version(), "better": info.better, "needs": needs}}
 
 
-def recorded(record: Record) -> MetricInfo | None:
+def find_recorded(record: Record) -> MetricInfo | None:
     """The entry of the metric of a record; None for one that this version lacks."""
     about = record.extra.get("pyiqa")
     if about:

@@ -17,7 +17,7 @@ import numpy as np
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, Sample
-from vsrbench.metrics.base import MeanMetric, at_least
+from vsrbench.metrics.base import MeanMetric, require_side
 from vsrbench.metrics.requirements import find_weights
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def niqe(frame: Frame, mean: Array, covariance: Array) -> float:
 
     NaN for a picture in which no block has texture. Raises DataError below two blocks of 96 px.
     """
-    at_least(BLOCK, frame)
+    require_side(BLOCK, frame)
     rows, columns = (side // BLOCK for side in frame.shape[:2])
     if rows * columns < 2:
         raise DataError("needs at least two blocks of 96x96 px")

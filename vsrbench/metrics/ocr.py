@@ -17,7 +17,7 @@ import numpy as np
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, Sample, Score
-from vsrbench.metrics.base import MeanMetric, at_least
+from vsrbench.metrics.base import MeanMetric, require_side
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -105,7 +105,7 @@ class Legibility(MeanMetric):
 
     def score(self, sample: Sample) -> float | None:
         """The share of this frame; None where nothing is written in it."""
-        at_least(32, sample.sr)
+        require_side(32, sample.sr)
         self._against = "confidence" if sample.gt is None else "GT"
         if sample.gt is not None:
             if sample.gt.shape != sample.sr.shape:

@@ -25,7 +25,7 @@ from vsrbench.core.errors import DataError
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.types import MetricInfo, Sample
 from vsrbench.metrics import PYIQA, find_weights, weights_at
-from vsrbench.metrics.base import MeanMetric, at_least, gt_of
+from vsrbench.metrics.base import MeanMetric, gt_of, require_side
 from vsrbench.metrics.requirements import CLIP_RN50_SHA256
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class LPIPS(MeanMetric):
     @torch.inference_mode()
     def distance(self, a: Frame, b: Frame) -> float:
         """LPIPS of two uint8 frames of one size. Raises DataError below 32 px."""
-        at_least(32, a)
+        require_side(32, a)
         return float(self._net(*(_tensor(f, self.device) for f in (a, b)), normalize=True))
 
 
@@ -279,7 +279,7 @@ class DISTS(MeanMetric):
     @torch.inference_mode()
     def score(self, sample: Sample) -> float:
         """DISTS of this frame."""
-        at_least(32, sample.sr)
+        require_side(32, sample.sr)
         sr, gt = (_tensor(f, self.device) for f in (sample.sr, gt_of(sample)))
         return max(0.0, float(self._net(sr, gt)))
 
@@ -295,7 +295,7 @@ class NoReference(MeanMetric):
     @torch.inference_mode()
     def score(self, sample: Sample) -> float:
         """The number of this frame. Raises DataError if it is too small."""
-        at_least(_MODELS[self.info.name][0], sample.sr)
+        require_side(_MODELS[self.info.name][0], sample.sr)
         return float(self._model(_tensor(sample.sr, self.device)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsrbench.cards.sources import Need, by_hand
+from vsrbench.cards.sources import Need, explain_by_hand
 from vsrbench.cards.sources import fetch as fetch_weights
 from vsrbench.core.download import download
 from vsrbench.core.errors import MissingError, UserError
@@ -157,7 +157,7 @@ def weights_at(url: str, sha256: str, fetch: bool) -> Path:
     sha256: how it begins, if known. Raises MissingError.
     """
     source = Source(url=url, sha256=sha256)
-    found = Need("pyiqa", source.name, (source,), folders=_hub_folders()).found()
+    found = Need("pyiqa", source.name, (source,), folders=_hub_folders()).locate()
     if found:
         return found
     target = torch_hub() / "checkpoints" / source.name
@@ -179,7 +179,7 @@ def weights_at(url: str, sha256: str, fetch: bool) -> Path:
 def weights_here(name: str) -> Path | None:
     """The weights file of a metric, if it is here; nothing is fetched."""
     need = need_of(name)
-    return need.found() if need else None
+    return need.locate() if need else None
 
 
 def _hub_folders() -> tuple[Path, ...]:
@@ -191,14 +191,15 @@ def obtain_weights(name: str, fetch: bool) -> Path:
     """The file of a metric, fetched where it is small and free. Raises MissingError."""
     need = need_of(name)
     assert need is not None, f"{name} has no weights"
-    if found := need.found():
+    if found := need.locate():
         return found
     command = f"vsrbench weights fetch --metrics {name}"
     if offline():
         raise MissingError(
-            f"weights {need.name}: not here, and {OFFLINE}=1 forbids the download", by_hand(need)
+            f"weights {need.name}: not here, and {OFFLINE}=1 forbids the download",
+            explain_by_hand(need),
         )
-    if not (need.small() and need.free()):
+    if not (need.is_small() and need.is_free()):
         size = f"{need.size / 1e6:,.0f} MB" if need.size else "size unknown"
         licence = need.licence or "no licence stated"
         raise MissingError(f"weights {need.name}: not here ({size}, {licence})", command)
@@ -206,9 +207,10 @@ def obtain_weights(name: str, fetch: bool) -> Path:
         raise MissingError(f"weights {need.name}: not here yet, fetched at first use", command)
     if failure := _fetch_failure(need):
         raise MissingError(
-            f"weights {need.name}: not here, and the download failed: {failure}", by_hand(need)
+            f"weights {need.name}: not here, and the download failed: {failure}",
+            explain_by_hand(need),
         )
-    found = need.found()
+    found = need.locate()
     assert found is not None
     return found
 

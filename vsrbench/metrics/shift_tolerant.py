@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vsrbench.cards.weights import load_strictly, read_checkpoint
 from vsrbench.core.types import MetricInfo, Sample
-from vsrbench.metrics.base import MeanMetric, at_least, gt_of
+from vsrbench.metrics.base import MeanMetric, gt_of, require_side
 from vsrbench.metrics.requirements import find_weights
 
 SMALLEST = 64
@@ -131,7 +131,7 @@ class ShiftTolerant(MeanMetric):
     @torch.inference_mode()
     def score(self, sample: Sample) -> float:
         """Distance of this frame. Raises DataError below 64 px."""
-        at_least(SMALLEST, sample.sr)
+        require_side(SMALLEST, sample.sr)
         pair = (
             torch.from_numpy(frame.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255
             for frame in (sample.sr, gt_of(sample))

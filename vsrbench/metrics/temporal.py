@@ -17,7 +17,7 @@ from vsrbench.flow.estimators import Farneback, best_estimator, raft
 from vsrbench.flow.masks import occlusion_mask, visible, visible_mask
 from vsrbench.flow.warp import warp
 from vsrbench.metrics import find_weights
-from vsrbench.metrics.base import MeanMetric, at_least, gt_of
+from vsrbench.metrics.base import MeanMetric, gt_of, require_side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,7 +200,7 @@ class EWarpEvalCrafter(MeanMetric):
 
     def score(self, sample: Sample) -> float | None:
         """Error of the pair that this frame ends."""
-        at_least(242, sample.sr)
+        require_side(242, sample.sr)
         before, self._halved = self._halved, _halved(sample.sr)
         if before is None:
             return None

@@ -15,7 +15,7 @@ from vsrbench.core.types import MetricInfo, Sample, Score
 from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.metrics import bridge
 from vsrbench.programs.command import TIMEOUT_S, read_places, write_video
-from vsrbench.programs.process import execute, workplace
+from vsrbench.programs.process import execute, make_workplace
 
 
 def dover_scales(raw: Mapping[str, float]) -> dict[str, float]:
@@ -79,7 +79,7 @@ class VideoMetric:
         if not self._writer.digests:
             raise DataError("needs at least one frame")
         self._writer.__exit__(None, None, None)
-        with workplace(name, self._places) as place:
+        with make_workplace(name, self._places) as place:
             video = write_video(place / "clip.mp4", open_frames(self._folder / "frames"))
             answer = place / "result.json"
             script = str(Path(bridge.__file__).resolve())

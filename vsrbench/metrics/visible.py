@@ -17,7 +17,7 @@ import torch
 
 from vsrbench.core.errors import DataError
 from vsrbench.core.types import MetricInfo, Sample, Score
-from vsrbench.metrics.base import at_least, gt_of
+from vsrbench.metrics.base import gt_of, require_side
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -48,7 +48,7 @@ class CVVDP:
 
     def update(self, sample: Sample) -> None:
         """Take the next frame. Raises DataError below 32 px a side."""
-        at_least(32, sample.sr)
+        require_side(32, sample.sr)
         self._shape = sample.sr.shape
         self._write("gt", gt_of(sample))
         self._write("sr", sample.sr)

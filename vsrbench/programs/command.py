@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 from vsrbench.cards import weights
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
-from vsrbench.core.files import below, content, read_toml
+from vsrbench.core.files import content, list_below, read_toml
 from vsrbench.core.keys import digest
 from vsrbench.core.variables import COMMANDS, commands_file, fetched_folder
 from vsrbench.data import frames
 from vsrbench.data.images import is_image
 from vsrbench.programs import setup
-from vsrbench.programs.process import Usage, Worker, execute, workplace
+from vsrbench.programs.process import Usage, Worker, execute, make_workplace
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,8 @@ def identify(card: MethodCard) -> str:
     """
     if card.kind != "command":
         return weights.identify(card)
-    given = values_of(card)
-    argv = [text for part in template(card) for text in _named(part, given)]
+    given = collect_values(card)
+    argv = [text for part in template(card) for text in _list_named(part, given)]
     state = commit(card.name, tuple(argv), tuple(card.settings.get("leave_out", ())))
     return f"{state}-{weights.identify(card)[:16]}" if card.weights.file else state
 
@@ -112,12 +112,12 @@ def commit(name: str, argv: Sequence[str] = (), leave_out: Sequence[str] = ()) -
     not, but for hidden files, byte code, Python environments and what fits a pattern of
     `leave_out` (names relative to the checkout, such as "results/*"); and files and folders
     elsewhere that the user's table or an argument of `argv` names. Looked at once until
-    `look_again`. Raises as `read_places`, and DataError for what cannot be read.
+    `forget_state`. Raises as `read_places`, and DataError for what cannot be read.
     """
     return _commit(tuple(sorted(read_places(name).items())), tuple(argv), tuple(leave_out))
 
 
-def look_again() -> None:
+def forget_state() -> None:
     """Forget the state of all programs, as a run does before it begins."""
     _commit.cache_clear()
 
@@ -131,9 +131,9 @@ def _commit(
     told = {k: v for k, v in table if k not in ("python", "repo", "timeout_s")}
     try:
         head, edits, others = _checkout(repo, leave_out)
-        named = {text: content(path) for text in told.values() if (path := _there(repo, text))}
+        named = {text: content(path) for text in told.values() if (path := _resolve(repo, text))}
         for text in argv:
-            path = _there(repo, text)
+            path = _resolve(repo, text)
             if text not in named and path and not path.is_relative_to(repo.resolve()):
                 named[text] = content(path)
     except OSError as error:
@@ -149,7 +149,7 @@ def _commit(
     return f"{head}-{digest(about)}" if about else head
 
 
-def _named(part: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+def _list_named(part: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """What an argument of a card may name: all of it, and what follows an equals sign."""
     try:
         text = part.format_map(_Blanks(values))
@@ -172,7 +172,7 @@ def _checkout(repo: Path, leave_out: Sequence[str]) -> tuple[str, str, list[tupl
     of any, its content.
     """
 
-    def left_out(name: str) -> bool:
+    def is_left_out(name: str) -> bool:
         return any(fnmatch.fnmatch(name, p) or name == p.rstrip("/") for p in leave_out)
 
     prefix = _git(repo, "rev-parse", "--show-prefix").decode().strip()
@@ -184,7 +184,9 @@ def _checkout(repo: Path, leave_out: Sequence[str]) -> tuple[str, str, list[tupl
         # No links, no repositories inside, and none that git was told not to look at.
         if mode[:8] in ("H 100644", "H 100755"):
             tracked.add(name)
-    others = [(name, content(file)) for name, file in below(repo, left_out) if name not in tracked]
+    others = [
+        (name, content(file)) for name, file in list_below(repo, is_left_out) if name not in tracked
+    ]
     if not head:
         return digest(others), "", []
     plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--binary")
@@ -192,7 +194,7 @@ def _checkout(repo: Path, leave_out: Sequence[str]) -> tuple[str, str, list[tupl
     return head.decode().strip(), edits.hex() and digest(edits.hex()), others
 
 
-def _there(repo: Path, text: str) -> Path | None:
+def _resolve(repo: Path, text: str) -> Path | None:
     """The file or folder that a text names, unless the checkout lies in it, or None."""
     with contextlib.suppress(OSError, ValueError):  # a text that is too long for a name
         path = Path(repo, text).resolve()  # as the program, which runs there, sees it
@@ -230,26 +232,26 @@ def check_arguments(card: MethodCard) -> None:
 
     That is a place that the arguments name, and what the recipe of the environment puts there.
     """
-    values = values_of(card)
+    values = collect_values(card)
     command_line(card, values | dict.fromkeys(GIVEN, ""))
     if (why := setup.environment_problem(card, Path(values["repo"]))) is not None:
         raise why
 
 
-def values_of(card: MethodCard) -> dict[str, Any]:
+def collect_values(card: MethodCard) -> dict[str, Any]:
     """What arguments can name before a clip is there: settings, the user's table, our scripts.
 
     Raises as `read_places`.
     """
     try:
-        return told_by(card) | read_places(card.name)
+        return list_card_values(card) | read_places(card.name)
     except MissingError as error:
         if command := setup.hint(card):
             error.hint = f"{command}, or {error.hint}"
         raise
 
 
-def told_by(card: MethodCard) -> dict[str, Any]:
+def list_card_values(card: MethodCard) -> dict[str, Any]:
     """What arguments can name that the card itself gives."""
     told = {k: v for k, v in card.settings.items() if k not in RESERVED}
     return told | {"lossless": str(LOSSLESS), "weights": str(fetched_folder())}
@@ -303,7 +305,7 @@ def write_video(path: Path, clip: Sequence[Frame], fps: int = 25) -> Path:
     return path
 
 
-def shown(card: MethodCard, size: Size) -> str:
+def show_command(card: MethodCard, size: Size) -> str:
     """The command line of a program for clips of this LQ size, as one would type it.
 
     INPUT and OUTPUT stand for scratch folders; {python} and {repo} stay where the user's table does
@@ -311,9 +313,9 @@ def shown(card: MethodCard, size: Size) -> str:
     """
     open_ = {name: f"{{{name}}}" for name in ("python", "repo")}
     try:
-        values = values_of(card)
+        values = collect_values(card)
     except MissingError:
-        values = told_by(card) | open_
+        values = list_card_values(card) | open_
     height, width = (side + -side % card.multiple_of for side in size)
     video = card.settings.get("input", "frames") == "video"
     clip = Path("INPUT", "clip.mp4" if video else "clip")
@@ -344,7 +346,7 @@ class CommandMethod:
     """
 
     def __init__(self, card: MethodCard, device: str) -> None:
-        self.card, self.device, self.values = card, device, values_of(card)
+        self.card, self.device, self.values = card, device, collect_values(card)
         self.places = read_places(card.name)
         self.usage: Usage | None = None
         """Of the last call."""
@@ -361,7 +363,7 @@ class CommandMethod:
         import torch
 
         settings = self.card.settings
-        with workplace(self.card.name, self.places) as scratch:
+        with make_workplace(self.card.name, self.places) as scratch:
             given, out = Path(scratch, "frames", "clip"), Path(scratch, "out")
             out.mkdir()
             count, size, like = 0, (0, 0), None
@@ -374,7 +376,7 @@ class CommandMethod:
                     count, size = count + 1, frame.shape[:2]
                 if like is None:
                     return
-                for _ in range(self._surplus(count)):
+                for _ in range(self._count_surplus(count)):
                     writer.write(frame)
             if settings.get("input", "frames") == "video":
                 given = write_video(Path(scratch, "video", "clip.mp4"), frames.open_frames(given))
@@ -385,7 +387,7 @@ class CommandMethod:
                 "pixels": outputs.pixel_format,
                 "lossy": frames.is_lossy(outputs),
             }
-            expected = count + self._surplus(count)
+            expected = count + self._count_surplus(count)
             if len(outputs) != expected:
                 raise ContractError(
                     f"'{self.card.name}' gave {len(outputs)} frames for {expected}",
@@ -411,7 +413,7 @@ class CommandMethod:
             self.loading = self._worker.ask(self.values, limit, place=place)
         return self._worker.ask(values, limit, self.counter, place)
 
-    def _surplus(self, count: int) -> int:
+    def _count_surplus(self, count: int) -> int:
         """How many copies of the last frame make a count that the program gives back whole."""
         multiple = int(self.card.settings.get("frames_multiple", 1))
         offset = int(self.card.settings.get("frames_offset", 0))

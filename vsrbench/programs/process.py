@@ -23,9 +23,9 @@ from typing import IO, Any, Self
 
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError, WriteError
 from vsrbench.core.families import MARK, end_family, new_mark
-from vsrbench.core.files import partial_beside
+from vsrbench.core.files import name_partial
 from vsrbench.core.nvml import tree_mib
-from vsrbench.core.processes import how_it_ended
+from vsrbench.core.processes import describe_exit
 from vsrbench.core.variables import COMMANDS, logs_folder
 
 """Variable that names the user's table of programs."""
@@ -218,7 +218,7 @@ class _Program:
         self.log.seek(max(0, self.log.seek(0, os.SEEK_END) - 4096))
         lines = self.log.read().decode(errors="replace").strip().splitlines()
         last = f": {lines[-1].strip()[:200]}" if lines else ""
-        return ContractError(f"'{self.name}' failed with {how_it_ended(code)}{last}", hint)
+        return ContractError(f"'{self.name}' failed with {describe_exit(code)}{last}", hint)
 
     def save_log(self, place: Path | None) -> None:
         """Write all that it has said so far to `log.txt` in a folder."""
@@ -238,7 +238,7 @@ class _Program:
 
 
 @contextmanager
-def workplace(name: str, secrets: Mapping[str, str]) -> Iterator[Path]:
+def make_workplace(name: str, secrets: Mapping[str, str]) -> Iterator[Path]:
     """A folder for what a program is given, gives back and says. Where it fails, it is kept.
 
     It lies in $VSRBENCH_LOGS, where a run has the folder `logs` of its results, else among the
@@ -247,7 +247,7 @@ def workplace(name: str, secrets: Mapping[str, str]) -> Iterator[Path]:
     """
     logs = logs_folder() or Path(tempfile.gettempdir(), "vsrbench-logs")
     kept = logs / f"{name}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{token_hex(2)}"
-    place = partial_beside(kept)
+    place = name_partial(kept)
     try:
         place.mkdir(parents=True)
     except OSError as error:
@@ -263,7 +263,7 @@ def workplace(name: str, secrets: Mapping[str, str]) -> Iterator[Path]:
                 file.write_text(file.read_text().replace(str(place), str(kept)))
             place.rename(kept)
             error.hint += f"{'; ' if error.hint else ''}its log and input: {kept}"
-        error.message, error.hint = (without(x, secrets) for x in (error.message, error.hint))
+        error.message, error.hint = (mask_secrets(x, secrets) for x in (error.message, error.hint))
         raise
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -272,7 +272,7 @@ def workplace(name: str, secrets: Mapping[str, str]) -> Iterator[Path]:
 _TOKEN = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY", re.IGNORECASE)
 
 
-def without(text: str, secrets: Mapping[str, str]) -> str:
+def mask_secrets(text: str, secrets: Mapping[str, str]) -> str:
     """A text with the names of secrets and of variables of tokens where their values were."""
     named = {f"{{{key}}}": value for key, value in secrets.items()}
     named |= {f"${key}": value for key, value in os.environ.items() if _TOKEN.search(key)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.programs.setup import table_file, write_table
 
 Kind = Literal["python", "command"]
@@ -155,7 +155,7 @@ def new(name: str, kind: Kind, to: Path) -> list[Path]:
         texts[place / "__init__.py"] = ""
     try:
         for path, content in texts.items():
-            with replacing(path) as partial:
+            with replace_atomically(path) as partial:
                 partial.write_text(content.format(name=name, folder=folder), encoding="utf-8")
     except OSError as error:
         raise UserError(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vsrbench.core import download
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
-from vsrbench.core.files import read_toml, replacing
+from vsrbench.core.files import read_toml, replace_atomically
 from vsrbench.core.types import Edit, Environment, MethodCard, Source
 from vsrbench.core.variables import COMMANDS, commands_file
 
@@ -54,10 +54,10 @@ def steps(card: MethodCard, to: Path, note: Note) -> list[Step]:
     """
     made = recipe(card)
     table = table_file(to)
-    _said(table, card.name)  # before hours of downloads, not after
+    _read_entry(table, card.name)  # before hours of downloads, not after
     place = to.resolve() / card.name
     repo, python = place / "repo", place / "env/bin/python"
-    found = [*_checkout(made, repo), *_environment(made, place / "env", repo)]
+    found = [*_plan_checkout(made, repo), *_environment(made, place / "env", repo)]
     for edit in made.edits:
         found.append(
             Step(
@@ -71,7 +71,7 @@ def steps(card: MethodCard, to: Path, note: Note) -> list[Step]:
             Step(
                 f"# {download.describe(source)} goes to {weights / _name(source)}",
                 functools.partial(_weights, source, weights, note),
-                done=_came(weights / _name(source)),
+                done=_has_arrived(weights / _name(source)),
             )
         )
     text = f'["{card.name}"] python = "{python}", repo = "{repo}"'
@@ -109,7 +109,7 @@ def _execute(argv: Sequence[str], cwd: Path | None) -> None:
         )
 
 
-def _checkout(made: Environment, repo: Path) -> Iterator[Step]:
+def _plan_checkout(made: Environment, repo: Path) -> Iterator[Step]:
     there = (repo / ".git").exists()
     yield _command("git", "clone", "--filter=blob:none", made.repo, repo, done=there)
     if made.commit:
@@ -144,17 +144,17 @@ def _venv(version: str, work: Callable[[], None]) -> None:
 def apply(edit: Edit, repo: Path) -> None:
     """Make an edit, once. Raises DataError where the file holds neither text."""
     path = repo / edit.file
-    why = problem(edit, repo)
+    why = find_problem(edit, repo)
     if why is None:
         return
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if edit.old not in text:
         raise why
-    with replacing(path) as partial:
+    with replace_atomically(path) as partial:
         partial.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
 
 
-def problem(edit: Edit, repo: Path) -> UserError | None:
+def find_problem(edit: Edit, repo: Path) -> UserError | None:
     """Why an edit is still to be made; None when it has been."""
     path = repo / edit.file
     if not path.is_file():
@@ -187,12 +187,12 @@ def _weights(source: Source, folder: Path, note: Note) -> None:
         target.write_bytes(b"")  # that it has come
 
 
-def _came(target: Path) -> bool:
+def _has_arrived(target: Path) -> bool:
     """Whether weights are there; of an archive, what was unpacked by hand will do."""
     return target.exists() or (target.suffix == ".zip" and target.with_suffix("").is_dir())
 
 
-def _said(file: Path, name: str) -> dict[str, object]:
+def _read_entry(file: Path, name: str) -> dict[str, object]:
     """What the user's table says of a program. Raises UserError where that is no table."""
     found = read_toml(file).get(name, {}) if file.exists() else {}
     if not isinstance(found, dict):
@@ -206,14 +206,14 @@ def write_table(file: Path, name: str, python: Path, repo: Path) -> None:
     Raises UserError when the file is no TOML, or its entry for the program no table.
     """
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    kept = {k: v for k, v in _said(file, name).items() if k not in ("python", "repo")}
+    kept = {k: v for k, v in _read_entry(file, name).items() if k not in ("python", "repo")}
     lines = [f"[{json.dumps(name)}]", f"python = {_toml(python)}", f"repo = {_toml(repo)}"]
     lines += [f"{json.dumps(key)} = {_toml(value)}" for key, value in kept.items()]
     header = rf"""^\[\s*["']?{re.escape(name)}["']?\s*\].*?(?=^\[|\Z)"""
     rest = re.sub(header, "", text, flags=re.S | re.M).rstrip()
     whole = "\n".join([*([rest, ""] if rest else []), *lines, ""])
     tomllib.loads(whole)
-    with replacing(file) as partial:
+    with replace_atomically(file) as partial:
         partial.write_text(whole, encoding="utf-8")
 
 
@@ -236,12 +236,12 @@ def environment_problem(card: MethodCard, repo: Path) -> UserError | None:
     if card.environment is None:
         return None
     for edit in card.environment.edits:
-        if (why := problem(edit, repo)) is not None:
+        if (why := find_problem(edit, repo)) is not None:
             return why
     if card.environment.weights_to:
         folder = repo / card.environment.weights_to
         for source in card.weights.sources:
-            if not _came(folder / _name(source)):
+            if not _has_arrived(folder / _name(source)):
                 return MissingError(
                     f"'{card.name}' needs {folder / _name(source)}, which does not exist",
                     f"{hint(card)}, or put {download.describe(source)} there",

@@ -130,12 +130,12 @@ class Advice:
         return next(c for c in self.candidates if c.method == method)
 
 
-def reckoned(m: Measurement, size: Size) -> float:
+def scale_time(m: Measurement, size: Size) -> float:
     """Time a frame, ms, at another size: by pixels, as convolutions and windows go."""
     return m.median_ms * (size[0] * size[1]) / (m.size[0] * m.size[1])
 
 
-def candidate(
+def make_candidate(
     head: Record, size: Size, costs: Sequence[Record], quality: Iterable[Record], rehearsal: str
 ) -> Candidate:
     """One method out of its records.
@@ -157,7 +157,7 @@ def candidate(
         if r.status != "ok" and (m is None or is_out_of_memory(r)):
             problems[reason(r)] = None
     whole = m is not None and m.size == size
-    ms = None if m is None else m.median_ms if whole else reckoned(m, size)
+    ms = None if m is None else m.median_ms if whole else scale_time(m, size)
     at = "" if m is None or whole else f"{m.size[1]}x{m.size[0]}"
     return Candidate(
         head.method,
@@ -176,19 +176,19 @@ def advise(
     found: Sequence[Candidate], study: Study, constraints: Constraints, fps: float, frames: int
 ) -> Advice:
     """The verdict. fps: of the clip, 0 when unknown. frames: of the whole clip."""
-    evidence = _evidence(found, study)
+    evidence = _weigh(found, study)
     deciding = [e for e in evidence if e.decides]
     better = _preference([c.method for c in found], deciding)
     base = next((c for c in found if c.method == BASELINE), None)
-    flagged = [_flagged(c, base) for c in found]
+    flagged = [_flag(c, base) for c in found]
     order = sorted(flagged, key=lambda c: (bool(c.problem), -better[c.method], c.ms or math.inf))
-    sure, settled = _sure(order, deciding)
-    choices = _choices(order, constraints, fps, frames, bool(deciding), settled)
-    doubts = tuple(_doubts(order, evidence, study))
+    sure, settled = _assess_order(order, deciding)
+    choices = _choose(order, constraints, fps, frames, bool(deciding), settled)
+    doubts = tuple(_find_doubts(order, evidence, study))
     return Advice(tuple(order), tuple(evidence), choices, sure, doubts)
 
 
-def _evidence(found: Sequence[Candidate], study: Study) -> list[Evidence]:
+def _weigh(found: Sequence[Candidate], study: Study) -> list[Evidence]:
     """What each metric that ranks says, trusted ones first."""
     listed = []
     for rehearsal in (True, False):
@@ -196,7 +196,7 @@ def _evidence(found: Sequence[Candidate], study: Study) -> list[Evidence]:
         for metric in dict.fromkeys(m for table in tables.values() for m in table):
             info = metric_info(metric)
             values = {m: table[metric] for m, table in tables.items() if metric in table}
-            if len(values) < 2 or not (rehearsal or _alone(info)):
+            if len(values) < 2 or not (rehearsal or _needs_no_gt(info)):
                 continue
             ordered = sorted(values, key=lambda m: rank(info.better, values[m]))
             opinion = study.of(metric)
@@ -213,7 +213,7 @@ def _evidence(found: Sequence[Candidate], study: Study) -> list[Evidence]:
     return sorted(listed, key=lambda e: (not e.decides, -(e.people or 0)))
 
 
-def _alone(info: MetricInfo) -> bool:
+def _needs_no_gt(info: MetricInfo) -> bool:
     """Whether a metric says how good frames look without GT: it compares with nothing."""
     return not info.needs & {"gt", "lq", "reference", "flow"} and info.span == "frame"
 
@@ -240,7 +240,7 @@ def _vote(e: Evidence, a: str, b: str) -> float:
     return _weight(e) * (1 if e.order.index(a) < e.order.index(b) else -1)
 
 
-def _flagged(c: Candidate, base: Candidate | None) -> Candidate:
+def _flag(c: Candidate, base: Candidate | None) -> Candidate:
     """A candidate with what to mind about it."""
     flags = []
     wobble, of_base = c.scores.get("ewarp"), base.scores.get("ewarp") if base else None
@@ -254,7 +254,7 @@ def _flagged(c: Candidate, base: Candidate | None) -> Candidate:
     return Candidate(**{**vars(c), "flags": tuple(flags)})
 
 
-def _sure(order: Sequence[Candidate], deciding: Sequence[Evidence]) -> tuple[str, bool]:
+def _assess_order(order: Sequence[Candidate], deciding: Sequence[Evidence]) -> tuple[str, bool]:
     """(how sure the order at the top is, whether it can be called settled)."""
     usable = [c for c in order if not c.problem]
     if not deciding or len(usable) < 2:
@@ -278,7 +278,7 @@ def _sure(order: Sequence[Candidate], deciding: Sequence[Evidence]) -> tuple[str
     )
 
 
-def _choices(
+def _choose(
     order: Sequence[Candidate],
     constraints: Constraints,
     fps: float,
@@ -300,7 +300,7 @@ def _choices(
     if not constraints.fps and fps:
         asked.append(Constraints(fps=fps))
     for limits in asked:
-        found.append(_within(usable, limits, frames))
+        found.append(_choose_within(usable, limits, frames))
     networks = [c for c in usable if c.method != BASELINE]
     if networks:
         fast = min(networks, key=lambda c: c.ms or math.inf)
@@ -309,9 +309,9 @@ def _choices(
     return tuple(found)
 
 
-def _within(usable: Sequence[Candidate], limits: Constraints, frames: int) -> Choice:
+def _choose_within(usable: Sequence[Candidate], limits: Constraints, frames: int) -> Choice:
     when = str(limits)
-    said = {c.method: _judged(c, limits) for c in usable}
+    said = {c.method: _judge_reckoned(c, limits) for c in usable}
     fits = [c for c in usable if said[c.method][0] == "yes"]
     unknown = [c for c in usable if said[c.method][0] == "unknown"]
     if fits:
@@ -336,7 +336,7 @@ def _within(usable: Sequence[Candidate], limits: Constraints, frames: int) -> Ch
     )
 
 
-def _judged(c: Candidate, limits: Constraints) -> tuple[str, str]:
+def _judge_reckoned(c: Candidate, limits: Constraints) -> tuple[str, str]:
     """As `judge`; a time that was reckoned counts, memory at another size does not."""
     m = c.measurement
     if m is None or not c.estimated:
@@ -371,7 +371,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _doubts(
+def _find_doubts(
     order: Sequence[Candidate], evidence: Sequence[Evidence], study: Study
 ) -> Iterable[str]:
     """Where metrics disagree with the order, and why they are not followed."""

@@ -19,21 +19,21 @@ from tabulate import tabulate
 
 from vsrbench.core.errors import MissingError
 from vsrbench.core.types import Measurement, MetricInfo, Record, size_text
-from vsrbench.metrics import METRICS, recorded
+from vsrbench.metrics import METRICS, find_recorded
 from vsrbench.results.ranking import half_width
 from vsrbench.results.summary import (
     COST,
     Column,
     alike,
     cost_size,
-    costs_of_now,
     current_state,
-    made_by,
+    list_makers,
     metric_column,
     newest,
     reason,
     refuse,
     scoring,
+    select_current_costs,
     setting_text,
 )
 
@@ -99,7 +99,7 @@ def compare(
     records, MissingError when the base holds no scores of what is looked at.
     """
     before = _side(base, methods, datasets, metrics)
-    after = _side(labelled_alike(before.labels, new), methods, datasets, metrics)
+    after = _side(align_labels(before.labels, new), methods, datasets, metrics)
     for kind, asked in (("method", methods), ("dataset", datasets)):
         refuse(f"{kind} with results", asked, before.names[kind] | after.names[kind])
     infos = {**METRICS, **dict(sorted({**before.infos, **after.infos}.items()))}
@@ -131,7 +131,7 @@ _Labels = tuple[dict[str, tuple[str, set[tuple[str, str]]]], ...]
 """Of datasets, and of methods, that are named after paths: label -> (path, what it holds)."""
 
 
-def labelled_alike(old: _Labels, new: Iterable[Record]) -> list[Record]:
+def align_labels(old: _Labels, new: Iterable[Record]) -> list[Record]:
     """New records with the labels that the base has for what they are of.
 
     What is named after a path is called by its name, or by the end of the path where others here
@@ -227,7 +227,7 @@ def _side(
         "dataset": {r.dataset for r in records if r.dataset},
         "metric": {r.metric for r in records},
     }
-    infos = {r.metric: i for r in records if r.metric not in METRICS and (i := recorded(r))}
+    infos = {r.metric: i for r in records if r.metric not in METRICS and (i := find_recorded(r))}
     labels = _labels(records)
     records = [
         r
@@ -245,7 +245,7 @@ def _side(
         value, why = r.value, ""
         if r.status != "ok" or r.value is None:
             value, why = None, reason(r)
-        elif current[method] != made_by(r):
+        elif current[method] != list_makers(r):
             value, why = None, "scored with older weights or settings; run it again"
         score = _Score(value, same.setdefault(repr(about), about), why, r.schema)
         scores.setdefault((dataset, method, metric), {})[clip] = score
@@ -280,7 +280,7 @@ def _score_change(
         return change("lost", f"clip '{gone[0]}'{more}: {what}")
     for clip, score in old.items():
         if not alike(score.about, now[clip].about):
-            cause = _what_differs(score.about, now[clip].about)
+            cause = _explain_difference(score.about, now[clip].about)
             return replace(change("apart", f"clip '{clip}': {cause}"), cause=cause)
     pairs = {clip: (_value(score), _value(now[clip])) for clip, score in old.items()}
     gains = {clip: column.rank(was) - column.rank(value) for clip, (was, value) in pairs.items()}
@@ -298,7 +298,7 @@ def _score_change(
         statistics.fmean(was for was, _ in pairs.values()),
         statistics.fmean(value for _, value in pairs.values()),
         half_width(list(gains.values())),
-        f"{worst} {signed(column, value - was)}" if gains[worst] < 0 else "",
+        f"{worst} {format_signed(column, value - was)}" if gains[worst] < 0 else "",
         unsaid=any(min(score.schema, now[clip].schema) < 2 for clip, score in old.items()),
     )
 
@@ -308,7 +308,7 @@ def _value(score: _Score) -> float:
     return score.value
 
 
-def _what_differs(a: Sequence[Any], b: Sequence[Any]) -> str:
+def _explain_difference(a: Sequence[Any], b: Sequence[Any]) -> str:
     """Between two results of `scoring`."""
     digest, version, flow, _, pyiqa, border, _ = zip(a, b, strict=True)
     if digest[0] != digest[1]:
@@ -327,7 +327,7 @@ def _what_differs(a: Sequence[Any], b: Sequence[Any]) -> str:
 def _costs(records: Sequence[Record]) -> dict[tuple[str, str], Measurement]:
     """(method, LQ size) -> newest measurement."""
     found = {}
-    for r in costs_of_now(records, records):
+    for r in select_current_costs(records, records):
         if r.status == "ok" and r.measurement:
             found[r.method, size_text(cost_size(r))] = r.measurement
     return found
@@ -353,12 +353,12 @@ def _cost_changes(
     return changes
 
 
-def signed(column: Column, value: float) -> str:
+def format_signed(column: Column, value: float) -> str:
     """A difference as printed: with its sign."""
     return f"{value:+.{column.decimals}f}"
 
 
-def regressed(changes: Iterable[Change]) -> bool:
+def has_regressed(changes: Iterable[Change]) -> bool:
     """Whether any change is a regression."""
     return any(change.verdict in REGRESSIONS for change in changes)
 
@@ -378,9 +378,8 @@ def verdict_line(changes: Sequence[Change]) -> str:
             f"; {unsaid} of these with records of schema 1, which do not say border and flow: "
             "taken for equal"
         )
-    return (
-        f"{'REGRESSION' if regressed(changes) else 'no regression'}: {text or 'nothing to compare'}"
-    )
+    verdict = "REGRESSION" if has_regressed(changes) else "no regression"
+    return f"{verdict}: {text or 'nothing to compare'}"
 
 
 def github_annotations(changes: Iterable[Change]) -> list[str]:
@@ -400,7 +399,7 @@ def github_annotations(changes: Iterable[Change]) -> list[str]:
 
 def to_json(changes: Sequence[Change]) -> str:
     """All changes and the verdict as JSON."""
-    found = {"regressed": regressed(changes), "changes": [asdict(c) for c in changes]}
+    found = {"regressed": has_regressed(changes), "changes": [asdict(c) for c in changes]}
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -413,7 +412,7 @@ def markdown(changes: Sequence[Change], everything: bool = False) -> str:
         numbers = ["", "", ""]
         if c.base is not None and c.new is not None:
             interval = f" ±{c.column.text(c.ci95)}" if c.ci95 is not None else ""
-            difference = signed(c.column, c.new - c.base) + interval
+            difference = format_signed(c.column, c.new - c.base) + interval
             numbers = [c.column.text(c.base), c.column.text(c.new), difference]
         label = f"{c.column.label} {c.column.arrow}".strip()
         note = "; ".join(filter(None, (c.worst and f"worst: {c.worst}", c.note)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vsrbench.core.types import Record
-from vsrbench.metrics import recorded
+from vsrbench.metrics import find_recorded
 
 
-def identical_scores(records: Iterable[Record]) -> list[str]:
+def find_identical_scores(records: Iterable[Record]) -> list[str]:
     """Warnings about scores that agree to the last digit on different clips.
 
     Such scores most likely come from the same frames under two names. Values at an end of a
@@ -20,7 +20,7 @@ def identical_scores(records: Iterable[Record]) -> list[str]:
             scored.setdefault((r.method, r.dataset, r.metric), []).append(r)
     found = []
     for (method, dataset, _), own in scored.items():
-        if (info := recorded(own[0])) is None:
+        if (info := find_recorded(own[0])) is None:
             continue
         first: dict[float, str] = {}
         alike: dict[float, dict[str, None]] = {}

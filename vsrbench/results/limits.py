@@ -70,7 +70,7 @@ def judge(m: Measurement | None, constraints: Constraints, failed: str = "") -> 
     return next((a for a in order if a in answers), "yes"), ", ".join(said)
 
 
-def within(records: Iterable[Record], constraints: Constraints) -> str:
+def describe_within(records: Iterable[Record], constraints: Constraints) -> str:
     """Which methods stay within the constraints, at each size measured; empty without any."""
     costs = [r for r in records if r.kind == "cost"]
     if not constraints or not costs:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vsrbench.core.errors import WriteError
-from vsrbench.core.files import partial_beside
+from vsrbench.core.files import name_partial
 from vsrbench.core.types import Record
 from vsrbench.data.frames import read_mark
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT
-from vsrbench.results.view import ends
+from vsrbench.results.view import shorten_paths
 
 
 @dataclass
@@ -31,14 +31,14 @@ class Merged:
     """A line for each score or clip that differs between folders; the first one is kept."""
 
 
-def side_by_side(found: Mapping[str, Sequence[Record]]) -> list[Record]:
+def place_side_by_side(found: Mapping[str, Sequence[Record]]) -> list[Record]:
     """The results of several folders for one table: what they agree on once, else a row for each.
 
     found: path of a folder -> what it shows. A method that two folders score differently (other
     weights, code or frames) or cost differently (another machine) goes by its name and the end of
     the folder's path in each of them; GT never does.
     """
-    labels = ends([str(Path(folder).resolve()) for folder in found])
+    labels = shorten_paths([str(Path(folder).resolve()) for folder in found])
     seen: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
     for records in found.values():
         for r in records:
@@ -141,7 +141,7 @@ def _frames(source: Path, target: Path) -> list[str]:
             if read_mark(place).output_key != read_mark(folder).output_key:
                 conflicts.append(f"kept frames in {folder} are of another output than in {place}")
             continue
-        partial = partial_beside(place)
+        partial = name_partial(place)
         try:
             shutil.copytree(folder, partial)
             if place.exists():

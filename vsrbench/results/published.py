@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vsrbench.core.errors import UserError, unknown
+from vsrbench.core.errors import UserError, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.metrics import METRICS
-from vsrbench.results.summary import Block, Cell, Column, Row, Summary, metric_column, ranked
+from vsrbench.results.summary import Block, Cell, Column, Row, Summary, metric_column, rank_rows
 
 FIELDS = ["set", "method", "metric", "value", "notes"]
 
@@ -82,7 +82,7 @@ class Published:
     def of(self, source: str) -> list[Value]:
         """The values of a source. Raises UserError for an unknown one."""
         if source not in self.sources:
-            raise unknown("published table", source, self.sources)
+            raise unknown_name("published table", source, self.sources)
         return [v for v in self.values if v.source.name == source]
 
     def column(self, metric: str, decimals: int) -> Column:
@@ -128,9 +128,9 @@ def _values(path: Path, source: Source, known: Published) -> Iterable[Value]:
             )
             where = f"{path}:{reader.line_num}"
             if value.method not in known.methods:
-                raise UserError(f"{where}: {unknown('method', value.method, known.methods)}")
+                raise UserError(f"{where}: {unknown_name('method', value.method, known.methods)}")
             if value.metric not in {*METRICS, *known.metrics}:
-                raise UserError(f"{where}: {unknown('metric', value.metric, known.metrics)}")
+                raise UserError(f"{where}: {unknown_name('metric', value.metric, known.metrics)}")
             try:
                 float(value.text)
             except ValueError as error:
@@ -160,7 +160,7 @@ def summary(
     ):
         for name in asked or ():
             if name not in have:
-                raise unknown(f"{kind} of {about.title}", name, have)
+                raise unknown_name(f"{kind} of {about.title}", name, have)
         chosen.append(list(asked or have))
     note = (
         f"As printed in {about.title}: {about.paper}. Nothing in it was measured here. "
@@ -188,7 +188,7 @@ def summary(
         title = known.sets.get(name, name)
         notes = (f"As printed in {about.title}, see the first table." if blocks else note,)
         blocks.append(
-            Block(name, title, {}, (0, 0), 0, columns, ranked(rows, columns), notes=notes)
+            Block(name, title, {}, (0, 0), 0, columns, rank_rows(rows, columns), notes=notes)
         )
     return Summary(tuple(blocks))
 
@@ -197,7 +197,7 @@ def _cell(value: Value | None) -> Cell:
     return Cell(note="not in this table") if value is None else Cell(value.number, note=value.note)
 
 
-def beside(known: Published, measured: Summary, bases: Mapping[str, str]) -> Summary:
+def add_published(known: Published, measured: Summary, bases: Mapping[str, str]) -> Summary:
     """Measured blocks with the published rows of the same set below, marked and never ranked.
 
     bases: dataset -> the one it is published as, such as realvsr-x1 -> realvsr.
@@ -245,7 +245,7 @@ class Contradiction:
     values: tuple[Value, ...]
 
 
-def contradictions(known: Published) -> tuple[list[Contradiction], list[str]]:
+def find_contradictions(known: Published) -> tuple[list[Contradiction], list[str]]:
     """(quantities with two values at their common precision, rows that two methods share).
 
     Only values of one pack are compared.
@@ -288,7 +288,7 @@ def contradictions(known: Published) -> tuple[list[Contradiction], list[str]]:
 
 def contradiction_table(known: Published, form: str, width: int = 100) -> str:
     """All contradictions as markdown, LaTeX, CSV, or lines of at most `width` for a terminal."""
-    found, twins = contradictions(known)
+    found, twins = find_contradictions(known)
     head = ["set", "method", "metric", "values", "pack"]
     body = [
         [

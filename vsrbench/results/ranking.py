@@ -37,7 +37,7 @@ def p_value(gaps: Sequence[float]) -> float:
     return 1 - inside(abs(statistics.fmean(gaps)) / spread, n - 1) if spread else 0.0
 
 
-def not_apart(ps: Mapping[int, float]) -> set[int]:
+def find_ties(ps: Mapping[int, float]) -> set[int]:
     """Those whose difference is not shown, corrected for their number by Holm's procedure."""
     order = sorted(ps, key=lambda i: ps[i])
     shown = 0
@@ -71,7 +71,7 @@ def marks(
         for i, other in clips.items()
         if i not in best and other.keys() == own.keys() and own
     }
-    close = not_apart(ps)
+    close = find_ties(ps)
     for i in printed:
         second = len(best) == 1 and levels[1:] and printed[i] == levels[1]
         if second or i in close:

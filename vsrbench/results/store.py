@@ -17,7 +17,7 @@ from vsrbench.core.errors import DataError, MissingError, UserError, WriteError
 from vsrbench.core.types import RECORD_SCHEMA, Record
 from vsrbench.results import lines
 from vsrbench.results.lines import Lean
-from vsrbench.results.view import Named, latest, several, shown
+from vsrbench.results.view import Named, has_several, latest, select_shown
 
 T = TypeVar("T")
 _BATCH = 1000
@@ -140,7 +140,7 @@ class Store:
         return latest(record for _, record in self.read_lines())
 
     def require(self, strict: bool = False, lean: bool = False) -> list[Record]:
-        """The results that were asked for last (`shown`), for all that shows or compares.
+        """The results that were asked for last (`select_shown`), for all that shows or compares.
 
         Records of one key with different values leave a notice. Raises MissingError when there are
         no records. strict: a DataError for damaged lines, as in `read`, and for such records. lean:
@@ -149,8 +149,8 @@ class Store:
         differing = dict[str, str]()
         read = self._records(Lean() if lean else lines.record, strict)
         newest = latest((record for _, record in read), differing)
-        unclear = not self.runs.is_file() and several(newest)
-        found = shown(newest, self.read_runs(strict))
+        unclear = not self.runs.is_file() and has_several(newest)
+        found = select_shown(newest, self.read_runs(strict))
         if unclear:
             self.notices.append(
                 f"{self.runs.name} does not lie beside {self.records}: of several results of one "
@@ -176,14 +176,14 @@ class Store:
         runs = [run for run in self.read_runs() if run["run_id"] == run_id]
         keys = {k for run in runs for a in run.get("asked", ()) for k in a.keys.values()}
         newest = latest(record for _, record in self.read_lines() if record.key in keys)
-        return shown(newest, runs, alone=True)
+        return select_shown(newest, runs, alone=True)
 
     def _records(
         self, made_of: Callable[[bytes], Any], strict: bool = False
     ) -> Iterator[tuple[bytes, Any]]:
         """(line, what is made of it) of all records. Raises UserError for those of the future."""
 
-        def checked(line: bytes) -> Any:
+        def check_line(line: bytes) -> Any:
             try:
                 made = made_of(line)
             except msgspec.ValidationError:
@@ -192,7 +192,7 @@ class Store:
             self._check_schema(made.schema)
             return made
 
-        return self._lines(self.records, checked, strict)
+        return self._lines(self.records, check_line, strict)
 
     def _check_schema(self, newest: Any) -> None:
         if isinstance(newest, int) and newest > RECORD_SCHEMA:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from vsrbench.core.errors import unknown
+from vsrbench.core.errors import unknown_name
 from vsrbench.core.types import (
     DatasetSpec,
     Measurement,
@@ -23,8 +23,8 @@ from vsrbench.core.types import (
     Size,
     size_text,
 )
-from vsrbench.metrics import METRICS, metric_info, recorded
-from vsrbench.results.doubles import identical_scores
+from vsrbench.metrics import METRICS, find_recorded, metric_info
+from vsrbench.results.doubles import find_identical_scores
 from vsrbench.results.ranking import Better, Mark, half_width, marks, rank
 
 SELF = frozenset({"reference", "flow", "lq"})
@@ -181,7 +181,7 @@ class Summary:
         for block in self.blocks:
             if block.dataset == dataset:
                 return block
-        raise unknown("dataset with results", dataset, (b.dataset for b in self.blocks))
+        raise unknown_name("dataset with results", dataset, (b.dataset for b in self.blocks))
 
 
 def metric_infos(
@@ -192,7 +192,7 @@ def metric_infos(
     Raises UserError for an unknown name that was asked for.
     """
     others = (r for r in records if r.metric not in METRICS)
-    found = {r.metric: info for r in others if (info := recorded(r))}
+    found = {r.metric: info for r in others if (info := find_recorded(r))}
     table = METRICS | dict(sorted(found.items()))
     return table | {name: metric_info(name) for name in asked or () if name not in table}
 
@@ -236,7 +236,7 @@ def summarise(
     """
     records = list(records)
     quality = list(newest(records).values())
-    costs = {(r.method, cost_size(r)): r for r in costs_of_now(records, [])}
+    costs = {(r.method, cost_size(r)): r for r in select_current_costs(records, [])}
     heads = {r.method: r for r in sorted(records, key=lambda r: r.at)}
     refuse("dataset with results", datasets, {r.dataset for r in quality})
     refuse("method with results", methods, set(heads))
@@ -262,7 +262,7 @@ def summarise(
             # Records of schema 1 do not say it, and later ones do.
             border_px=spec.border_px if spec else None,
         )
-        here_costs = {(r.method, cost_size(r)): r for r in costs_of_now(records, own)}
+        here_costs = {(r.method, cost_size(r)): r for r in select_current_costs(records, own)}
         blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, infos, here_costs))
     if datasets is None:
         shown = {b.size for b in blocks}
@@ -286,7 +286,7 @@ def refuse(kind: str, asked: Sequence[str] | None, known: Iterable[str]) -> None
     known = set(known)
     for name in asked or ():
         if name not in known:
-            raise unknown(kind, name, known)
+            raise unknown_name(kind, name, known)
 
 
 def cost_size(record: Record) -> Size:
@@ -294,23 +294,25 @@ def cost_size(record: Record) -> Size:
     return record.measurement.size if record.measurement else record.size
 
 
-def costs_of_now(records: Iterable[Record], scores: Iterable[Record]) -> list[Record]:
+def select_current_costs(records: Iterable[Record], scores: Iterable[Record]) -> list[Record]:
     """Those of cost, the newest last; one that is not of what was scored counts as failed.
 
     Precision may differ: scores of a GPU can stand beside the cost on a CPU.
     """
 
-    def made(r: Record) -> tuple[Any, ...]:
-        *before, _, settings = made_by(r)
+    def list_run_state(r: Record) -> tuple[Any, ...]:
+        *before, _, settings = list_makers(r)
         return (*before, settings)
 
     scored = sorted((r for r in scores if r.kind == "quality"), key=lambda r: r.at)
-    state = {m: made(r) for m, r in {r.method: r for r in scored if r.status == "ok"}.items()}
+    state = {
+        m: list_run_state(r) for m, r in {r.method: r for r in scored if r.status == "ok"}.items()
+    }
     error = {"message": "measured with other weights, code or settings than scored; run it again"}
     found = sorted((r for r in records if r.kind == "cost"), key=lambda r: r.at)
     return [
         r
-        if r.status != "ok" or state.get(r.method, made(r)) == made(r)
+        if r.status != "ok" or state.get(r.method, list_run_state(r)) == list_run_state(r)
         else replace(r, status="failed", measurement=None, size=cost_size(r), error=error)
         for r in found
     ]
@@ -365,11 +367,11 @@ def _block(
     return replace(
         empty,
         columns=columns,
-        rows=ranked(rows, columns),
+        rows=rank_rows(rows, columns),
         scored_on={text: tuple(metrics) for text, metrics in scored_on.items()},
         flows={name: tuple(metrics) for name, metrics in flows.items()},
         setting=setting,
-        notes=(*said, *_shifts(quality), *identical_scores(others), *notes),
+        notes=(*said, *_shifts(quality), *find_identical_scores(others), *notes),
         cost_notes=tuple(notes),
         unranked=tuple(infos[m].title for m in unranked),
         runs=tuple(sorted({r.run_id for r in (*used, *cost.values())})),
@@ -395,12 +397,12 @@ def current_state(quality: Iterable[Record]) -> dict[Any, tuple[Any, ...]]:
     current: dict[Any, tuple[Any, ...]] = {}
     for r in sorted(quality, key=lambda r: r.at):
         if r.status == "ok":
-            current[r.method] = made_by(r)
+            current[r.method] = list_makers(r)
             current[r.clip, r.metric] = scoring(r)
     return current
 
 
-def made_by(r: Record) -> tuple[Any, ...]:
+def list_makers(r: Record) -> tuple[Any, ...]:
     """What the scores of one method must share to be averaged."""
     settings = {k: v for k, v in r.settings.items() if k not in ("timeout_s", "leave_out")}
     return (r.method_version, r.weights_sha256, r.code, r.precision, settings)
@@ -458,7 +460,7 @@ def _score(
             problems[clip] = "not run"
         elif r.status != "ok" or r.value is None:
             problems[clip] = reason(r) if r.status == "skipped" else f"failed: {reason(r)}"
-        elif current[head.method] != made_by(r):
+        elif current[head.method] != list_makers(r):
             problems[clip] = "scored with older weights or settings; run it again"
         elif not alike(current[clip, metric], scoring(r)):
             problems[clip] = "scored on other frames or by another version; run it again"
@@ -516,7 +518,7 @@ def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> 
     return Cell(value=float(value), note="; ".join(apart), comparable=same)
 
 
-def ranked(rows: Sequence[Row], columns: Iterable[Column]) -> tuple[Row, ...]:
+def rank_rows(rows: Sequence[Row], columns: Iterable[Column]) -> tuple[Row, ...]:
     """The rows with best, second and what is not told apart from the best, column by column."""
     cells = [dict(row.cells) for row in rows]
     for column in columns:

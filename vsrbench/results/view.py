@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Asked, Record, Size
-from vsrbench.metrics import recorded
+from vsrbench.metrics import find_recorded
 
 Named = tuple[str, str]
 """Name and path of what is named after it; the path is empty for what has a card or a spec."""
@@ -78,7 +78,7 @@ def latest(records: Iterable[Record], differing: dict[str, str] | None = None) -
     return newest
 
 
-def shown(
+def select_shown(
     found: dict[str, Record], runs: Iterable[Mapping[str, Any]], alone: bool = False
 ) -> list[Record]:
     """Of every method, set, clip and metric (or size) the result that was asked for last.
@@ -89,7 +89,7 @@ def shown(
     is that of asking. A clip that the last run of its set no longer had is left out.
     """
     events = _events(found, runs, alone)
-    methods, datasets = _moved(events, found)
+    methods, datasets = _find_moved(events, found)
     asked: dict[_Slot, tuple[str, str]] = {}
     clips: dict[Named, set[str]] = {}
     for event in events():
@@ -119,12 +119,12 @@ def shown(
         title = record.title if name == slot.method[0] else name
         values = {"at": at, "method": name, "title": title, "clip": slot.clip}
         values |= {"dataset": set_called.get(slot.dataset, ""), "source": slot.method[1]}
-        result.append(_changed(record, values | {"dataset_source": slot.dataset[1]}, key in used))
+        result.append(_copy_with(record, values | {"dataset_source": slot.dataset[1]}, key in used))
         used.add(key)
     return result
 
 
-def _changed(record: Record, values: Mapping[str, Any], shared: bool) -> Record:
+def _copy_with(record: Record, values: Mapping[str, Any], shared: bool) -> Record:
     """A record with these values: the same object, which nobody else has, unless it is shared."""
     if shared:
         return replace(record, **values)
@@ -163,7 +163,7 @@ def _contents(event: _Asking | Record) -> tuple[str, Iterable[tuple[_Slot, str]]
     return event.at, [(_slot(event), event.key)]
 
 
-def several(found: Mapping[str, Record]) -> bool:
+def has_several(found: Mapping[str, Record]) -> bool:
     """Whether there are results of different keys for one place in a view."""
     keys: dict[_Slot, str] = {}
     return any(keys.setdefault(_slot(r), r.key) != r.key for r in found.values())
@@ -179,7 +179,7 @@ def _cost_name(size: Size) -> str:
     return f"{_COST} {size[0]}x{size[1]}"
 
 
-def _moved(
+def _find_moved(
     events: _Events, found: Mapping[str, Record]
 ) -> tuple[dict[Named, Named], dict[Named, Named]]:
     """(methods, sets) that lie elsewhere now: path then -> path of the same content later."""
@@ -206,11 +206,11 @@ def _moved(
         alike = all(outputs[a][k] == outputs[b][k] for k in both)
         return alike and bool(both or (weights[a] and weights[a] == weights[b]))
 
-    methods = _followed(list(outputs), same_outputs)
-    return methods, _followed(list(clips), lambda a, b: clips[a] == clips[b])
+    methods = _follow(list(outputs), same_outputs)
+    return methods, _follow(list(clips), lambda a, b: clips[a] == clips[b])
 
 
-def _followed(names: Sequence[Named], same: Callable[[Named, Named], bool]) -> dict[Named, Named]:
+def _follow(names: Sequence[Named], same: Callable[[Named, Named], bool]) -> dict[Named, Named]:
     """Each thing that is the same as a later one of its name -> that one."""
     found: dict[Named, Named] = {}
     for a, b in combinations(names, 2):
@@ -229,7 +229,7 @@ def _labels(named: Iterable[Named]) -> dict[Named, str]:
         if len(sources) == 1:
             found[name, next(iter(sources))] = name
             continue
-        whole = ends([source for source in sources if source])
+        whole = shorten_paths([source for source in sources if source])
         short = {source: end.removesuffix(PurePath(end).suffix) for source, end in whole.items()}
         for source, end in whole.items():
             if PurePath(end).name == name:
@@ -244,7 +244,7 @@ def _labels(named: Iterable[Named]) -> dict[Named, str]:
     return found
 
 
-def ends(paths: Sequence[str]) -> dict[str, str]:
+def shorten_paths(paths: Sequence[str]) -> dict[str, str]:
     """The shortest end, of at least two parts, by which each path differs from all the others."""
     parts = {path: PurePath(path).parts for path in paths}
     found = {}
@@ -278,7 +278,7 @@ def _difference(old: Record, new: Record) -> str:
     """
     if not (old.kind == new.kind == "quality" and old.status == new.status == "ok"):
         return ""
-    info = recorded(new)
+    info = find_recorded(new)
     if info is None or old.value is None or new.value is None:
         return ""
     if abs(old.value - new.value) <= 0.5 * 10**-info.decimals:

@@ -19,8 +19,8 @@ from tabulate import tabulate
 
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import Record
-from vsrbench.metrics import recorded
-from vsrbench.results.summary import GT, Cell, Column, Summary, ranked
+from vsrbench.metrics import find_recorded
+from vsrbench.results.summary import GT, Cell, Column, Summary, rank_rows
 
 SCHEMA = 1
 FEWEST_DECOYS = 3
@@ -115,7 +115,7 @@ def read(paths: Iterable[Path]) -> list[Vote]:
     return votes
 
 
-def inattentive(votes: Iterable[Vote]) -> dict[str, float]:
+def find_inattentive(votes: Iterable[Vote]) -> dict[str, float]:
     """Voters who told identical pictures apart too often -> share of decoys they called equal."""
     decoys: dict[str, list[bool]] = {}
     for vote in votes:
@@ -125,7 +125,7 @@ def inattentive(votes: Iterable[Vote]) -> dict[str, float]:
     return {voter: share for voter, share in shares.items() if share < CONSISTENT}
 
 
-def preferences(votes: Sequence[Vote]) -> list[Preference]:
+def fit_preferences(votes: Sequence[Vote]) -> list[Preference]:
     """Bradley-Terry scores of all methods, best first; decoys do not count."""
     votes = [vote for vote in votes if not vote.decoy]
     names = sorted({name for vote in votes for name in (vote.left, vote.right)})
@@ -184,7 +184,7 @@ def agreements(votes: Sequence[Vote], records: Iterable[Record]) -> list[Agreeme
     scores: dict[str, dict[tuple[str, str, str], float]] = {}
     better: dict[str, float] = {}
     for r in records:
-        info = recorded(r) if r.kind == "quality" and r.status == "ok" else None
+        info = find_recorded(r) if r.kind == "quality" and r.status == "ok" else None
         if info is None or r.value is None:
             continue
         # A metric that is best at 1 prefers what is nearer to it.
@@ -209,14 +209,14 @@ def agreements(votes: Sequence[Vote], records: Iterable[Record]) -> list[Agreeme
     return sorted(found, key=lambda a: -a.share)
 
 
-def beside(summary: Summary, votes: Sequence[Vote]) -> Summary:
+def add_preferences(summary: Summary, votes: Sequence[Vote]) -> Summary:
     """A summary with what people prefer as first column, in the datasets that they voted on."""
-    careless = inattentive(votes)
+    careless = find_inattentive(votes)
     column = Column("people", "People", "", "higher", 2)
     blocks = []
     for block in summary.blocks:
         own = [v for v in votes if v.dataset == block.dataset and v.voter not in careless]
-        liked = {p.method: p for p in preferences(own)}
+        liked = {p.method: p for p in fit_preferences(own)}
         if not liked:
             blocks.append(block)
             continue
@@ -234,7 +234,7 @@ def beside(summary: Summary, votes: Sequence[Vote]) -> Summary:
             f"{people} voters, ± 95 %; one ahead by 1.0 is preferred in 73 % of pairs."
         )
         made = replace(block, columns=(column, *block.columns), notes=(*block.notes, note))
-        blocks.append(replace(made, rows=ranked(rows, [column])))
+        blocks.append(replace(made, rows=rank_rows(rows, [column])))
     return Summary(tuple(blocks))
 
 
@@ -242,9 +242,9 @@ def markdown(
     votes: Sequence[Vote], titles: Mapping[str, str], records: Iterable[Record] = ()
 ) -> str:
     """What people said, as Markdown: preferences, who was left out, agreement of the metrics."""
-    careless = inattentive(votes)
+    careless = find_inattentive(votes)
     kept = [vote for vote in votes if vote.voter not in careless]
-    found = preferences(kept)
+    found = fit_preferences(kept)
     if not found:
         return "No vote on two different pictures.\n"
     rows = [

@@ -27,10 +27,10 @@ from vsrbench.data.outputs import View
 from vsrbench.metrics import known_metrics
 from vsrbench.metrics.availability import unavailable
 from vsrbench.programs import command
-from vsrbench.results.advice import STANDBY, TRUSTED, Candidate, candidate
+from vsrbench.results.advice import STANDBY, TRUSTED, Candidate, make_candidate
 from vsrbench.results.agreement import Study
 from vsrbench.run import cost
-from vsrbench.run.method import at_scale
+from vsrbench.run.method import set_scale
 from vsrbench.run.runner import Run
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Look:
     """All records behind it."""
 
 
-def ready_cards(root: Path, scale: int) -> tuple[list[MethodCard], dict[str, UserError]]:
+def select_ready(root: Path, scale: int) -> tuple[list[MethodCard], dict[str, UserError]]:
     """(methods that can run here at this scale, with weights; others and why they cannot)."""
     cards, absent = list[MethodCard](), dict[str, UserError]()
     for name, path in specs.method_files(root).items():
@@ -87,7 +87,7 @@ def ready_cards(root: Path, scale: int) -> tuple[list[MethodCard], dict[str, Use
             card = specs.read_card(path)
             if card.weights.origin == "random":
                 continue
-            at_scale(card, scale)
+            set_scale(card, scale)
             if card.kind == "command":
                 command.check_arguments(card)
             command.identify(card)
@@ -131,38 +131,38 @@ def look(
         )
     clip = found.clips[0]
     say(f"looking for the liveliest part of {clip.count} frames of {size_text(clip.size)}")
-    first, box = liveliest(clip.lq, scale)
+    first, box = find_liveliest(clip.lq, scale)
     part = cut(clip, first, box)
     alone, with_gt = metrics_here(study)
     spec = replace(found.spec, metrics=alone)
     sets = [Dataset(spec, [part])]
     rehearsal = None
     if min(part.size) // scale >= SMALLEST:
-        rehearsal = rehearsed(replace(spec, metrics=with_gt), part)
+        rehearsal = make_rehearsal(replace(spec, metrics=with_gt), part)
         sets.append(rehearsal)
     store = run().store
     probe = (min(PROBE[0], clip.size[0]), min(PROBE[1], clip.size[1]))
 
-    def left() -> float:
+    def seconds_left() -> float:
         return seconds - (time.monotonic() - started)
 
     say(f"timing {len(cards)} methods at {size_text(probe)}")
-    costs = _costs(run(), cards, probe, scale, PROBE_FRAMES, max(FLOOR_S, 0.25 * left()))
+    costs = _costs(run(), cards, probe, scale, PROBE_FRAMES, max(FLOOR_S, 0.25 * seconds_left()))
     pace = {r.method: r.measurement.median_ms for r in costs if r.measurement}
     area = probe[0] * probe[1]
 
-    def takes_s(card: MethodCard, size: Size, frames: float) -> float:
+    def estimate_s(card: MethodCard, size: Size, frames: float) -> float:
         return pace[card.name] * size[0] * size[1] / area * frames / 1000
 
-    share = max(FLOOR_S, 0.5 * left() / max(len(cards), 1))
-    fit = [c for c in cards if c.name in pace and takes_s(c, part.size, LENGTH) <= share]
+    share = max(FLOOR_S, 0.5 * seconds_left() / max(len(cards), 1))
+    fit = [c for c in cards if c.name in pace and estimate_s(c, part.size, LENGTH) <= share]
     quality = run()
     quality.go(fit, sets)
     records = [*costs, *quality.store.of_run(quality.id)]
     order = sorted((c for c in cards if c.name in pace), key=lambda c: pace[c.name])
     for card in order if clip.size != probe else ():
-        need = takes_s(card, clip.size, cost.FRAMES * RUNS)
-        if need <= max(left() - 3, 0):
+        need = estimate_s(card, clip.size, cost.FRAMES * RUNS)
+        if need <= max(seconds_left() - 3, 0):
             more = _costs(run(), [card], clip.size, scale, cost.FRAMES, max(FLOOR_S, 3 * need))
             records += more
     by_name: dict[str, list[Record]] = {}
@@ -174,9 +174,9 @@ def look(
         of_cost = [r for r in own if r.kind == "cost"]
         of_sets = [r for r in own if r.kind == "quality"]
         other = f"{spec.name}-rehearsal"
-        one = candidate(own[0], clip.size, of_cost, of_sets, other)
+        one = make_candidate(own[0], clip.size, of_cost, of_sets, other)
         if card not in fit and card.name in pace and not one.problem:
-            about = takes_s(card, part.size, LENGTH)
+            about = estimate_s(card, part.size, LENGTH)
             one = replace(one, problem=f"not tried: the part alone would take {about:.0f} s")
         made.append(one)
     y, x, h, w = box
@@ -191,7 +191,7 @@ def look(
 def _costs(
     run: Run, cards: Sequence[MethodCard], size: Size, scale: int, frames: int, timeout_s: float
 ) -> list[Record]:
-    with run.logged():
+    with run.keep_log():
         run.cost(cards, size, scale, frames, timeout_s)
     return run.store.of_run(run.id)
 
@@ -211,7 +211,7 @@ def cut(clip: Clip, first: int, box: tuple[int, int, int, int]) -> Clip:
     )
 
 
-def rehearsed(spec: DatasetSpec, part: Clip) -> Dataset:
+def make_rehearsal(spec: DatasetSpec, part: Clip) -> Dataset:
     """The part brought down by its scale, with itself as GT."""
     small = (part.size[0] // part.scale, part.size[1] // part.scale)
     name = f"{spec.name}-rehearsal"
@@ -226,14 +226,14 @@ def rehearsed(spec: DatasetSpec, part: Clip) -> Dataset:
     return Dataset(replace(spec, name=name, title=name, kind="synthetic"), [clip])
 
 
-def liveliest(lq: Sequence[Frame], scale: int) -> tuple[int, tuple[int, int, int, int]]:
+def find_liveliest(lq: Sequence[Frame], scale: int) -> tuple[int, tuple[int, int, int, int]]:
     """(first frame, (y, x, height, width)) of a part with much movement and detail.
 
     Places all over the clip are ranked by their mean change from frame to frame and their mean
     Laplacian, without those across a cut; in the best one the window with most of both is taken.
     """
     found = []
-    for first in _places(lq):
+    for first in _spread_frames(lq):
         greys = [_grey(lq[t]) for t in range(first, min(first + LENGTH, len(lq)))]
         steps = [float(np.abs(b - a).mean()) for a, b in pairwise(greys)] or [0.0]
         detail = float(np.mean([_detail(grey).mean() for grey in greys]))
@@ -254,7 +254,7 @@ def liveliest(lq: Sequence[Frame], scale: int) -> tuple[int, tuple[int, int, int
     return first, (int(y), int(x), h, w)
 
 
-def _places(lq: Sequence[Frame]) -> Iterator[int]:
+def _spread_frames(lq: Sequence[Frame]) -> Iterator[int]:
     """Frames at which to look, spread over the clip, as far as they can be reached quickly."""
     most = max(len(lq) - LENGTH, 0)
     starts = list(lq.starts) if isinstance(lq, FrameSource) else list(range(len(lq)))

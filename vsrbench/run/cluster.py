@@ -31,7 +31,7 @@ from vsrbench.core.errors import (
     WriteError,
     missing_package,
 )
-from vsrbench.core.files import partial_beside
+from vsrbench.core.files import name_partial
 from vsrbench.core.processes import Died
 from vsrbench.core.types import Measurement, MethodCard, Size
 from vsrbench.data import frames
@@ -45,11 +45,11 @@ from vsrbench.run.executors import (
     RunContext,
     Start,
     Watcher,
-    failed,
+    fail_job,
     run,
 )
-from vsrbench.run.host import About, Host, Received, Terms, pack, pieces, terms_of
-from vsrbench.run.plan import Job, made
+from vsrbench.run.host import About, Host, Received, Terms, pack, split_files, terms_of
+from vsrbench.run.plan import Job, identify_made
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -199,7 +199,7 @@ class Cluster:
         Raises MissingError when none fits, or none is left.
         """
         watching: threading.Thread | None = None
-        with _marked(about.logs) as mark:
+        with _mark_folder(about.logs) as mark:
 
             def open_places(tell: Callable[[Start | UserError], None]) -> None:
                 nonlocal watching
@@ -283,7 +283,7 @@ class Cluster:
                 for ref in found:
                     if why := self._joined(refs[ref]):
                         reasons[why] = None
-                        watcher.once(f"{refs[ref].host} is left out: {why}")
+                        watcher.say_once(f"{refs[ref].host} is left out: {why}")
                     else:
                         tries[refs[ref].node, refs[ref].number] = 0
                         ready(refs[ref])
@@ -297,7 +297,7 @@ class Cluster:
                         "; ".join(reasons) or START,
                     )
                 if "working" not in states and now - began > PATIENCE_S:
-                    watcher.once("waiting for machines of the cluster: they start, or are in use")
+                    watcher.say_once("waiting for machines of the cluster: they start, or are in use")
                 if not found:
                     self._stop.wait(0 if refs else LOOK_S)
         except UserError as error:
@@ -342,7 +342,7 @@ class Cluster:
         if self._alone is not None:
             return self._machine
         about = RunContext("", False, Path(), logs)
-        with _marked(logs) as mark:
+        with _mark_folder(logs) as mark:
             start = partial(self._start, [device], terms_of((), mark), about, alone=True)
             for node in self._nodes():
                 if _count(node, [device]):
@@ -378,7 +378,7 @@ class Cluster:
         timeout_s: float | None = None,
     ) -> Measurement:
         """As `Crew.measure`, on the machine of `machine`, or another of its kind if it is lost."""
-        wanted = made(card)
+        wanted = identify_made(card)
         if isinstance(wanted, UserError):
             raise wanted
         why = ""
@@ -448,10 +448,10 @@ class _Remote:
         except WriteError:
             raise
         except UserError as error:
-            return failed(job, error, self._about)
+            return fail_job(job, error, self._about)
         except errors.RayTaskError as error:  # it lives: something is wrong with its machine
             text = f"{self._place.host}: {_line(error.cause)}"
-            return failed(job, ContractError(text, "see to that machine"), self._about)
+            return fail_job(job, ContractError(text, "see to that machine"), self._about)
         except errors.OutOfMemoryError as error:
             self._place.state = "lost"
             raise Died("Ray ended its worker, for its machine ran out of memory") from error
@@ -478,7 +478,7 @@ class _Remote:
     def _send(self, digest: str, files: Sequence[Path]) -> None:
         """Files in pieces, each waited for, so that no two are in memory at a time."""
         actor = self._place.actor
-        for number, (name, data) in enumerate(pieces(files)):
+        for number, (name, data) in enumerate(split_files(files)):
             self._ray.get(actor.take.remote(digest, number, name, data))
         self._ray.get(actor.taken.remote(digest))
 
@@ -506,10 +506,10 @@ class _Remote:
 
 
 @contextmanager
-def _marked(folder: Path) -> Iterator[Path]:
+def _mark_folder(folder: Path) -> Iterator[Path]:
     """A file in a folder of results, by which a machine sees whether it shares them."""
     folder.mkdir(parents=True, exist_ok=True)
-    mark = partial_beside(folder / "here")
+    mark = name_partial(folder / "here")
     mark.touch()
     try:
         yield mark

@@ -14,12 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vsrbench.cards.code import code
+from vsrbench.cards.code import digest_code
 from vsrbench.core.env import device_name
 from vsrbench.core.errors import ContractError, UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.keys import cost_key
-from vsrbench.core.nvml import MemoryMeter, energy_counter, shared
+from vsrbench.core.nvml import MemoryMeter, energy_counter, is_shared
 from vsrbench.core.processes import Died, Ended, Process
 from vsrbench.core.types import Measurement, Method, MethodCard, Size
 from vsrbench.core.variables import LOGS
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 FRAMES = 10
 WARMUP = 3
 PROBE = 64
-"""LQ side in px at which `construction` counts."""
+"""LQ side in px at which `measure_construction` counts."""
 ENERGY_S = 5.0
 """Seconds that an energy figure covers at least: the counter of a GPU moves in steps."""
 SHARED = "another process was on the GPU"
@@ -79,10 +79,10 @@ def measure(
     """
     where = f"at {size[1]}x{size[0]}, {frames} frames"
     work = (_measure, card, size, frames, device, logs)
-    return apart(card, where, *work, timeout_s=timeout_s)
+    return run_apart(card, where, *work, timeout_s=timeout_s)
 
 
-def apart(
+def run_apart(
     card: MethodCard,
     where: str,
     work: Callable[..., Result],
@@ -96,7 +96,7 @@ def apart(
     """
     process = Process(fresh=True)
     try:
-        result: Result = process.submit(_guarded, card, where, work, *args).result(timeout_s)
+        result: Result = process.submit(_run_guarded, card, where, work, *args).result(timeout_s)
         return result
     except TimeoutError:
         raise ContractError(
@@ -107,12 +107,12 @@ def apart(
         raise ContractError(
             f"'{card.name}' crashed its process {where} ({died.how})",
             "most likely out of memory: use a smaller --size",
-        ).because(died.log) from None
+        ).with_log(died.log) from None
     finally:
         process.end()
 
 
-def _guarded(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
+def _run_guarded(card: MethodCard, where: str, work: Callable[..., Result], *args: Any) -> Result:
     no_tf32()
     try:
         return work(*args)
@@ -122,7 +122,7 @@ def _guarded(card: MethodCard, where: str, work: Callable[..., Result], *args: A
         raise foreign_error(f"'{card.name}'", where, error) from error
 
 
-def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dict[str, Any]:
+def measure_construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dict[str, Any]:
     """What a method is and what it takes to build it, measured once in a fresh process.
 
     seconds: to import and build it with its weights, torch being there. peak_mib: peak resident
@@ -132,13 +132,13 @@ def construction(card: MethodCard, sha256: str, device: str, cache: Path) -> dic
     """
     side = max(PROBE, card.min_size)
     size = (side, side)
-    file = cache / f"{cost_key(card, sha256, code(card), size, 0, machine(device))}.json"
+    file = cache / f"{cost_key(card, sha256, digest_code(card), size, 0, machine(device))}.json"
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text())
         return found
     where = f"while it was built and run at {side}x{side}"
-    found = apart(card, where, _construct, card, size, device)
-    with replacing(file) as partial:
+    found = run_apart(card, where, _construct, card, size, device)
+    with replace_atomically(file) as partial:
         partial.write_text(json.dumps(found))
     return found
 
@@ -155,7 +155,7 @@ def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
     }
     parameters = _parameters(method, card)
     frames = abs(card.lookahead) + 1
-    macs = _macs(method, resident_clip(card, size, frames, device))
+    macs = _macs(method, make_resident_clip(card, size, frames, device))
     return found | {
         "params_m": None if parameters is None else parameters / 1e6,
         "macs_g": macs / 1e9,
@@ -182,12 +182,12 @@ def _measure(
     if parameters is None:
         why["params_m"] = "no attribute of the adapter is a torch module"
 
-    clip = resident_clip(card, size, frames, device)
+    clip = make_resident_clip(card, size, frames, device)
     with memory:
-        pace = paced(method, card, clip, device)
+        pace = measure_pace(method, card, clip, device)
     rss_peak = _rss_mib("VmHWM")
     ordered = sorted(pace.samples_ms)
-    why |= _sharing(memory.shared, uuid, memory.why)
+    why |= _describe_sharing(memory.shared, uuid, memory.why)
     # Last, so that they change no other figure.
     macs = _macs(method, clip[: max(1, card.lookahead + 1)])
     energy, no_energy = _energy(method, clip, device, uuid)
@@ -227,7 +227,7 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     method: Any = load_method(card, device)
     uuid = _uuid(device)
     method.counter, no_counter = energy_counter(uuid)
-    for _ in method.upscale(iter(resident_clip(card, size, frames, "cpu"))):
+    for _ in method.upscale(iter(make_resident_clip(card, size, frames, "cpu"))):
         pass
     usage: Usage = method.usage
     loading: Usage | None = method.loading
@@ -236,8 +236,8 @@ def _measure_process(card: MethodCard, size: Size, frames: int, device: str) -> 
     why = dict.fromkeys(("rss_idle_mib", "vram_allocator_mib", "params_m", "macs_g"), apart)
     if usage.vram_peak_mib is None:
         why["vram_peak_mib"] = "NVML shows no memory of its processes"
-    others = shared(uuid, known=usage.vram_peak_mib is not None)
-    why |= _sharing(others, uuid, no_counter)
+    others = is_shared(uuid, known=usage.vram_peak_mib is not None)
+    why |= _describe_sharing(others, uuid, no_counter)
     energy = None
     if usage.joules is None:
         why["j_per_frame"] = no_counter
@@ -281,7 +281,7 @@ def _uuid(device: str) -> str | None:
     return None if device == "cpu" else f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
-def _sharing(others: bool | None, uuid: str | None, why: str) -> dict[str, str]:
+def _describe_sharing(others: bool | None, uuid: str | None, why: str) -> dict[str, str]:
     """What is to be said of other processes on the GPU; `why` nobody could look, if so."""
     if others:
         return {"gpu_shared": SHARED}
@@ -304,7 +304,9 @@ def _rss_mib(field: str) -> float | None:
     return None
 
 
-def resident_clip(card: MethodCard, size: Size, frames: int, device: str) -> list[torch.Tensor]:
+def make_resident_clip(
+    card: MethodCard, size: Size, frames: int, device: str
+) -> list[torch.Tensor]:
     """A textured picture that pans by one pixel a frame: motion to follow, no scene cut."""
     import torch
     import torch.nn.functional as F
@@ -317,7 +319,7 @@ def resident_clip(card: MethodCard, size: Size, frames: int, device: str) -> lis
     return [picture.roll(t, dims=-1).to(device, dtype) for t in range(frames)]
 
 
-def _now(device: str) -> float:
+def _read_clock(device: str) -> float:
     """Time in ms, once the device has done all that it was given."""
     import torch
 
@@ -342,8 +344,8 @@ class Pace:
     """Peak of torch's allocator, warm-up included; None on a CPU."""
 
 
-def paced(method: Method, card: MethodCard, clip: list[torch.Tensor], device: str) -> Pace:
-    """Time a loaded method on a resident clip (see `resident_clip`), after a warm-up on its start.
+def measure_pace(method: Method, card: MethodCard, clip: list[torch.Tensor], device: str) -> Pace:
+    """Time a loaded method on a resident clip (see `make_resident_clip`), after a warm-up on its start.
 
     A method that answers only when it has read everything has no time per frame: its one sample is
     the total over the number of frames.
@@ -367,11 +369,11 @@ def _timed(method: Any, clip: list[torch.Tensor], device: str) -> tuple[float, l
     def resident() -> Iterator[torch.Tensor]:
         yield from clip
 
-    _now(device)
+    _read_clock(device)
     stamps = [_stamp(device)]
     for _ in method.upscale(resident()):
         stamps.append(_stamp(device))
-    _now(device)
+    _read_clock(device)
     first, *samples = (_ms(a, b) for a, b in pairwise(stamps))
     return first, samples, _ms(stamps[0], stamps[-1])
 
@@ -404,15 +406,15 @@ def _energy(
     the number of frames that came. The counter cannot tell processes apart: no figure with others.
     """
     read, why = energy_counter(uuid)
-    if read is None or shared(uuid):
+    if read is None or is_shared(uuid):
         return None, why or SHARED
-    _now(device)
-    before, start, frames = read(), _now(device), 0
-    while _now(device) - start < ENERGY_S * 1000:
+    _read_clock(device)
+    before, start, frames = read(), _read_clock(device), 0
+    while _read_clock(device) - start < ENERGY_S * 1000:
         for _ in method.upscale(iter(clip)):
             frames += 1
     joules = read() - before
-    return (None, SHARED) if shared(uuid) else (joules / frames, "")
+    return (None, SHARED) if is_shared(uuid) else (joules / frames, "")
 
 
 def _parameters(method: Any, card: MethodCard) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import DataError, UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.types import DatasetSpec, size_text
 from vsrbench.data import frames, numbering
 from vsrbench.data.datasets import (
@@ -138,7 +138,7 @@ def _opened(name: str, here: OnDisk, found: Findings) -> _Clip:
             except UserError as error:
                 found.errors.append(f"clip '{name}': {side}: {error.message}")
                 continue
-            if lost := numbering.gaps(source.numbered):
+            if lost := numbering.find_gaps(source.numbered):
                 found.errors.append(f"clip '{name}': {side} lacks frame {', '.join(lost)}")
     return _Clip(name, sides["LQ"], sides["GT"])
 
@@ -326,6 +326,6 @@ def _compare(
         return
     written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     held[layout] = {"written": written, "clips": hashes}
-    with replacing(manifest) as partial:
+    with replace_atomically(manifest) as partial:
         partial.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
     found.facts.append(f"hashes of {len(hashes)} clips written to {manifest}")

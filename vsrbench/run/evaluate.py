@@ -50,7 +50,7 @@ def timestamp() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def upscaled(clip: Clip) -> Sequence[Frame]:
+def upscale_lq(clip: Clip) -> Sequence[Frame]:
     """The LQ frames of a clip, bicubic-upscaled; lazy."""
     return frames.Resized(clip.lq, (clip.size[0] * clip.scale, clip.size[1] * clip.scale))
 
@@ -59,7 +59,7 @@ def reference_frames(clip: Clip) -> Sequence[Frame]:
     """GT where there is one, else the bicubic-upscaled LQ, else the outputs themselves; lazy."""
     if clip.gt is None and not clip.lq and clip.outputs is not None:
         return clip.outputs
-    return clip.gt if clip.gt is not None else upscaled(clip)
+    return clip.gt if clip.gt is not None else upscale_lq(clip)
 
 
 def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Record]:
@@ -82,7 +82,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
         return
     if not job.todo and not job.keep:
         return
-    known = _known(job)
+    known = _find_known(job)
     # Not the exceptions themselves, which would hold on to the tensors of the code that failed.
     failures: dict[str, Mapping[str, str]] = {}
     running: dict[str, Metric] = {}
@@ -97,7 +97,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     flow = _flow(job, context, reference)
     panel = Panel(
         running,
-        {m.name: _chosen_frames(m, job.clip) for m in job.todo},
+        {m.name: _choose_frames(m, job.clip) for m in job.todo},
         {name for name in running if "flow" in metric_info(name).needs},
         None if flow is None else lambda t: _cut_flow(flow[t], job.clip.border_px),
         _failure,
@@ -155,7 +155,7 @@ class _Known:
         return self.score
 
 
-def _known(job: Job) -> dict[str, _Known]:
+def _find_known(job: Job) -> dict[str, _Known]:
     """Metrics that say of GT, held against itself, what they say of every GT.
 
     They are not computed; where others need the frames, one that cannot be read fails them, too.
@@ -165,14 +165,14 @@ def _known(job: Job) -> dict[str, _Known]:
     fewer = {"frame": 0, "pair": 1}
     return {
         m.name: _Known(
-            Score(m.same, (m.same,) * (len(_chosen_frames(m, job.clip)) - fewer[m.span]))
+            Score(m.same, (m.same,) * (len(_choose_frames(m, job.clip)) - fewer[m.span]))
         )
         for m in job.todo
         if m.same is not None and m.span in fewer
     }
 
 
-def _chosen_frames(metric: MetricInfo, clip: Clip) -> Set[int]:
+def _choose_frames(metric: MetricInfo, clip: Clip) -> Set[int]:
     """Numbers of the frames that a metric is shown: by its rule, unless the clip brings another."""
     return set(frame_numbers("all" if "frames" in clip.protocol else metric.frames, clip.count))
 
@@ -220,14 +220,14 @@ def _samples(
     """Output frames next to LQ, GT and reference; kept on the way if the job says so."""
     clip, border = job.clip, job.clip.border_px
     is_gt = job.card.name == GT_CARD.name and clip.gt is not None
-    if is_marked(job.frames, job.output_key) and (why := frames.altered(job.frames)):
+    if is_marked(job.frames, job.output_key) and (why := frames.find_alteration(job.frames)):
         context.note(f"kept frames in {job.frames} cannot be used, {why}: running the method again")
     kept = job.kept if job.keep else {}
     with ExitStack() as stack:
         writers: dict[Path, frames.FrameWriter] = {}
         for folder in kept:
-            with _writing(folder):
-                for file in (frames.mark_of(folder), frames.sums(folder)):
+            with _name_write_errors(folder):
+                for file in (frames.mark_path(folder), frames.digests_path(folder)):
                     file.unlink(missing_ok=True)
             writers[folder] = stack.enter_context(frames.FrameWriter(folder, replace=True))
         for index, sr in enumerate(_outputs(job, method, context, reference)):
@@ -243,14 +243,14 @@ def _samples(
                 flow=None,
             )
     for folder, writer in writers.items():
-        with _writing(folder):
+        with _name_write_errors(folder):
             frames.write_sums(folder, writer.digests)
             coded = _coded(job, method) if folder == job.frames else {}
             frames.write_mark(folder, frames.Mark(kept[folder], coded))
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _name_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -288,7 +288,7 @@ def _registration(job: Job) -> dict[str, Any]:
     if scores_outputs(job.card) and clip.outputs is not None:
         frame = clip.outputs[middle]
     elif job.card.name == "bicubic":
-        frame = upscaled(clip)[middle]
+        frame = upscale_lq(clip)[middle]
     else:
         return {}
     dy, dx, at_zero, at_best = best_shift(frame, clip.gt[middle])

@@ -45,7 +45,7 @@ class Watcher(Protocol):
     def tick(self) -> None:
         """One more frame is done."""
 
-    def once(self, text: str) -> None:
+    def say_once(self, text: str) -> None:
         """Something that a user should know; the same line may come again and again."""
 
 
@@ -150,15 +150,15 @@ def run(
             while place not in running and (job := next_job(place)):
                 watcher.start(label(job))
                 if why := banned.get(job.card.name):
-                    yield job, failed(job, ContractError(f"{why}: not run again", HINT), about)
+                    yield job, fail_job(job, ContractError(f"{why}: not run again", HINT), about)
                 elif job.error is not None or not (job.todo or job.keep):
-                    yield job, failed(job, job.error, about)
+                    yield job, fail_job(job, job.error, about)
                 else:
                     if place not in crew:
                         crew[place] = start()
                     running[place] = job
-                    future = crew[place].submit(job, partial(_told, events, place))
-                    future.add_done_callback(partial(_told, events, place))
+                    future = crew[place].submit(job, partial(_pass_on, events, place))
+                    future.add_done_callback(partial(_pass_on, events, place))
 
     try:
         if jobs:
@@ -176,7 +176,7 @@ def run(
                 if news == FRAME:
                     watcher.tick()
                 else:
-                    watcher.once(news)
+                    watcher.say_once(news)
                 continue
             job, done = running.pop(place), None
             name, clip = job.card.name, label(job)
@@ -190,23 +190,23 @@ def run(
                 deaths.update((name, clip))
                 why = f"'{name}' crashed its process on clip '{job.clip.name}' ({died.how})"
                 if deaths[name] < DEATHS and deaths[clip] < 2:
-                    watcher.once(f"{why}: tried once more")
+                    watcher.say_once(f"{why}: tried once more")
                     waiting[_method(job)].appendleft(job)
                 else:
                     banned[name] = why
-                    done = job, failed(job, ContractError(why, HINT).because(died.log), about)
+                    done = job, fail_job(job, ContractError(why, HINT).with_log(died.log), about)
             except Lost as lost:
                 crew.pop(place).end()
                 del starts[place]
                 losses[clip] += 1
                 why = f"'{name}' on clip '{job.clip.name}' was lost: {lost}"
                 if losses[clip] < LOSSES:
-                    watcher.once(f"{why}; it is done elsewhere")
+                    watcher.say_once(f"{why}; it is done elsewhere")
                     waiting[_method(job)].appendleft(job)
                 else:
                     done = (
                         job,
-                        failed(job, ContractError(why, "the same command tries again"), about),
+                        fail_job(job, ContractError(why, "the same command tries again"), about),
                     )
             if done and place not in crew:
                 yield done
@@ -219,7 +219,7 @@ def run(
         _end(crew.values())
 
 
-def _told(events: queue.SimpleQueue[Event], place: int, news: str | Future[Found]) -> None:
+def _pass_on(events: queue.SimpleQueue[Event], place: int, news: str | Future[Found]) -> None:
     events.put((place, news))
 
 
@@ -237,19 +237,19 @@ def _end(workers: Any) -> None:
         list(pool.map(lambda worker: worker.end(), workers))
 
 
-def failed(job: Job, error: UserError | None, about: RunContext) -> Found:
+def fail_job(job: Job, error: UserError | None, about: RunContext) -> Found:
     """What comes of a job that cannot run, or has nothing to run."""
     context = Context(
         about.run_id, "cpu", None, about.cache, lambda: None, lambda _: None, about.preset
     )
-    return _found(replace(job, error=error), _no_method, context)
+    return _do_job(replace(job, error=error), _no_method, context)
 
 
 def _no_method() -> Method:
     raise AssertionError("a job that has failed loads no method")
 
 
-def _found(job: Job, method: Callable[[], Method], context: Context) -> Found:
+def _do_job(job: Job, method: Callable[[], Method], context: Context) -> Found:
     records: list[Record] = []
     try:
         for record in evaluate(job, method, context):
@@ -284,7 +284,7 @@ class Crew:
         The future raises as the work; MissingError where a package of ours is missing.
         """
         self._first = self._take()
-        return self._first.submit(_asked, partial(work, *args, **kwargs))
+        return self._first.submit(_name_missing_package, partial(work, *args, **kwargs))
 
     def _take(self) -> Process:
         process, self._first = self._first, None
@@ -384,7 +384,7 @@ _here: dict[str, Any] = {}
 """Of a process that works for another: what `_begin` and `_context_here` have made."""
 
 
-def _asked(work: Callable[[], T]) -> T:
+def _name_missing_package(work: Callable[[], T]) -> T:
     try:
         return work()
     except ImportError as error:
@@ -436,14 +436,14 @@ def _work(job: Job) -> Found:
     try:
         context = _prepare()
     except UserError as error:
-        return failed(job, error, about)
+        return fail_job(job, error, about)
     try:
-        found = _found(job, partial(_here["loader"].load, job.card), context)
+        found = _do_job(job, partial(_here["loader"].load, job.card), context)
     except processes.Ended:
         raise
     except BaseException as error:
         raised = foreign_error(f"'{job.card.name}'", f"on clip '{job.clip.name}'", error)
-        found = failed(job, raised, about)
+        found = fail_job(job, raised, about)
     if any(
         "ran out of memory" in (record.error or {}).get("message", "") for record in found.records
     ):

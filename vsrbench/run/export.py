@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 from vsrbench.core.parts import Part
 from vsrbench.core.types import MethodCard, Size
 from vsrbench.run.backends import export, network_settings, parts_of
-from vsrbench.run.cost import resident_clip
+from vsrbench.run.cost import make_resident_clip
 from vsrbench.run.method import check_size, load_method
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def export_all(card: MethodCard, size: Size, folder: Path) -> Iterator[tuple[Pat
     method = load_method(plain, "cpu")
     parts, seen = parts_of(method, card), dict[str, tuple[tuple[int, ...], ...]]()
 
-    def watched(name: str, own: Work) -> Work:
+    def watch(name: str, own: Work) -> Work:
         def work(*tensors: Tensor) -> Tensor:
             seen[name] = tuple(tuple(x.shape) for x in tensors)
             return own(*tensors)
@@ -43,21 +43,21 @@ def export_all(card: MethodCard, size: Size, folder: Path) -> Iterator[tuple[Pat
 
     own = {name: getattr(part.owner, part.name) for name, part in parts.items()}
     for name, part in parts.items():
-        setattr(part.owner, part.name, watched(name, own[name]))
+        setattr(part.owner, part.name, watch(name, own[name]))
     frames = max(card.lookahead, 0) + 2
-    for _ in method.upscale(iter(resident_clip(plain, size, frames, "cpu"))):
+    for _ in method.upscale(iter(make_resident_clip(plain, size, frames, "cpu"))):
         pass
     for name, part in parts.items():
         setattr(part.owner, part.name, own[name])
     for name, shapes in seen.items():
         path = folder / f"{card.name}-{name}-{size[1]}x{size[0]}.onnx"
-        with replacing(path) as partial:
+        with replace_atomically(path) as partial:
             export(parts[name], shapes, partial)
         given = ", ".join("x".join(map(str, shape)) for shape in shapes)
-        yield path, given + _compared(parts[name], path, shapes)
+        yield path, given + _compare(parts[name], path, shapes)
 
 
-def _compared(part: Part, path: Path, shapes: tuple[tuple[int, ...], ...]) -> str:
+def _compare(part: Part, path: Path, shapes: tuple[tuple[int, ...], ...]) -> str:
     """What is to be said of a file beside torch. Raises UserError where the two differ."""
     import torch
 

@@ -26,7 +26,7 @@ from vsrbench import __version__
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.env import PACKAGES, device_name
 from vsrbench.core.errors import MissingError, UserError
-from vsrbench.core.files import below, content, partial_beside, remove_leftovers
+from vsrbench.core.files import content, list_below, name_partial, remove_leftovers
 from vsrbench.core.keys import digest
 from vsrbench.core.processes import Died, Process
 from vsrbench.core.types import Measurement, MethodCard, Size
@@ -39,7 +39,7 @@ from vsrbench.metrics.availability import all_unavailable
 from vsrbench.programs import command
 from vsrbench.run import cost
 from vsrbench.run.executors import Found, OnDevice, RunContext
-from vsrbench.run.plan import EXACT_FLOW, Job, Made, made
+from vsrbench.run.plan import EXACT_FLOW, Job, Made, identify_made
 
 PIECE = 8 << 20
 """Bytes of files that travel at a time."""
@@ -49,7 +49,7 @@ TELL_S = 0.25
 """What a worker tells is handed on this often."""
 
 
-def own_state() -> dict[str, str]:
+def read_own_state() -> dict[str, str]:
     """What the software of two machines must agree in: versions, and the code of vsrbench."""
     found = {"python": platform.python_version(), "vsrbench": __version__}
     for name in PACKAGES:
@@ -59,7 +59,7 @@ def own_state() -> dict[str, str]:
     aside = {"methods", "datasets"}  # in a wheel; cards are compared one by one
     code = [
         (name, content(file))
-        for name, file in below(package, lambda name: name in aside)
+        for name, file in list_below(package, lambda name: name in aside)
         if name.endswith(".py")
     ]
     return found | {"code of vsrbench": digest(code)}
@@ -70,7 +70,7 @@ class Terms:
     """What a machine must have to take part in a run."""
 
     state: Mapping[str, str]
-    """`own_state` of the driver."""
+    """`read_own_state` of the driver."""
     cards: Sequence[tuple[MethodCard, Made]]
     """The methods, and what their frames come from."""
     depends: Mapping[str, str]
@@ -95,7 +95,7 @@ def terms_of(jobs: Sequence[Job], mark: Path) -> Terms:
     }
     flows = {job.flow for job in able if any("flow" in m.needs for m in job.todo)}
     return Terms(
-        own_state(),
+        read_own_state(),
         list(cards.values()),
         {metric.name: job.depends[metric.name] for job in able for metric in job.todo},
         next(iter(flows - {EXACT_FLOW, ""}), ""),
@@ -140,7 +140,7 @@ class Host:
         self._at = dict[str, Path | None]()
         places = cache_folder() / "places"
         remove_leftovers(places)  # of those that were killed
-        self._scratch = partial_beside(places / "place")
+        self._scratch = name_partial(places / "place")
 
     # What the driver asks first
 
@@ -148,7 +148,7 @@ class Host:
         """What this machine is, or why it cannot take part."""
         with suppress(OSError):  # relative paths mean the same where they mean something
             os.chdir(terms.folder)
-        if why := self._unfit(terms):
+        if why := self._explain_unfit(terms):
             return why
         self._terms, self._shared = terms, Path(terms.mark).exists()
         logs = about.logs if self._shared else cache_folder() / "logs"
@@ -161,15 +161,15 @@ class Host:
         cores = len(os.sched_getaffinity(0))
         return About(socket.gethostname(), platform.python_version(), cores, name, self._shared)
 
-    def _unfit(self, terms: Terms) -> str:
-        own = own_state()
+    def _explain_unfit(self, terms: Terms) -> str:
+        own = read_own_state()
         for name in sorted({*own, *terms.state}):
             theirs, ours = terms.state.get(name, "none"), own.get(name, "none")
             if theirs != ours:
                 return f"{name} is {ours} there and {theirs} here"
-        command.look_again()
+        command.forget_state()
         for card, wanted in terms.cards:
-            if why := differs(card, wanted, terms.root):
+            if why := explain_difference(card, wanted, terms.root):
                 return why
         process = Process()
         try:
@@ -232,8 +232,8 @@ class Host:
             parcel, lambda digest, data: self._found(digest, data, lacking)
         ).load()
         at = job.frames if self._shared else self._scratch / "frames" / job.place
-        card = at_home(job.card, self._terms.root)
-        if kept and mark and not frames.mark_of(kept.path).is_file():
+        card = relocate_card(job.card, self._terms.root)
+        if kept and mark and not frames.mark_path(kept.path).is_file():
             frames.write_mark(kept.path, mark)
         return replace(job, card=card, frames=kept.path if kept else at)
 
@@ -249,17 +249,17 @@ class Host:
             return source
         folder = self._at.pop(wanted)
         self._at[wanted] = folder  # the latest in use is the last
-        return frames.moved(source, folder) if folder else source
+        return frames.relocate(source, folder) if folder else source
 
     def take(self, digest: str, number: int, name: str, data: bytes) -> None:
         """Piece `number` of the files that were lacking: the next bytes of one of them."""
         if number == 0:
-            self._arriving = partial_beside(self._scratch / "clips" / digest)
+            self._arriving = name_partial(self._scratch / "clips" / digest)
             self._arriving.mkdir(parents=True)
         with (self._arriving / name).open("ab") as file:
             file.write(data)
 
-    def taken(self, digest: str) -> None:
+    def finish_files(self, digest: str) -> None:
         """All files of this digest have come. What was in use least lately goes to make room."""
         folder = self._scratch / "clips" / digest
         shutil.rmtree(folder, ignore_errors=True)
@@ -274,13 +274,13 @@ class Host:
 
     # What came of it
 
-    def kept(self, place: str) -> Iterator[tuple[str, bytes]]:
+    def send_kept(self, place: str) -> Iterator[tuple[str, bytes]]:
         """The files that a job has kept here and the driver does not see: (name, next bytes)."""
         folder = self._scratch / "frames" / place
-        if not self._shared and frames.mark_of(folder).is_file():
-            yield from pieces(sorted(folder.iterdir()))
-            for file in (frames.sums(folder), frames.mark_of(folder)):
-                yield from pieces([file])
+        if not self._shared and frames.mark_path(folder).is_file():
+            yield from split_files(sorted(folder.iterdir()))
+            for file in (frames.digests_path(folder), frames.mark_path(folder)):
+                yield from split_files([file])
                 file.unlink()
             shutil.rmtree(folder)
 
@@ -305,16 +305,16 @@ class Host:
     ) -> Measurement | UserError:
         """As `cost.measure`, of a method that is the same here."""
         assert self._about
-        command.look_again()
-        if why := differs(card, wanted, root):
+        command.forget_state()
+        if why := explain_difference(card, wanted, root):
             return MissingError(f"{why}: its cost was not measured", "bring both to one state")
         try:
-            card = at_home(card, root)
+            card = relocate_card(card, root)
             return cost.measure(card, size, frames, self.device, self._about.logs, timeout_s)
         except UserError as error:
             return error
 
-    def rest(self) -> None:
+    def end_worker(self) -> None:
         """End the worker; another one comes with the next job."""
         if self._worker is not None:
             self._worker.end()
@@ -322,13 +322,13 @@ class Host:
 
     def leave(self) -> None:
         """End all and leave nothing behind."""
-        self.rest()
+        self.end_worker()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def differs(card: MethodCard, wanted: Made, root: str) -> str:
+def explain_difference(card: MethodCard, wanted: Made, root: str) -> str:
     """How a method is not what it is on the driver's machine, or ''."""
-    found = made(at_home(card, root))
+    found = identify_made(relocate_card(card, root))
     if isinstance(found, UserError):
         return f"{found.message} there"
     if found.weights_sha256 != wanted.weights_sha256:
@@ -337,7 +337,7 @@ def differs(card: MethodCard, wanted: Made, root: str) -> str:
     return "" if found.code == wanted.code else f"the code of '{card.name}' there and here differs"
 
 
-def at_home(card: MethodCard, root: str) -> MethodCard:
+def relocate_card(card: MethodCard, root: str) -> MethodCard:
     """A card of a method that ships, where the methods lie here; any other as it is.
 
     root: where they lie on the machine that it comes from.
@@ -388,7 +388,7 @@ class _Unpacker(pickle.Unpickler):
         return self._found(*named)
 
 
-def pieces(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def split_files(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     """(name, next bytes) of files, one after the other; of an empty file no bytes, once."""
     for path in files:
         with path.open("rb") as file:
@@ -403,7 +403,7 @@ class Received:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.at = partial_beside(folder)
+        self.at = name_partial(folder)
 
     def __enter__(self) -> Received:
         self.at.mkdir(parents=True)

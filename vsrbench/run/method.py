@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vsrbench.core.types import Frame
 
 
-def at_scale(card: MethodCard, scale: int) -> MethodCard:
+def set_scale(card: MethodCard, scale: int) -> MethodCard:
     """The card for a clip of this scale; a card with scale 0 follows the clip. Raises UserError."""
     if card.scale not in (0, scale):
         raise UserError(
@@ -87,7 +87,7 @@ def load_method(card: MethodCard, device: str) -> Method:
     except UserError:
         raise
     except ImportError as error:
-        raise _not_imported(card, error) from error
+        raise _import_error(card, error) from error
     except (Exception, SystemExit) as error:
         raise foreign_error(f"'{card.name}'", "loading", error) from error
     return method
@@ -99,7 +99,7 @@ def entry(card: MethodCard) -> Callable[..., Method]:
     try:
         found = getattr(_module(card, module), function, None) if function else None
     except ImportError as error:
-        raise _not_imported(card, error) from error
+        raise _import_error(card, error) from error
     except (Exception, SystemExit) as error:
         raise foreign_error(f"'{card.name}'", "loading", error) from error
     if found is None:
@@ -118,7 +118,7 @@ def _module(card: MethodCard, name: str) -> types.ModuleType:
     whatever else is called `methods` on this machine; what that root lacks, the former has. What
     was imported before its source was edited is imported again: scores are of the code as it is.
     """
-    root, found = code.root_of(card, name), code.code(card)
+    root, found = code.root_of(card, name), code.digest_code(card)
     if not name.startswith("methods."):
         full = name
     elif root == ROOT:
@@ -131,7 +131,7 @@ def _module(card: MethodCard, name: str) -> types.ModuleType:
             sys.modules[package].__path__ = [str(root)]
     if _imported.setdefault(full, found) != found:
         _imported[full] = found
-        stale = {str(file) for file in code.files(card)}
+        stale = {str(file) for file in code.list_files(card)}
         for module, there in list(sys.modules.items()):
             if getattr(there, "__file__", None) in stale:
                 del sys.modules[module]
@@ -148,7 +148,7 @@ _imported: dict[str, str] = {}
 """Module of an entry -> digest of the code that it was imported with."""
 
 
-def _not_imported(card: MethodCard, error: ImportError) -> MissingError:
+def _import_error(card: MethodCard, error: ImportError) -> MissingError:
     missing = missing_package(error, f"method '{card.name}'")
     if "cannot be imported" in missing.message:
         missing.hint += f', or correct entry = "{card.entry}" in its card'

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from vsrbench.cards.code import code
+from vsrbench.cards.code import digest_code
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys
 from vsrbench.core.errors import UserError
 from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo
 from vsrbench.data.datasets import Dataset
-from vsrbench.data.frames import altered, read_mark
-from vsrbench.data.selection import place_of
+from vsrbench.data.frames import find_alteration, read_mark
+from vsrbench.data.selection import name_folder
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.summary import BASELINE
 from vsrbench.results.view import Places
-from vsrbench.run.method import at_scale, check_size
+from vsrbench.run.method import check_size, set_scale
 
 EXACT_FLOW = "exact"
 
@@ -100,7 +100,7 @@ def lq_of(folder: Path) -> Path:
 
 def is_kept(folder: Path, output_key: str) -> bool:
     """True if `folder` holds the whole output with this identity, every frame as it was written."""
-    return is_marked(folder, output_key) and not altered(folder)
+    return is_marked(folder, output_key) and not find_alteration(folder)
 
 
 def is_marked(folder: Path, output_key: str) -> bool:
@@ -133,13 +133,13 @@ def plan(
     spec = dataset.spec
     clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in dataset.broken)]
     for card in [GT_CARD, *cards]:
-        identity = made(card)
+        identity = identify_made(card)
         folder = f"{places[0].of(card.name, card.source)}/{places[1].of(spec.name, spec.path)}"
         for clip in clips:
             error = dataset.broken.get(clip.name)
             if card is GT_CARD and clip.gt is None:
                 continue
-            place = f"{folder}/{place_of(clip)}"
+            place = f"{folder}/{name_folder(clip)}"
             about = (spec.path, frames / place, place)
             job = _job(card, clip, metrics, missing, error or identity, about, flow, depends)
             found = {name: job.quality_key(metric_info(name)) for name in metrics}
@@ -164,10 +164,10 @@ def _broken_clip(dataset: Dataset, name: str) -> Clip:
     return Clip(spec.name, name, 0, (0, 0), spec.scale, 0.0, "", (), dataset_version=spec.version)
 
 
-def made(card: MethodCard) -> Made | UserError:
+def identify_made(card: MethodCard) -> Made | UserError:
     """What the frames of a card come from, or why that cannot be told."""
     try:
-        return Made(command.identify(card), code(card))
+        return Made(command.identify(card), digest_code(card))
     except UserError as error:
         return error
 
@@ -185,7 +185,7 @@ def _job(
     error = identity if isinstance(identity, UserError) else None
     if error is None:
         try:
-            card = at_scale(card, clip.scale)
+            card = set_scale(card, clip.scale)
             check_size(card, clip.size)
         except UserError as refusal:
             error = refusal

@@ -42,8 +42,8 @@ from vsrbench.results.view import Places
 from vsrbench.run import cost, executors
 from vsrbench.run.evaluate import error_json, timestamp
 from vsrbench.run.executors import Crew, Found
-from vsrbench.run.method import at_scale
-from vsrbench.run.plan import Job, Made, explain_unfit, made, plan
+from vsrbench.run.method import set_scale
+from vsrbench.run.plan import Job, Made, explain_unfit, identify_made, plan
 
 if TYPE_CHECKING:
     from vsrbench.run.cluster import Cluster
@@ -93,14 +93,14 @@ class Run:
         """Something that was asked for by name is not here."""
         self.asked: list[Asked] = []
         """All scores and costs asked for, new or reused."""
-        command.look_again()
+        command.forget_state()
 
     @property
     def exit_code(self) -> int:
         """0 all done, 1 some failed, 3 something asked for is missing."""
         return FAILED if self.counts["failed"] else MISSING if self.missing else OK
 
-    def could_not_open(self, error: UserError) -> None:
+    def report_unopened(self, error: UserError) -> None:
         """A test set is not here or damaged: said and counted, the others go on."""
         say_error(error)
         if isinstance(error, MissingError):
@@ -118,12 +118,12 @@ class Run:
 
         outputs: frames that exist already, on the clips of a set, and what stands for their method.
         """
-        with self.logged():
+        with self.keep_log():
             files = [need for card in cards for need in sources.needs_of_card(card)]
             sources.provide((n for n in files if n.place is None), note, TIMEOUT_S)
-            self._quality(cards, sets)
+            self._run_quality(cards, sets)
             for card, dataset in outputs:
-                self._quality([card], [dataset])
+                self._run_quality([card], [dataset])
             for dataset in sets if self.config.with_cost else ():
                 size = usual_size(clip.size for clip in dataset.clips)
                 scales = [clip.scale for clip in dataset.clips if clip.size == size]
@@ -132,7 +132,7 @@ class Run:
                     self.cost(cards[part::parts], size, scales[0], cost.FRAMES)
 
     @contextmanager
-    def logged(self) -> Iterator[None]:
+    def keep_log(self) -> Iterator[None]:
         """Around the work of a run: arguments, environment, counts and exit code go on record."""
         about: dict[str, Any] = {
             "run_id": self.id,
@@ -142,7 +142,7 @@ class Run:
             "device": ",".join(self.config.devices),
             "env": env.capture(self.config.root),
         }
-        accelerators = self.crew.ask(env.accelerators)
+        accelerators = self.crew.ask(env.find_accelerators)
         remove_leftovers(self.store.logs, *self.store.frames.glob("*/*"))
         code = FAILED  # what Python makes of an exception that nobody catches
         stopped = True
@@ -156,7 +156,7 @@ class Run:
             code = INTERRUPTED
             raise
         finally:
-            about["env"] |= _answer(accelerators)
+            about["env"] |= _read_answer(accelerators)
             self.crew.end()
             asked = [entry.to_json() for entry in self.asked]
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
@@ -166,7 +166,7 @@ class Run:
             with suppress(WriteError) if stopped else nullcontext():  # that goes up already
                 self.store.append_run(about | end | study | {"asked": asked})
 
-    def wanted(self, dataset: Dataset) -> tuple[str, ...]:
+    def choose_metrics(self, dataset: Dataset) -> tuple[str, ...]:
         """The metrics of a dataset: asked for, its own defaults, or all that the data allows.
 
         Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
@@ -186,8 +186,8 @@ class Run:
             )
         )
 
-    def _quality(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
-        asked = dict.fromkeys(name for dataset in sets for name in self.wanted(dataset))
+    def _run_quality(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
+        asked = dict.fromkeys(name for dataset in sets for name in self.choose_metrics(dataset))
         reasons = all_unavailable(
             asked, lambda names: self.crew.ask(all_unavailable, names).result()
         )
@@ -216,9 +216,9 @@ class Run:
             more, asked_here = plan(
                 cards,
                 dataset,
-                self.wanted(dataset),
+                self.choose_metrics(dataset),
                 reasons,
-                {} if self.config.fresh else seen.done,
+                {} if self.config.fresh else seen.finish,
                 self.store.frames,
                 places,
                 self.config.keep_frames,
@@ -231,7 +231,7 @@ class Run:
         self.asked += asked_for
         keys = {key for entry in asked_for for key in entry.keys.values()}
         self.counts["reused"] += len(keys) - sum(len(j.todo) + len(j.refused) for j in jobs)
-        mine = self._mine(cards, sets)
+        mine = self._make_shard_filter(cards, sets)
         jobs = [job for job in jobs if mine(job)]
         note(
             f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
@@ -247,9 +247,9 @@ class Run:
             closing(self.crew.run(jobs, self.config.devices, about, progress)) as results,
         ):
             for job, found in results:
-                progress.done(executors.label(job), self._record(job, found, progress))
+                progress.finish(executors.label(job), self._record(job, found, progress))
 
-    def _mine(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> Callable[[Job], bool]:
+    def _make_shard_filter(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> Callable[[Job], bool]:
         """Whether a job belongs to this shard: by names alone, whatever is on disk already.
 
         A method on a clip goes to the shard with the fewest frames so far, long clips first.
@@ -318,11 +318,11 @@ class Run:
         for card in cards:
             made_by, error, measurement = Made(), None, None
             try:
-                card = at_scale(card, scale)
+                card = set_scale(card, scale)
             except UserError as failure:
                 error = failure
             else:
-                found = made(card)
+                found = identify_made(card)
                 made_by, error = (Made(), found) if isinstance(found, UserError) else (found, None)
             sha, code = made_by.weights_sha256, made_by.code
             key = keys.cost_key(card, sha, code, size, frames, machine)
@@ -401,7 +401,7 @@ def _unit(card: MethodCard, dataset: str, clip: str) -> str:
     return keys.digest([card.name, card.source, dataset, clip])
 
 
-def _answer(future: Future[dict[str, Any]]) -> dict[str, Any]:
+def _read_answer(future: Future[dict[str, Any]]) -> dict[str, Any]:
     """What a worker said; nothing where it has not, or could not."""
     with suppress(Exception):
         return future.result(timeout=10)

@@ -13,7 +13,7 @@ from vsrbench.core.errors import ContractError, UserError
 from vsrbench.core.types import Clip, MethodCard
 from vsrbench.metrics.fidelity import best_shift
 from vsrbench.run import cost
-from vsrbench.run.method import at_scale, load_method, upscale
+from vsrbench.run.method import load_method, set_scale, upscale
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -31,7 +31,7 @@ Tried = tuple[str, UserError | None]
 def trial_apart(card: MethodCard, device: str) -> list[Tried]:
     """`trial` in a process of its own, which a method may end without harm."""
     try:
-        return cost.apart(card, "while it was tried", _all, card, device)
+        return cost.run_apart(card, "while it was tried", _all, card, device)
     except UserError as error:
         return [("load and run", error)]
 
@@ -47,7 +47,7 @@ def trial(card: MethodCard, device: str) -> Iterator[Tried]:
     its last frame. Random numbers of torch are seeded for each clip, so that the same clip must
     give the same frames. A program of others, which may take its time, runs once.
     """
-    card = at_scale(card, card.scale or 4)
+    card = set_scale(card, card.scale or 4)
     try:
         method = load_method(card, device)
     except UserError as error:
@@ -76,7 +76,7 @@ def trial(card: MethodCard, device: str) -> Iterator[Tried]:
     random, leaked = largest_difference(first, afresh), largest_difference(first, again)
     yield (
         "the same frames when it is loaded afresh",
-        _differs(
+        _explain_difference(
             random,
             allowed,
             f"'{card.name}' gives other frames of the same clip when it is loaded afresh",
@@ -85,7 +85,7 @@ def trial(card: MethodCard, device: str) -> Iterator[Tried]:
     )
     yield (
         "the same frames of the same clip after another clip",
-        _differs(
+        _explain_difference(
             leaked if random <= allowed else 0,
             allowed,
             f"'{card.name}' gives other frames of a clip after another clip",
@@ -137,7 +137,7 @@ def _picture(card: MethodCard, out: list[Frame], clip: Clip) -> UserError | None
     return ContractError(f"frames of '{card.name}' are {far:.0f} levels of 255 off on average", why)
 
 
-def _differs(levels: int, allowed: int, what: str, hint: str) -> UserError | None:
+def _explain_difference(levels: int, allowed: int, what: str, hint: str) -> UserError | None:
     return ContractError(f"{what} (by up to {levels} of 255)", hint) if levels > allowed else None
 
 

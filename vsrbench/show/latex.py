@@ -87,7 +87,7 @@ def _tabular(block: Block, columns: Sequence[Column], notes: Footnotes) -> str:
     arrows = {"higher": r"\,$\uparrow$", "lower": r"\,$\downarrow$", "one": r"\,$\to$1", "": ""}
     head = ["", *(tex(c.label) + arrows[c.better] for c in columns)]
     lines = []
-    for row in _shown(block, columns):
+    for row in _select_rows(block, columns):
         cells = (_cell(row.cells[c.name], c, notes) for c in columns)
         line = " & ".join([_title(row), *cells]) + r" \\"
         lines += [r"\midrule", line] if row.method == GT and len(block.rows) > 1 else [line]
@@ -104,7 +104,7 @@ def _tabular(block: Block, columns: Sequence[Column], notes: Footnotes) -> str:
     )
 
 
-def _shown(block: Block, columns: Sequence[Column]) -> list[Row]:
+def _select_rows(block: Block, columns: Sequence[Column]) -> list[Row]:
     """The rows of a tabular: GT only where it has a value, since nobody expects it to cost."""
     return [
         row
@@ -143,16 +143,16 @@ def _parts(block: Block, room_pt: float) -> list[list[Column]]:
     parts: list[list[Column]] = []
     for cost in (False, True):
         own = [c for c in block.columns if (c.name in COSTS) is cost]
-        groups = _filled(own, widths, room_pt - first)
+        groups = _fill(own, widths, room_pt - first)
         # As many as they must be, and none of them much narrower than the others.
         narrow = max((widths[c.name] for c in own), default=0.0)
-        while own and len(_filled(own, widths, narrow)) > len(groups):
+        while own and len(_fill(own, widths, narrow)) > len(groups):
             narrow += 4
-        parts += _filled(own, widths, min(narrow, room_pt - first))
+        parts += _fill(own, widths, min(narrow, room_pt - first))
     return parts
 
 
-def _filled(
+def _fill(
     columns: Sequence[Column], widths: Mapping[str, float], room_pt: float
 ) -> list[list[Column]]:
     """Columns in their order, each group as full as it gets."""

@@ -51,7 +51,7 @@ WIPE_S = 4.0
 """Seconds in which the wipe crosses the picture and comes back."""
 
 
-def arranged(
+def arrange(
     frames: Mapping[str, Sequence[Frame]],
     how: Arrangement = "side",
     box: Box | None = None,
@@ -83,7 +83,7 @@ def arranged(
             for source in sources
         ]
         if how == "wipe":
-            yield _even(_wiped(views, titles, index / fps / WIPE_S))
+            yield _crop_to_even(_wipe(views, titles, index / fps / WIPE_S))
             continue
         cells = [
             np.concatenate([_label(title, size[0]), view])
@@ -91,7 +91,7 @@ def arranged(
         ]
         cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
         rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
-        yield _even(np.concatenate(rows))
+        yield _crop_to_even(np.concatenate(rows))
 
 
 def _size(width: int, height: int, cell: int) -> tuple[int, int]:
@@ -106,7 +106,7 @@ def _scaled(view: Frame, size: tuple[int, int]) -> Frame:
     return np.asarray(Image.fromarray(view).resize(size, Image.Resampling.BOX))
 
 
-def _wiped(views: list[Frame], titles: Sequence[str], phase: float) -> Frame:
+def _wipe(views: list[Frame], titles: Sequence[str], phase: float) -> Frame:
     """The first left of a bar, the second right of it; the bar goes there and back."""
     left, right = views
     width = left.shape[1]
@@ -130,7 +130,7 @@ def _label(title: str, width: int) -> Frame:
     return np.asarray(strip)
 
 
-def _even(frame: Frame) -> Frame:
+def _crop_to_even(frame: Frame) -> Frame:
     """With even sides, as video wants them."""
     height, width = frame.shape[:2]
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -209,7 +209,7 @@ def encode(
                 sound = _Sound(container, sound_of, start_s, stack) if sound_of else None
                 seconds = 0.0
                 for index, frame in enumerate(frames):
-                    frame = frame if form == "lossless" else _even(frame)
+                    frame = frame if form == "lossless" else _crop_to_even(frame)
                     if index == 0:
                         stream.height, stream.width = frame.shape[:2]
                         _describe(stream, form)
@@ -281,10 +281,10 @@ class _Sound:
         plays = name in PLAYED if container.format.name == "mp4" else True
         if plays and name in container.supported_codecs:
             self._out = container.add_stream_from_template(self._track)
-            self._packets = self._copied()
+            self._packets = self._copy()
         else:
             self._out = container.add_stream("aac", rate=self._track.rate)
-            self._packets = self._encoded()
+            self._packets = self._encode()
         self._next = next(self._packets, None)
 
     def until(self, seconds: float, last: bool = False) -> None:
@@ -295,7 +295,7 @@ class _Sound:
         if last:
             self._packets, self._next = iter(()), None
 
-    def _copied(self) -> Iterator[tuple[float, Any]]:
+    def _copy(self) -> Iterator[tuple[float, Any]]:
         for packet in self._in.demux(self._track):
             if packet.dts is None or packet.pts is None:
                 continue
@@ -308,7 +308,7 @@ class _Sound:
             packet.stream = self._out
             yield at, packet
 
-    def _encoded(self) -> Iterator[tuple[float, Any]]:
+    def _encode(self) -> Iterator[tuple[float, Any]]:
         import av
 
         rate = self._track.rate

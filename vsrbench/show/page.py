@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import replacing
+from vsrbench.core.files import replace_atomically
 
 
 def write_page(out: Path, room: str, **values: Any) -> None:
@@ -23,7 +23,7 @@ def write_page(out: Path, room: str, **values: Any) -> None:
     page = environment.get_template("page.html").render(values)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as partial:
+        with replace_atomically(out) as partial:
             partial.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(

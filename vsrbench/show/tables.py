@@ -17,7 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from vsrbench.core.errors import unknown
+from vsrbench.core.errors import unknown_name
 from vsrbench.core.types import Origin, size_text
 from vsrbench.results.summary import COST, GT, WEIGHTS, Block, Cell, Column, Row, Summary
 
@@ -52,11 +52,11 @@ def _markdown_block(block: Block, provenance: str) -> str:
         text += " ~" if cell.noise else ""
         return text + (f" [{notes.number(cell.note)}]" if cell.note else "")
 
-    labels = (escaped(f"{c.label} {c.arrow}".strip()) for c in block.columns)
-    head = [escaped(heading(block)), "weights", *labels]
+    labels = (escape(f"{c.label} {c.arrow}".strip()) for c in block.columns)
+    head = [escape(heading(block)), "weights", *labels]
     body = [
         [
-            escaped(row_title(row)),
+            escape(row_title(row)),
             weights_text(row),
             *(value(row.cells[c.name], c) for c in block.columns),
         ]
@@ -65,9 +65,9 @@ def _markdown_block(block: Block, provenance: str) -> str:
     align = ("left", "left", *("right" for _ in block.columns))
     table = tabulate(body, head, tablefmt="pipe", colalign=align, disable_numparse=True)
     footer = [
-        *notes.lines("[{}] {}", escaped),
-        *map(escaped, block.notes),
-        escaped(" ".join(caption(block, provenance))),
+        *notes.lines("[{}] {}", escape),
+        *map(escape, block.notes),
+        escape(" ".join(caption(block, provenance))),
     ]
     return "\n\n".join([table, *footer]) + "\n"
 
@@ -240,15 +240,13 @@ def plain(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Text that Markdown shows as it is: no tags, no entities, no borders of cells."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", plain(text)).replace("<", "&lt;")
     return re.sub(r"([\\|`])", r"\\\1", text)
 
 
-def selected(
-    summary: Summary, cost: bool = True, sort: str = "", drop_empty: bool = True
-) -> Summary:
+def select(summary: Summary, cost: bool = True, sort: str = "", drop_empty: bool = True) -> Summary:
     """What of a summary is to be shown.
 
     cost: with the columns of the cost. sort: name of the column by which rows are ordered, best
@@ -258,11 +256,11 @@ def selected(
     """
     known = {c.name for block in summary.blocks for c in block.columns}
     if sort and sort not in known:
-        raise unknown("column", sort, known)
-    return Summary(tuple(_selected(block, cost, sort, drop_empty) for block in summary.blocks))
+        raise unknown_name("column", sort, known)
+    return Summary(tuple(_select_block(block, cost, sort, drop_empty) for block in summary.blocks))
 
 
-def _selected(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
+def _select_block(block: Block, cost: bool, sort: str, drop_empty: bool) -> Block:
     columns = [c for c in block.columns if cost or not block.dataset or c.name not in COSTS]
     with_cost = any(c.name in COSTS for c in columns)
     notes = [note for note in block.notes if with_cost or note not in block.cost_notes]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vsrbench.results.compare import REGRESSIONS, WORDS, Change, legend, signed
+from vsrbench.results.compare import REGRESSIONS, WORDS, Change, format_signed, legend
 from vsrbench.results.summary import GT, Block, Cell, Column, Summary
 from vsrbench.show.tables import Footnotes, caption, heading, plain, row_title, weights_text
 
@@ -78,7 +78,7 @@ def _draw(block: Block, console: Console, width: int, provenance: str) -> None:
     console.print()
 
 
-def changes(
+def format_changes(
     found: Sequence[Change], verdict: str, width: int, colour: bool, everything: bool = False
 ) -> str:
     """A comparison: what changed (all with `everything`, or if nothing did), and the verdict."""
@@ -96,7 +96,7 @@ def changes(
         numbers = ["", "", ""]
         if c.base is not None and c.new is not None:
             spread = f" ±{c.column.text(c.ci95)}" if c.ci95 is not None else ""
-            difference = signed(c.column, c.new - c.base) + spread
+            difference = format_signed(c.column, c.new - c.base) + spread
             numbers = [c.column.text(c.base), c.column.text(c.new), difference]
         note = "; ".join(filter(None, (c.worst and f"worst: {c.worst}", c.note)))
         mark = f" [{notes.number(note)}]" if note and c.verdict not in ("same", "unjudged") else ""

@@ -192,7 +192,7 @@ def text(advice: Advice, about: About, width: int) -> str:
     """The answers, the methods and the doubts, in lines of at most `width`."""
     width = max(width, 40)
 
-    def wrapped(line: str, first: str = "", rest: str = "") -> str:
+    def wrap_line(line: str, first: str = "", rest: str = "") -> str:
         return textwrap.fill(
             plain(line),
             width,
@@ -204,7 +204,7 @@ def text(advice: Advice, about: About, width: int) -> str:
     clip = about.clip
     pace = f", {clip.fps:g} fps" if clip.fps else ""
     lines = [
-        wrapped(
+        wrap_line(
             f"{about.path}: {clip.count} frames of {size_text(clip.size)}{pace}, x{clip.scale}, on "
             f"{about.device}"
         ),
@@ -213,14 +213,14 @@ def text(advice: Advice, about: About, width: int) -> str:
     titles = {c.method: c.title for c in advice.candidates}
     for choice in advice.choices:
         name = titles.get(choice.method, "no method")
-        lines += [wrapped(f"{choice.when}: {name.upper() if not choice.method else name}")]
-        lines += [wrapped(choice.why, "  ", "  "), ""]
-    lines += [wrapped(advice.sure), ""]
+        lines += [wrap_line(f"{choice.when}: {name.upper() if not choice.method else name}")]
+        lines += [wrap_line(choice.why, "  ", "  "), ""]
+    lines += [wrap_line(advice.sure), ""]
     lines += [*_table(advice, about, width), ""]
     for doubt in advice.doubts:
-        lines.append(wrapped(doubt, "- ", "  "))
+        lines.append(wrap_line(doubt, "- ", "  "))
     if why := _no_vram(advice):
-        lines.append(wrapped(f"VRAM: not measured, {why}.", "- ", "  "))
+        lines.append(wrap_line(f"VRAM: not measured, {why}.", "- ", "  "))
     return "\n".join(lines)
 
 

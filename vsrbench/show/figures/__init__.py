@@ -1,12 +1,12 @@
 """Figures from stored records and kept frames. matplotlib is imported when one is drawn."""
 
-from vsrbench.show.figures.choice import spread, telling_clip
+from vsrbench.show.figures.choice import find_telling_clip, spread
 from vsrbench.show.figures.kept import (
     LQ,
     Enlarged,
-    kept_frames,
-    kept_scores,
     locate_frames,
+    open_kept_frames,
+    read_kept_scores,
     scores,
     titles_of,
 )
@@ -25,16 +25,16 @@ __all__ = [
     "check_format",
     "crops",
     "drift",
+    "find_telling_clip",
     "growth",
-    "kept_frames",
-    "kept_scores",
     "locate_frames",
+    "open_kept_frames",
     "pareto",
     "profile",
+    "read_kept_scores",
     "scatter",
     "scores",
     "spread",
     "teaser",
-    "telling_clip",
     "titles_of",
 ]

@@ -12,7 +12,7 @@ from vsrbench.core.errors import UserError
 from vsrbench.core.types import Record
 from vsrbench.metrics import METRICS
 from vsrbench.results.summary import COST, GT, Block, Column
-from vsrbench.show.figures.kept import LQ, kept_frames, locate_frames
+from vsrbench.show.figures.kept import LQ, locate_frames, open_kept_frames
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -67,7 +67,7 @@ def spread(frames: Mapping[str, Frame]) -> float:
     return float(np.std(lumas, axis=0).mean()) if lumas else 0.0
 
 
-def telling_clip(
+def find_telling_clip(
     frames_root: Path,
     records: Sequence[Record],
     dataset: str,
@@ -84,7 +84,9 @@ def telling_clip(
         kept = [m for m, place in places.items() if place.is_dir()]
         if kept and len(clips) > 1:
             try:
-                sources: Mapping[str, Any] = kept_frames(frames_root, dataset, clip, kept, records)
+                sources: Mapping[str, Any] = open_kept_frames(
+                    frames_root, dataset, clip, kept, records
+                )
                 middle = {m: source[len(source) // 2] for m, source in sources.items()}
             except UserError:
                 continue

@@ -10,8 +10,8 @@ import numpy as np
 
 from vsrbench.core.errors import DataError, MissingError
 from vsrbench.core.types import Record, size_text
-from vsrbench.data.frames import FrameSource, altered, digest, open_frames, read_mark
-from vsrbench.metrics import recorded
+from vsrbench.data.frames import FrameSource, digest, find_alteration, open_frames, read_mark
+from vsrbench.metrics import find_recorded
 from vsrbench.results.summary import BASELINE, GT, metric_column, newest
 from vsrbench.run.plan import lq_of
 
@@ -47,7 +47,7 @@ def locate_frames(
     return {m: frames_root / (own.get(m) or Path(m, dataset, clip)) for m in methods}
 
 
-def kept_frames(
+def open_kept_frames(
     frames_root: Path,
     dataset: str,
     clip: str,
@@ -85,12 +85,12 @@ def kept_frames(
     return {LQ: Enlarged(input_of, next(iter(sources.values())).size), **sources}
 
 
-def digests(sources: Mapping[str, FrameSource | Enlarged]) -> list[str]:
+def list_digests(sources: Mapping[str, FrameSource | Enlarged]) -> list[str]:
     """The digests of kept frames."""
     return [digest(s.source if isinstance(s, Enlarged) else s) for s in sources.values()]
 
 
-def kept_scores(
+def read_kept_scores(
     frames_root: Path, dataset: str, clip: str, methods: Iterable[str], records: Iterable[Record]
 ) -> list[Record]:
     """The records of a clip that score the very frames kept of it; none without a mark.
@@ -105,7 +105,7 @@ def kept_scores(
         own = [
             r for r in latest.values() if (r.dataset, r.method, r.clip) == (dataset, method, clip)
         ]
-        own = [r for r in own if r.status == "ok" and recorded(r) and r.output]
+        own = [r for r in own if r.status == "ok" and find_recorded(r) and r.output]
         output = read_mark(folder).output_key
         if not own or not output:
             continue
@@ -114,7 +114,7 @@ def kept_scores(
                 f"kept frames of {method} are of other weights or settings than its scores",
                 "run again with --keep-frames",
             )
-        if why := altered(folder):
+        if why := find_alteration(folder):
             raise MissingError(
                 f"kept frames of {method} are not as they were scored: {why}",
                 "run again with --keep-frames",
@@ -137,7 +137,7 @@ def scores(
     known = []
     for metric in metrics:
         record = latest.get((dataset, method, clip, metric))
-        info = recorded(record) if record is not None else None
+        info = find_recorded(record) if record is not None else None
         if record is None or record.value is None or info is None:
             continue
         if not (method == GT and "gt" in info.needs):

@@ -20,10 +20,10 @@ from vsrbench.show.figures.style import (
     COLUMN,
     PAGE,
     chart,
+    digest_inputs,
     drawing,
-    drawn,
     looks_of,
-    made_of,
+    read_sidecar,
     sidecar,
 )
 
@@ -77,8 +77,8 @@ def drift(
         )
     looks, titles = looks_of(r.method for r in records), titles_of(records, lines)
     values_of = {m: values.tolist() for m, values in lines.items()}
-    inputs = made_of(out, "drift", dataset, clip, values_of, column, info.span, titles, looks)
-    if about := drawn(out, inputs):
+    inputs = digest_inputs(out, "drift", dataset, clip, values_of, column, info.span, titles, looks)
+    if about := read_sidecar(out, inputs):
         return about
     changes = {m: _change(values) for m, values in lines.items()}
     apart = BASELINE in changes and len(changes) > 1

@@ -22,7 +22,13 @@ from vsrbench.core.errors import UserError
 from vsrbench.core.types import Record
 from vsrbench.results.summary import BASELINE, GT
 from vsrbench.show.figures.choice import LUMA, usual_metrics
-from vsrbench.show.figures.kept import digests, kept_frames, kept_scores, scores, titles_of
+from vsrbench.show.figures.kept import (
+    list_digests,
+    open_kept_frames,
+    read_kept_scores,
+    scores,
+    titles_of,
+)
 from vsrbench.show.figures.style import (
     DPI,
     GREY,
@@ -31,10 +37,10 @@ from vsrbench.show.figures.style import (
     PAGE,
     SIGNAL,
     SMALL,
-    drawn,
+    digest_inputs,
     fit,
-    made_of,
     paste,
+    read_sidecar,
     resize,
     sheet,
     sidecar,
@@ -76,14 +82,14 @@ def profile(
     frame.
     """
     records = list(records)
-    sources = kept_frames(frames_root, dataset, clip, methods, records)
-    scored = kept_scores(frames_root, dataset, clip, sources, records)
+    sources = open_kept_frames(frames_root, dataset, clip, methods, records)
+    scored = read_kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
     count, height = len(sources[reference]), sources[reference].size[0]
     titles = titles_of(records, sources)
     said = {m: "   ".join(scores(scored, dataset, clip, m, ("ewarp", "flicker"))) for m in sources}
-    inputs = made_of(out, "profile", dataset, clip, row, titles, said, digests(sources))
-    if about := drawn(out, inputs):
+    inputs = digest_inputs(out, "profile", dataset, clip, row, titles, said, list_digests(sources))
+    if about := read_sidecar(out, inputs):
         return about
     rule = "given"
     if row is None:
@@ -197,8 +203,8 @@ def crops(
     box or a frame outside the clip.
     """
     chosen = choose_views(frames_root, dataset, clip, methods, box, frame, records)
-    inputs = made_of(out, "crops", box, chosen.inputs)
-    if about := drawn(out, inputs):
+    inputs = digest_inputs(out, "crops", box, chosen.inputs)
+    if about := read_sidecar(out, inputs):
         return about
     x, y, w, h = chosen.box
     text = f"frame {chosen.frame}, box {w}x{h} at ({x}, {y}): {chosen.rule}; scores: clip means"
@@ -240,8 +246,8 @@ def choose_views(
 ) -> Chosen:
     """What `crops` shows, with its arguments, rules and errors."""
     records = list(records)
-    sources = kept_frames(frames_root, dataset, clip, methods, records)
-    scored = kept_scores(frames_root, dataset, clip, sources, records)
+    sources = open_kept_frames(frames_root, dataset, clip, methods, records)
+    scored = read_kept_scores(frames_root, dataset, clip, sources, records)
     reference = GT if GT in sources else BASELINE
     count, (height, width) = len(sources[reference]), sources[reference].size
     titles = titles_of(records, sources)

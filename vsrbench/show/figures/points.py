@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vsrbench.core.errors import MissingError, unknown
+from vsrbench.core.errors import MissingError, unknown_name
 from vsrbench.core.types import size_text
 from vsrbench.metrics import METRICS
 from vsrbench.results.summary import GT, WEIGHTS, Block, Row, Summary, setting_text
@@ -22,9 +22,9 @@ from vsrbench.show.figures.style import (
     INK,
     MARKERS,
     chart,
-    drawn,
+    digest_inputs,
     looks_of,
-    made_of,
+    read_sidecar,
     sidecar,
 )
 
@@ -63,7 +63,7 @@ def scatter(
     known = {*METRICS, *COST_NAMES, *shown}
     for name in filter(None, (x, y)):
         if name not in known:
-            raise unknown("column", name, known)
+            raise unknown_name("column", name, known)
     block = summary.block(dataset) if dataset else summary.blocks[0]
     x, y = _axes(block, x, y)
     columns = {c.name: c for c in block.columns}
@@ -92,8 +92,8 @@ def scatter(
     fair = [p for p in points if p.row.cells[x].comparable or not log]
     best = [fair[i] for i in pareto([(columns[x].rank(p.x), columns[y].rank(p.y)) for p in fair])]
     best.sort(key=lambda p: p.x)
-    inputs = made_of(out, "scatter", block, x, y, looks)
-    if about := drawn(out, inputs):
+    inputs = digest_inputs(out, "scatter", block, x, y, looks)
+    if about := read_sidecar(out, inputs):
         return about
     about = {
         "figure": "scatter",

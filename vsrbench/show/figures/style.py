@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import content, replacing
+from vsrbench.core.files import content, replace_atomically
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Origin
 from vsrbench.results.summary import BASELINE, GT
@@ -173,17 +173,17 @@ def drawing(
         figure = Figure(figsize=(width, height), dpi=dpi, **how)
         yield figure
         kind = out.suffix.lower()[1:]
-        with replacing(out) as partial:
+        with replace_atomically(out) as partial:
             figure.savefig(partial, format=kind, metadata=dict(_STAMPS[kind]))
 
 
-def made_of(out: Path, *shown: Any) -> str:
+def digest_inputs(out: Path, *shown: Any) -> str:
     """Digest of what a figure shows, of its format, and of the code and package that draw it."""
     format_, code = out.suffix.lower(), content(Path(__file__).parent)
     return digest([repr(shown), format_, code, version("matplotlib")])
 
 
-def drawn(out: Path, inputs: str) -> dict[str, Any]:
+def read_sidecar(out: Path, inputs: str) -> dict[str, Any]:
     """What stands beside a figure, if it lies there, made of these inputs; else nothing."""
     with suppress(OSError, ValueError):
         about = dict(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")))

@@ -21,14 +21,14 @@ from PIL import Image
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import UserError
 from vsrbench.core.types import MetricInfo, Record
-from vsrbench.metrics import recorded
+from vsrbench.metrics import find_recorded
 from vsrbench.results.agreement import read_study
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
 from vsrbench.show import figures
 from vsrbench.show.page import write_page
-from vsrbench.show.report.loops import Loop, worst_loop
-from vsrbench.show.tables import Footnotes, caption, heading, row_title, selected, weights_text
+from vsrbench.show.report.loops import Loop, make_worst_loop
+from vsrbench.show.tables import Footnotes, caption, heading, row_title, select, weights_text
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
@@ -133,7 +133,7 @@ def build(
     write_page(
         out,
         "report",
-        blocks=[_block(block, infos, store) for block in selected(summary).blocks],
+        blocks=[_block(block, infos, store) for block in select(summary).blocks],
         study=study.study,
         people={opinion.id: opinion.text() for opinion in study.opinions},
         comparisons=[asdict(comparison) for comparison in comparisons],
@@ -270,8 +270,8 @@ def _comparison(
 ) -> Comparison:
     """The middle frame by every method, the worst second, crops, profiles. Raises UserError."""
     frames = store.frames
-    sources = figures.kept_frames(frames, dataset, clip, methods, records)
-    scored = figures.kept_scores(frames, dataset, clip, sources, records)
+    sources = figures.open_kept_frames(frames, dataset, clip, methods, records)
+    scored = figures.read_kept_scores(frames, dataset, clip, sources, records)
     titles = figures.titles_of(records, sources)
     count = len(next(iter(sources.values())))
     latest = newest(records)
@@ -291,7 +291,7 @@ def _comparison(
         )
     height, width = next(iter(middle.values())).shape[:2]
     of_clip = [r for r in latest.values() if (r.dataset, r.clip) == (dataset, clip)]
-    loop = worst_loop(sources, [r for r in of_clip if r.method in sources], _uri)
+    loop = make_worst_loop(sources, [r for r in of_clip if r.method in sources], _uri)
     with _place(store.folder / "figures" / "report") as folder:
         out = folder / f"profile-{dataset}-{clip}.png".replace("/", "-")
         figures.profile(frames, dataset, clip, methods, out, records=records)
@@ -338,7 +338,7 @@ def _failures(records: Sequence[Record]) -> list[dict[str, Any]]:
         if r.status == "ok":
             continue
         error = r.error or {}
-        info = recorded(r)
+        info = find_recorded(r)
         what = info.title if info else r.metric or "cost"
         message = error.get("message") or "no reason recorded"
         key = (r.status, r.dataset, what, message)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vsrbench.core.types import Record
-from vsrbench.metrics import recorded
+from vsrbench.metrics import find_recorded
 from vsrbench.results.summary import GT
 from vsrbench.show.figures.choice import FIRST, LUMA
 from vsrbench.show.figures.kept import LQ
@@ -42,7 +42,7 @@ class Loop:
     """Method -> its frames one below the other, lossless, as a data URI."""
 
 
-def worst_loop(
+def make_worst_loop(
     sources: Mapping[str, Sequence[Frame]],
     records: Sequence[Record],
     uri: Callable[[Frame], str],
@@ -79,7 +79,7 @@ def _worst_second(records: Sequence[Record], total: int, count: int) -> tuple[in
     # Metrics of motion first: what a still cannot show.
     order = ("ewarp", "flicker", *FIRST, *found)
     for name in order:
-        info = recorded(found[name][0]) if name in found else None
+        info = find_recorded(found[name][0]) if name in found else None
         if info is None or not info.better:
             continue
         values = np.mean([r.per_frame for r in found[name]], axis=0)
