@@ -206,7 +206,7 @@ def test_files_that_are_not_there_come_in_pieces(
     try:
         found = []
         for parcel in parcels:
-            kind, lacking = done(place, parcel)
+            kind, lacking = finish(place, parcel)
             assert (kind, lacking) == ("lacks", list(parcel.sources))
             files = [
                 tmp_path / "away" / p.relative_to(tmp_path / "in")
@@ -218,12 +218,12 @@ def test_files_that_are_not_there_come_in_pieces(
             for number, (name, data) in enumerate(sent):
                 place.take(lacking[0], number, name, data)
             place.finish_files(lacking[0])
-            kind, value = done(place, parcel)
+            kind, value = finish(place, parcel)
             assert kind == "done"
             found += value.records
         assert [r.status for r in found] == ["ok", "ok"]
         (tmp_path / "away").rename(tmp_path / "in")
-        kind, value = done(place, pack(a_job(folder, tmp_path), digest))
+        kind, value = finish(place, pack(a_job(folder, tmp_path), digest))
         assert value.records[0].value == found[0].value
         # What was kept there comes back, whole.
         with Received(wanted.frames) as back:
@@ -238,7 +238,7 @@ def test_files_that_are_not_there_come_in_pieces(
         assert is_kept(wanted.frames, wanted.output_key)
         assert list(place.send_kept(wanted.place)) == []
         # Frames that were kept here serve there.
-        kind, value = done(place, pack(replace(wanted, reuse=True, keep=False), digest))
+        kind, value = finish(place, pack(replace(wanted, reuse=True, keep=False), digest))
         assert value.records[0].value == found[0].value
         mark_path(wanted.frames).unlink()
         # With too little room, what was in use least lately goes.

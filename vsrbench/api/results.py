@@ -226,7 +226,9 @@ class Results:
 
         summary = self.summary(methods, datasets, metrics)
         whole = (form or "").startswith(("csv", "json"))
-        return self.format_summary(select(summary, cost, sort, drop_empty and not whole), form, columns)
+        return self.format_summary(
+            select(summary, cost, sort, drop_empty and not whole), form, columns
+        )
 
     def format_summary(
         self, summary: Summary, form: str | None = "markdown", columns: Literal[1, 2] = 2

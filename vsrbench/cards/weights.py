@@ -125,7 +125,7 @@ def identify(card: MethodCard) -> str:
 
 
 def _content(path: Path) -> str:
-    """sha256 of a file; of a folder, that of the lines that `sha256sum` prints for its `list_parts`."""
+    """sha256 of a file; of a folder, of the lines that `sha256sum` prints for its `list_parts`."""
     if path.is_dir():
         lines = [f"{_content(p)}  {p.relative_to(path).as_posix()}\n" for p in list_parts(path)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()

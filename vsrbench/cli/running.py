@@ -82,7 +82,9 @@ def print_tables(
         rows = list(dict.fromkeys(r.method for r in records if r.dataset == name))
         own = {name: spec if name == spec.name else replace(spec, name=name, title=name)}
         results = Results(run.store, options.root, own, records)
-        print(results.table(form, methods=rows, datasets=[name], metrics=run.choose_metrics(dataset)))
+        print(
+            results.table(form, methods=rows, datasets=[name], metrics=run.choose_metrics(dataset))
+        )
 
 
 def say_counts(run: Run) -> None:

@@ -297,7 +297,9 @@ class Cluster:
                         "; ".join(reasons) or START,
                     )
                 if "working" not in states and now - began > PATIENCE_S:
-                    watcher.say_once("waiting for machines of the cluster: they start, or are in use")
+                    watcher.say_once(
+                        "waiting for machines of the cluster: they start, or are in use"
+                    )
                 if not found:
                     self._stop.wait(0 if refs else LOOK_S)
         except UserError as error:
@@ -428,7 +430,7 @@ class _Remote:
                 self._place.state = "lost"
                 self._ray.kill(self._place.actor)
             elif self._place.state == "working":
-                self._ray.get(self._place.actor.rest.remote(), timeout=LEAVE_S)
+                self._ray.get(self._place.actor.end_worker.remote(), timeout=LEAVE_S)
         self._thread.shutdown(wait=False)
 
     def _do(self, job: Job, told: Callable[[str], None]) -> Found:
@@ -480,11 +482,11 @@ class _Remote:
         actor = self._place.actor
         for number, (name, data) in enumerate(split_files(files)):
             self._ray.get(actor.take.remote(digest, number, name, data))
-        self._ray.get(actor.taken.remote(digest))
+        self._ray.get(actor.finish_files.remote(digest))
 
     def _bring(self, job: Job) -> None:
         """The frames that were kept there. Raises WriteError."""
-        kept = self._place.actor.kept.options(_generator_backpressure_num_objects=2)
+        kept = self._place.actor.send_kept.options(_generator_backpressure_num_objects=2)
         refs = iter(kept.remote(job.place))
         first = next(refs, None)
         if first is None:  # the job failed

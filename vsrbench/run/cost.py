@@ -345,7 +345,7 @@ class Pace:
 
 
 def measure_pace(method: Method, card: MethodCard, clip: list[torch.Tensor], device: str) -> Pace:
-    """Time a loaded method on a resident clip (see `make_resident_clip`), after a warm-up on its start.
+    """Time a loaded method on a clip of `make_resident_clip`, after a warm-up on its start.
 
     A method that answers only when it has read everything has no time per frame: its one sample is
     the total over the number of frames.

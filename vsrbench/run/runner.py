@@ -249,7 +249,9 @@ class Run:
             for job, found in results:
                 progress.finish(executors.label(job), self._record(job, found, progress))
 
-    def _make_shard_filter(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> Callable[[Job], bool]:
+    def _make_shard_filter(
+        self, cards: Sequence[MethodCard], sets: Sequence[Dataset]
+    ) -> Callable[[Job], bool]:
         """Whether a job belongs to this shard: by names alone, whatever is on disk already.
 
         A method on a clip goes to the shard with the fewest frames so far, long clips first.
