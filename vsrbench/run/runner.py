@@ -218,7 +218,7 @@ class Run:
                 dataset,
                 self.choose_metrics(dataset),
                 reasons,
-                {} if self.config.fresh else seen.finish,
+                {} if self.config.fresh else seen.done,
                 self.store.frames,
                 places,
                 self.config.keep_frames,
