@@ -13,6 +13,7 @@ import tracemalloc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -510,6 +511,17 @@ def test_variable_frame_rate_keeps_every_frame(tmp_path: Path) -> None:
     assert all((p != q).any() for p, q in pairwise(frames))
     for k in (6, 2, 7, 0):
         np.testing.assert_array_equal(source[k], frames[k])
+
+
+def test_the_rate_of_raw_dv_is_that_of_its_frames(tmp_path: Path) -> None:
+    path = tmp_path / "x.dv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("dvvideo", rate=Fraction(30000, 1001))
+        stream.width, stream.height, stream.pix_fmt = 720, 480, "yuv411p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame(720, 480, "yuv411p")))
+        container.mux(stream.encode())
+    assert open_frames(path).fps == pytest.approx(30000 / 1001)
 
 
 VIDEOS: dict[str, dict[str, object]] = {

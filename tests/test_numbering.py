@@ -38,6 +38,9 @@ def png(text: str) -> list[str]:
         "1341846313.592026 1341846313.654184 1341846314.001",
         "f08 f09 f0a f0b f0c f0d f0e f0f f10 f11",  # hexadecimal
         "x_0e_lq x_0f_lq x_10_lq",
+        "１ ２ １０",  # digits of other scripts
+        "a٣ a٤ a١٠",
+        "\u22122 \u22121 0 1",  # the true minus sign
     ],
 )
 def test_natural_order(ordered: str) -> None:
@@ -63,6 +66,7 @@ def test_decimals_and_negatives_are_numbers(values: list[object]) -> None:
         (["0001.png", "0001_copy.png"], {"0001.png", "0001_copy.png"}),
         (["left_1.png", "left_2.png", "right_1.png", "right_2.png"], {"left_1.png", "right_1.png"}),
         (["0.5.png", "0.50.png", "1.0.png"], {"0.5.png", "0.50.png"}),
+        (["１.png", "1.png", "2.png"], {"１.png", "1.png"}),
         (["é1.png", unicodedata.normalize("NFD", "é1.jpg")], None),
     ],
 )

@@ -320,6 +320,18 @@ def test_every_kind_of_png(tmp_path: Path, depth: int, colour: int, interlaced: 
     assert image_size(path) == want.shape[:2]
 
 
+@pytest.mark.parametrize(("curve", "why"), [(16, "PQ"), (18, "HLG"), (13, "")])
+def test_png_with_the_curve_of_hdr_is_refused(tmp_path: Path, curve: int, why: str) -> None:
+    path = tmp_path / "x.png"
+    data, want = png_of(8, 2, False, chunk(b"cICP", bytes([9, curve, 0, 1])))
+    path.write_bytes(data)
+    if why:
+        with pytest.raises(DataError, match=why):
+            read_image(path)
+    else:
+        np.testing.assert_array_equal(read_image(path), want)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -17,11 +17,13 @@ import pytest
 
 from vsrbench.cli import main
 from vsrbench.core.errors import UserError
+from vsrbench.core.types import Sample
 from vsrbench.data.frames import FrameWriter
 from vsrbench.data.images import read_image
 from vsrbench.data.outputs import frame_numbers
 from vsrbench.metrics import METRICS
 from vsrbench.metrics.fidelity import psnr
+from vsrbench.run.delay import Delay
 
 Score = Callable[..., tuple[int, str, str]]
 
@@ -322,6 +324,49 @@ def test_shifted_outputs_are_named_with_both_numbers(
     assert f"{shift[0]:+g} px down and {shift[1]:+g} px right" in note
     assert f"{extra['psnr_at_zero']:.2f}" in note
     assert f"{extra['psnr_at_shift']:.2f}" in note
+
+
+def moving(count: int) -> list[np.ndarray]:
+    """A window that pans over a picture, 2 px a frame."""
+    big = picture(64, 96 + 2 * count)
+    return [np.ascontiguousarray(big[:, 2 * t : 2 * t + 96]) for t in range(count)]
+
+
+def test_outputs_that_come_a_frame_late_are_named(score: Score, tmp_path: Path) -> None:
+    frames = moving(8)
+    made = write(tmp_path / "mine", [frames[max(t - 1, 0)] for t in range(8)])
+    gt = write(tmp_path / "truth", frames)
+    code, out, err = score("--outputs", made, "--gt", gt, "--metrics", "ssim")
+    assert code == 0, err
+    own = {r["method"]: r["extra"].get("delay", 0) for r in records(tmp_path)}
+    assert (own["mine"], own["gt"]) == (1, 0)
+    assert "Registration: the frames of mine come 1 frame too late on clip" in out
+
+
+def delay_of(made: list[np.ndarray], wanted: list[np.ndarray]) -> int:
+    delay = Delay()
+    for t, (sr, gt) in enumerate(zip(made, wanted, strict=True)):
+        delay.update(Sample(t, sr, None, gt, gt, None))
+    return int(delay.result().get("delay", 0))
+
+
+@pytest.mark.parametrize("late", range(-3, 4))
+def test_delays_are_found_through_blur_noise_and_tone(late: int) -> None:
+    frames = moving(10)
+    blurred = [noisy(cv2.GaussianBlur(f // 2 + 40, (0, 0), 1.5)) for f in frames]
+    assert delay_of([blurred[min(max(t - late, 0), 9)] for t in range(10)], frames) == late
+
+
+def test_no_delay_is_seen_where_none_shows() -> None:
+    one, frames = picture(64, 96), moving(8)
+    assert delay_of([noisy(one, t, 25) for t in range(8)], [one] * 8) == 0
+    assert delay_of([one] * 8, [noisy(one, t, 25) for t in range(8)]) == 0
+    flicker = [one, cv2.flip(one, 1)] * 4
+    assert delay_of([noisy(f, t) for t, f in enumerate(flicker)], flicker) == 0
+    held = [frames[t // 2 * 2] for t in range(8)]
+    smooth = [np.mean([frames[max(t - 1, 0)], frames[t]], 0).astype(np.uint8) for t in range(8)]
+    assert delay_of(held, frames) == delay_of(smooth, frames) == 0
+    assert delay_of(frames[:2], frames[1:3]) == 0  # too few to tell
 
 
 def test_equal_scores_on_different_clips_are_called_out(score: Score, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ RECENT = 5  # frames kept for indexing: a window t-2..t+2 sliding over a video d
 RULE = 2
 """Version of the rules by which files become pixels, where they are not what they were at first."""
 EXACT = set("png bmp tif tiff webp-lossless ppm apng".split()) | set(  # noqa: SIM905
-    "ffv1 ffvhuff huffyuv utvideo rawvideo targa".split()  # noqa: SIM905
+    "ffv1 ffvhuff huffyuv utvideo rawvideo targa qtrle zlib magicyuv r210 sgi pcx".split()  # noqa: SIM905
 )
 """Codecs and kinds of images that keep every value."""
 

@@ -2,8 +2,8 @@
 
 Grey is repeated to RGB, palettes are resolved, alpha is dropped (not composited: the colours of a
 pixel are those that the file stores, whatever its alpha), 16-bit samples become round(v / 257), and
-orientation (EXIF, or the tag of TIFF) is ignored. Refused: float samples, colours other than grey
-and RGB, and files that hold several pictures (animations, stacks), since none of them is the frame.
+orientation (EXIF, or the tag of TIFF) is ignored. Refused: float samples, HDR, colours other than
+grey and RGB, and files that hold several pictures (animations, stacks): none of them is the frame.
 
 Decoders meet only what was looked at before: a damaged file is a DataError and never ends the
 process.
@@ -154,7 +154,8 @@ def read_image(path: Path) -> Frame:
             raise ValueError("is none of PNG, JPEG, BMP, TIFF and WebP")
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if image is None:
-            raise ValueError("is truncated or not an image")
+            rare = ", or is compressed in a rare way: save it as PNG" * data.startswith(TIFF)
+            raise ValueError(f"is truncated or not an image{rare}")
     except ValueError as error:
         raise DataError(f"{path} {error}", FETCH_AGAIN) from error
     except (struct.error, cv2.error) as error:  # cut in its header, or of an absurd size
@@ -193,6 +194,8 @@ def _plain_png(data: bytes) -> bytes:
         if len(chunk) < 12 + length:
             raise ValueError("is truncated")
         body, at = chunk[8:-4], at + len(chunk)
+        if kind == b"cICP" and body[1:2] in (b"\x10", b"\x12"):
+            raise ValueError("has the curve of HDR (PQ or HLG): convert it to SDR first")
         if kind[0] & 32:  # what a reader may ignore
             closed |= pixels > 0
             continue

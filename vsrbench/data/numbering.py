@@ -3,7 +3,8 @@
 A number may be padded with zeros, have a sign or decimals, and is hexadecimal where that counts
 without a gap. What a hyphen or a point means shows only beside the other names of a folder: in
 `t-1, t0, t1` it is a sign, in `clip-1, clip-2` a separator; `0.25, 0.5` are decimals, `v1.9, v1.10`
-count the tenth picture of version 1. Names are compared in Unicode's form NFC.
+count the tenth picture of version 1. Names are compared in Unicode's form NFC, and the digits of
+all scripts count.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def find_gaps(names: Sequence[str]) -> list[str]:
 def _cut(names: Iterable[str]) -> list[_Name]:
     found = []
     for name in names:
-        stem = PurePath(unicodedata.normalize("NFC", name)).stem
+        stem = PurePath(_plain(name)).stem
         texts, signs, whole, decimals, end = [], [], [], [], 0
         for match in _NUMBER.finditer(stem):
             first, *rest = match[2].split(".")
@@ -147,6 +148,14 @@ def _cut(names: Iterable[str]) -> list[_Name]:
         texts.append(stem[end:])
         found.append(_Name(stem, tuple(texts), tuple(signs), tuple(whole), tuple(decimals)))
     return found
+
+
+def _plain(name: str) -> str:
+    """A name in NFC, with the digits of all scripts and the true minus sign as in ASCII."""
+    text = unicodedata.normalize("NFC", name).replace("\u2212", "-")
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(c, c)) for c in text)
 
 
 def _shape(name: _Name) -> tuple[str, ...]:

@@ -92,7 +92,9 @@ def scan(path: Path) -> Track:
             corrupt |= join > 0
             declared = stream.frames
             name = container.format.name
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
+            # No average is above the rate that fits all timestamps: raw DV has 60000 as its own.
+            rates = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
+            fps = float(min(rates, default=0))
             codec, pixels = stream.codec_context.name, str(stream.codec_context.pix_fmt)
             # Matroska declares a length in time only, over all its streams.
             length_s = float(container.duration or 0) / av.time_base

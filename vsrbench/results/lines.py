@@ -88,6 +88,7 @@ class _Extra(TypedDict):
     shift: NotRequired[tuple[float, float]]
     psnr_at_zero: NotRequired[float]
     psnr_at_shift: NotRequired[float]
+    delay: NotRequired[int]
 
 
 class Outcome(msgspec.Struct):

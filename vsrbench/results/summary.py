@@ -371,7 +371,7 @@ def _block(
         scored_on={text: tuple(metrics) for text, metrics in scored_on.items()},
         flows={name: tuple(metrics) for name, metrics in flows.items()},
         setting=setting,
-        notes=(*said, *_shifts(quality), *find_identical_scores(others), *notes),
+        notes=(*said, *_shifts(quality), *_delays(used), *find_identical_scores(others), *notes),
         cost_notes=tuple(notes),
         unranked=tuple(infos[m].title for m in unranked),
         runs=tuple(sorted({r.run_id for r in (*used, *cost.values())})),
@@ -544,4 +544,23 @@ def _shifts(quality: Iterable[Record]) -> list[str]:
                 f"{r.extra['psnr_at_zero']:.2f} dB as it is, {r.extra['psnr_at_shift']:.2f} dB "
                 "shifted back."
             )
+    return notes
+
+
+def _delays(used: Iterable[Record]) -> list[str]:
+    """A warning for each row whose frames fit the reference better at another time."""
+    found: dict[tuple[str, int], dict[str, None]] = {}
+    for r in used:
+        if delay := r.extra.get("delay", 0):
+            found.setdefault((r.title, delay), {})[r.clip] = None
+    notes = []
+    for (title, delay), clips in found.items():
+        first, *more = clips
+        where = f"'{first}'" + (f" and {len(more)} more" if more else "")
+        count = f"{abs(delay)} frame{'s' * (abs(delay) > 1)}"
+        notes.append(
+            f"Registration: the frames of {title} come {count} too "
+            f"{'late' if delay > 0 else 'early'} on clip {where}: they fit those of another "
+            "moment better, and its scores compare different moments."
+        )
     return notes

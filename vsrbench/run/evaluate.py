@@ -18,6 +18,7 @@ from vsrbench.data.outputs import frame_numbers
 from vsrbench.metrics import about_pyiqa, load_metric, metric_info
 from vsrbench.metrics.base import worst_second
 from vsrbench.metrics.fidelity import best_shift
+from vsrbench.run.delay import Delay
 from vsrbench.run.method import foreign_error, upscale
 from vsrbench.run.plan import EXACT_FLOW, Job, is_marked, scores_outputs
 from vsrbench.run.scoring import Panel, Shared
@@ -102,11 +103,12 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
         None if flow is None else lambda t: _cut_flow(flow[t], job.clip.border_px),
         _failure,
     )
-    blind = not job.keep and len(known) == len(job.todo)
+    blind, delay = not job.keep and len(known) == len(job.todo), Delay()
     try:
         with panel:
             for sample in () if blind else _samples(job, method, context, reference):
                 panel.take(sample)
+                delay.update(sample)
                 context.tick()
         failures |= panel.failures
     except WriteError:
@@ -128,7 +130,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             yield _record(job, context, metric, "failed", failures[metric.name], seconds)
             continue
         record = _record(job, context, metric, "ok", None, seconds)
-        extra = {**record.extra, **extra}
+        extra = {**record.extra, **extra, **delay.result()}
         coded = _coded(job, method)
         read = {**record.read, **({"outputs": coded} if coded else {})}
         yield replace(record, value=score.value, per_frame=score.per_frame, extra=extra, read=read)
