@@ -108,6 +108,8 @@ def _note_end(results: Results, name: str, state: str, why: str, took: float) ->
     wrong = [n for n, entry in entries.items() if entry["status"] in ("failed", "crashed", "cut")]
     if state == "done" and wrong:
         state, why = "failed", f"not measured: {', '.join(wrong)}"
+    elif state == "done" and not entries:
+        state, why = "failed", "it measured nothing"
     part.update(state=state, why=why, seconds=round(part["seconds"] + took, 1))
     results.save()
     note(f"{name}: {state}, {took:.1f} s{why and ': ' + why}")
@@ -207,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.small:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting for another takes longer than work
     try:
-        parts = args.parts.split(",") if args.parts else list(LIMITS)
+        asked = LIMITS if args.parts is None else map(str.strip, args.parts.split(","))
+        parts = list(dict.fromkeys(asked))
         for name in parts:
             if name not in LIMITS:
                 raise errors.unknown_name("part", name, LIMITS)

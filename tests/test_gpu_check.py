@@ -182,6 +182,18 @@ def test_what_raises_is_recorded_and_tried_again(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count(" e\n") == 1
 
 
+def test_a_part_without_entries_has_failed(tmp_path: Path) -> None:
+    program = toy(tmp_path)
+    source = Path(program[-1])
+    source.write_text(source.read_text().replace('part("e", \'x\', "f")', "part()"))
+    found = run(tmp_path, program)
+    assert (found.part("two")["state"], found.part("two")["why"]) == (
+        "failed",
+        "it measured nothing",
+    )
+    assert set(measured(found)) == {*"abcdgh"}
+
+
 def test_without_time_a_part_is_not_run(tmp_path: Path) -> None:
     found = run(tmp_path, toy(tmp_path), seconds=0)
     assert {part["state"] for part in found.data["parts"].values()} == {"not run"}
@@ -221,6 +233,8 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     ("options", "held", "said"),
     [
         (["--device", "foo"], None, "no device 'foo'"),
+        (["--cpu", "--parts", ""], None, "no part named ''"),
+        (["--cpu", "--parts", "levers,"], None, "no part named ''"),
         (["--cpu", "--minutes", "0"], None, "leaves no time"),
         (["--cpu", "--minutes", "nan"], None, "leaves no time"),
         (["--device", "cpu"], '{"parts"', "holds no results"),
