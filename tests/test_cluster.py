@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import builtins
 import os
+import random
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import gone
 from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
 from tests.test_command import TOY
 from tests.test_evaluate import job
@@ -33,9 +39,12 @@ from vsrbench.run.plan import Job, identify_made, is_kept
 BY_FOUR = TOY.replace("fx=2, fy=2", "fx=4, fy=4")
 
 
+MACHINE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of two machines on loopback, each with a device; they know of a toy program."""
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two machines on loopback, each with a device; they know of a toy program."""
     pytest.importorskip("ray", reason="needs the extra ray")
     from ray.cluster_utils import Cluster
 
@@ -44,25 +53,30 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "repo" / "toy.py").write_text(BY_FOUR)
     table = f'[program]\npython = "{sys.executable}"\nrepo = "{folder / "repo"}"\n'
     (folder / "commands.toml").write_text(table)
-    before = {name: os.environ.get(name) for name in (variables.COMMANDS, "OMP_NUM_THREADS")}
-    os.environ[variables.COMMANDS] = str(folder / "commands.toml")
-    os.environ |= ENVIRONMENT
-    machine: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
-    head = {**machine, "include_dashboard": False}
+    theirs = {variables.COMMANDS: str(folder / "commands.toml"), variables.CACHE: str(folder)}
+    before = {name: os.environ.get(name) for name in (*theirs, "OMP_NUM_THREADS")}
+    os.environ |= ENVIRONMENT | theirs
+    head = {**MACHINE, "include_dashboard": False}
     try:
-        machines = Cluster(initialize_head=True, head_node_args=head)
+        found = Cluster(initialize_head=True, head_node_args=head)
     except Exception:  # Ray gives a busy machine 30 s, whatever one says
-        machines = Cluster(initialize_head=True, head_node_args=head)
+        found = Cluster(initialize_head=True, head_node_args=head)
     try:
-        machines.add_node(**machine)
-        yield machines.address
+        found.add_node(**MACHINE)
+        yield found
     finally:
-        machines.shutdown()
+        found.shutdown()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@pytest.fixture
+def cluster(machines: Any) -> str:
+    """Their address."""
+    return str(machines.address)
 
 
 PROGRAM = """
@@ -129,6 +143,86 @@ def test_costs_and_a_method_that_a_machine_does_not_know(
     assert code == 3
     assert "is left out: the program of 'program' there and here differ" in err
     assert "no machine of the cluster is left for these jobs" in err
+
+
+def workers() -> list[int]:
+    """Processes that do work on these machines: actors, and what they have started."""
+    cache, found = f"{variables.CACHE}={os.environ[variables.CACHE]}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (entry / "cmdline").read_bytes()
+            working = any(name in line for name in (b"ray::Host", b"core.processes", b"toy.py"))
+            if working and cache in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+ROUNDS = int(os.environ.get("ROUNDS_OF_KILLS", "0"))
+"""With 7 of them, 21 kills; without, a machine and the main process once each."""
+
+
+def test_kills_at_random_moments_lose_nothing(
+    machines: Any,
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Of workers, a machine and the main process: the same command completes what is left."""
+    chance = random.Random(ROUNDS)
+    victims = [v for _ in range(ROUNDS) for v in chance.sample(["worker", "node", "main"], 3)]
+    victims = victims or ["node", "main"]
+    (bench / "methods" / "toy" / "program.toml").write_text(PROGRAM)
+    asked = ["--methods", "slow,program", "--input", str(clips(tmp_path / "lq", "abc"))]
+    asked += ["--metrics", "lr_psnr", "--no-cost", "--keep-frames", "--device", "cpu"]
+    assert run(*asked, results="whole")[0] == 0
+    expected, said, studies = scores(tmp_path / "whole"), tmp_path / "said", 0
+    asked = [sys.executable, "run_bench.py", *asked, "--root", str(bench)]
+    asked += ["--ray", machines.address, "--results"]
+    while victims:
+        results = tmp_path / f"study-{studies}"
+        studies, file, known, code = studies + 1, results / "records.jsonl", list[bytes](), -1
+        while code:
+            with said.open("a") as log:
+                driver = subprocess.Popen([*asked, results], cwd=ROOT, stderr=log, stdout=log)
+            while driver.poll() is None and victims:
+                goal, until = len(known) + chance.choice((1, 2, 3)), time.monotonic() + 120
+                while driver.poll() is None and len(known) < goal and time.monotonic() < until:
+                    time.sleep(0.05)
+                    before, known = known, lines(file)
+                    assert known[: len(before)] == before
+                time.sleep(0.5 * chance.random())
+                if driver.poll() is None:
+                    kill(victims.pop(0), driver, machines, chance)
+            code = driver.wait(300)
+            assert lines(file)[: len(known)] == known
+            assert code in (0, 1, -signal.SIGKILL), said.read_text()
+        assert scores(results) == expected
+        kept = [{p.name for p in at.glob("frames/**/*")} for at in (results, tmp_path / "whole")]
+        assert kept[0] == kept[1]
+    assert "state-dump" not in said.read_text(), "what Ray says of machines that die"
+    assert all(gone(pid) for pid in workers()), "they end with the actors of the last run"
+    assert not list(Path(os.environ[variables.CACHE], "places").iterdir())
+
+
+def kill(
+    victim: str, driver: subprocess.Popen[bytes], machines: Any, chance: random.Random
+) -> None:
+    """End a worker, all of a machine, or the main process."""
+    if victim == "main":
+        driver.kill()
+        driver.wait()
+    elif victim == "node":
+        (node,) = machines.worker_nodes
+        machines.remove_node(node, allow_graceful=False)
+        machines.add_node(**MACHINE)
+    elif pids := workers():
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(pids), signal.SIGKILL)
+
+
+def lines(file: Path) -> list[bytes]:
+    """Those that are whole."""
+    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
 
 @pytest.mark.parametrize(

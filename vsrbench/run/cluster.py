@@ -171,6 +171,8 @@ class Cluster:
             options |= {"object_store_memory": LOCAL_STORE, "include_dashboard": False}
         else:
             _reach(self.address)
+        # It would print what machines log as they die; a line of ours says that they are gone.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         self._ray, on_sigterm = ray, signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
@@ -428,8 +430,9 @@ class _Remote:
         with suppress(Exception):
             if self._place.busy:
                 self._place.state = "lost"
+            if self._place.state == "lost":  # it may be at work all the same, out of reach
                 self._ray.kill(self._place.actor)
-            elif self._place.state == "working":
+            else:
                 self._ray.get(self._place.actor.end_worker.remote(), timeout=LEAVE_S)
         self._thread.shutdown(wait=False)
 
