@@ -462,7 +462,7 @@ class _Remote:
             raise Died("Ray ended its worker, for its machine ran out of memory") from error
         except errors.RayError as error:
             self._place.state = "lost"
-            raise Lost(f"{self._place.host}: {_line(error)}") from error
+            raise Lost(f"{self._place.host}: {_line(error).partition(':')[0]}") from error
         finally:
             self._place.busy = False
 

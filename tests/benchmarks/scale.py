@@ -1,0 +1,188 @@
+"""What many jobs and several workers cost. Wall times mean something on an idle machine alone.
+
+    python -m tests.benchmarks.scale pairs [--pairs 3] [--clips 24]
+    python -m tests.benchmarks.scale jobs [--clips 1000] [--ray]
+
+pairs: folders of outputs are scored by one worker and by two of `--ray`, in turns, one thread each:
+the ratio of the times, Ray's start included. jobs: CPU time of the main process for each job of a
+method that does nothing on as many clips, and its memory as they go by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+MARK = "VSR_BENCHMARK"
+
+
+def write_clips(folder: Path, clips: int, frames: int, side: int, seed: int = 0) -> None:
+    """Clips of textured frames."""
+    chance = np.random.default_rng(seed)
+    for number in range(clips):
+        at = folder / f"clip-{number:04}"
+        at.mkdir(parents=True)
+        picture = chance.integers(0, 256, (side // 4 + 1, side // 4 + 1, 3), np.uint8)
+        picture = cv2.resize(picture, (side + frames, side), interpolation=cv2.INTER_CUBIC)
+        for t in range(frames):
+            cv2.imwrite(str(at / f"{t:03}.png"), picture[:, t : t + side])
+
+
+class Cpu:
+    """A context: CPU seconds of all processes that carry a mark in their environment."""
+
+    def __enter__(self) -> Cpu:
+        self._seen, self._over = dict[str, float](), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.25):
+            for entry in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if f"{MARK}=1".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                        stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                        spent = int(stat[11]) + int(stat[12])
+                        self._seen[entry.name] = spent / os.sysconf("SC_CLK_TCK")
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.seconds = sum(self._seen.values())
+
+
+def pairs(folder: Path, options: argparse.Namespace) -> None:
+    """Score the same outputs by one worker and by two of Ray, in turns."""
+    write_clips(folder / "gt", options.clips, 12, 384)
+    write_clips(folder / "sr", options.clips, 12, 384, seed=1)
+    asked = [sys.executable, "run_bench.py", "score", "-q", "--outputs", str(folder / "sr")]
+    asked += ["--gt", str(folder / "gt"), "--results"]
+    alone, ratios = ["--device", "cpu"], []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", MARK: "1"}
+    environment |= {"VSRBENCH_OFFLINE": "1", "VSRBENCH_CACHE": str(folder / "cache")}
+    for number in range(options.pairs):
+        took = []
+        for name, how in (("serial", alone), ("ray", ["--device", "cpu,cpu", "--ray"])):
+            start = time.perf_counter()
+            with Cpu() as cpu:
+                subprocess.run(
+                    [*asked, str(folder / f"{name}-{number}"), *how],
+                    cwd=ROOT,
+                    env=environment | {"VSRBENCH_CACHE": str(folder / f"cache-{name}-{number}")},
+                    stdout=subprocess.DEVNULL,
+                    check=True,
+                )
+            took.append(time.perf_counter() - start)
+            print(f"{name:7} {took[-1]:6.1f} s, {cpu.seconds:6.1f} s CPU", flush=True)
+        ratios.append(took[0] / took[1])
+    print(f"ratio   {statistics.median(ratios):.2f}, the median of {len(ratios)}")
+
+
+NOTHING = """
+import torch.nn.functional as F
+
+class Nothing:
+    def upscale(self, frames):
+        for x in frames:
+            yield F.interpolate(x[None], scale_factor=4)[0]
+
+def load(card, device, dtype):
+    return Nothing()
+"""
+CARD = """
+version = 1
+title = "Nothing"
+entry = "methods.nothing.adapter:load"
+[weights]
+origin = "none"
+"""
+
+
+def jobs(folder: Path, options: argparse.Namespace) -> None:
+    """A method that does nothing on many clips."""
+    write_clips(folder / "lq", options.clips, 2, 16)
+    (folder / "methods" / "nothing").mkdir(parents=True)
+    (folder / "methods" / "nothing" / "adapter.py").write_text(NOTHING)
+    (folder / "methods" / "nothing" / "nothing.toml").write_text(CARD)
+    how = ["--device", "cpu", *(["--ray"] if options.ray else [])]
+    context = get_context("spawn")
+    told = context.SimpleQueue()
+    process = context.Process(target=study, args=(folder, how, told))
+    process.start()
+    seconds, memory, done = told.get()
+    process.join()
+    print(f"{done} jobs, {seconds / done * 1000:.2f} ms CPU of the main process for each")
+    print("resident:", ", ".join(f"{mib:.0f} MiB at {n}" for n, mib in memory))
+
+
+def study(folder: Path, how: list[str], told: Any) -> None:
+    """In a process of its own: CPU s, memory after so many records, jobs."""
+    from vsrbench.cli import main
+
+    file, memory, over = folder / "results" / "records.jsonl", list[tuple[int, float]](), [False]
+
+    def watch() -> None:
+        while not over[0]:
+            with contextlib.suppress(OSError):
+                count = file.read_bytes().count(b"\n")
+                if count >= (memory[-1][0] if memory else 0) + options_step:
+                    memory.append((count, resident()))
+            time.sleep(0.2)
+
+    options_step = max(1, len(list((folder / "lq").iterdir())) // 4)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    asked = ["--methods", "nothing", "--input", folder / "lq", "--root", folder, "--no-cost"]
+    asked += ["--metrics", "flicker", "--results", folder / "results", *how]
+    before = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        code = main(list(map(str, asked)))
+    seconds = time.process_time() - before
+    over[0] = True
+    thread.join()
+    assert code == 0
+    told.put((seconds, memory, file.read_bytes().count(b"\n")))
+
+
+def resident() -> float:
+    """MiB of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+TASKS: dict[str, Callable[[Path, argparse.Namespace], None]] = {"pairs": pairs, "jobs": jobs}
+
+
+def main() -> None:
+    """Measure one of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--clips", type=int)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--ray", action="store_true")
+    options = parser.parse_args()
+    options.clips = options.clips or {"pairs": 24, "jobs": 1000}[options.task]
+    with TemporaryDirectory() as name:
+        TASKS[options.task](Path(name), options)
+
+
+if __name__ == "__main__":
+    main()
