@@ -187,7 +187,9 @@ def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) 
             for folder in (*places.values(), lq_of(places[BASELINE])):
                 if folder.is_dir():
                     files += [(str(folder), *file) for file in below(folder)]
-                files += [(str(folder), "", file) for file in (mark_path(folder), digests_path(folder))]
+                files += [
+                    (str(folder), "", file) for file in (mark_path(folder), digests_path(folder))
+                ]
     return digest([(*where, sha256_file(file)) for *where, file in files if file.is_file()])
 
 
