@@ -29,13 +29,13 @@ def commands_file() -> str:
 
 
 def data_folder(name: str = DATA) -> Path | None:
-    """The folder of all test sets, $VSRBENCH_DATA; or of one, by the variable of that `name`."""
+    """The folder of all datasets, $VSRBENCH_DATA; or of one, by the variable of that `name`."""
     given = os.environ.get(name, "")
     return Path(given).expanduser() if given else None
 
 
 def cache_folder() -> Path:
-    """$VSRBENCH_CACHE or ~/.cache/vsrbench: rendered sets, flow, hashes of files."""
+    """$VSRBENCH_CACHE or ~/.cache/vsrbench: rendered datasets, flow, hashes of files."""
     return Path(os.environ.get(CACHE) or "~/.cache/vsrbench").expanduser()
 
 
@@ -65,11 +65,11 @@ def fetched_folder() -> Path:
     return Path(given).expanduser() if given else cache_folder() / "weights"
 
 
-def fetch_limit_mb(usual: float = 100.0) -> float:
+def fetch_limit_mb() -> float:
     """Weights up to this size, 1e6 bytes, are fetched without being asked for. Raises UserError."""
     given = os.environ.get(FETCH_MB, "")
     try:
-        return float(given) if given else usual
+        return float(given or 100)
     except ValueError as error:
         raise UserError(f"${FETCH_MB} is '{given}'", "give it a number of megabytes") from error
 
