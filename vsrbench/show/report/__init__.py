@@ -21,7 +21,7 @@ from PIL import Image
 
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import below
+from vsrbench.core.files import list_below
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import MetricInfo, Record
 from vsrbench.data.frames import digests_path, mark_path
@@ -186,7 +186,7 @@ def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) 
             places = figures.locate_frames(store.frames, records, block.dataset, clip, methods)
             for folder in (*places.values(), lq_of(places[BASELINE])):
                 if folder.is_dir():
-                    files += [(str(folder), *file) for file in below(folder)]
+                    files += [(str(folder), *file) for file in list_below(folder)]
                 files += [
                     (str(folder), "", file) for file in (mark_path(folder), digests_path(folder))
                 ]
