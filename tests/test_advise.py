@@ -79,6 +79,12 @@ def test_without_a_trusted_metric_nothing_is_claimed() -> None:
     assert "which no study has held against people: a hint" in found.sure
 
 
+def test_networks_that_gave_nothing_are_said() -> None:
+    late = replace(a_candidate("a", 5), problem="'a' had not ended after 44 s", measurement=None)
+    why = judged(a_candidate("bicubic", 1, niqe=9.0), late).choices[0].why
+    assert why.startswith("No network gave a picture (A: 'a' had not ended after 44 s).")
+
+
 def test_limits_choose_the_best_that_fits() -> None:
     three = (
         a_candidate("slow", 500, {"dists": 0.1}),
@@ -204,7 +210,7 @@ def test_an_advice_is_one_page_that_needs_nothing(
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
     assert html.count("data:image/webp") == 3  # LQ, bicubic, good
     assert "no CUDA device" in html
-    assert "vsrbench --methods good --input" in html
+    assert "vsrbench --methods good --input" in re.sub("<[^>]+>", "", html)
     assert "'" + str(clip) + "'" in html.replace("&#39;", "'")
     assert main([*words, "--vram", "eight"]) == 2
     assert "no size of memory" in capsys.readouterr().err

@@ -302,6 +302,10 @@ def _choose(
     for limits in asked:
         found.append(_choose_within(usable, limits, frames))
     networks = [c for c in usable if c.method != BASELINE]
+    failed = [c for c in order if c.method != BASELINE and c.problem]
+    if failed and not networks:
+        why = f"{failed[0].title}: {failed[0].problem}"
+        found[0] = Choice(when, "", f"No network gave a picture ({why}). More time: --minutes 20.")
     if networks:
         fast = min(networks, key=lambda c: c.ms or math.inf)
         if fast.method not in {choice.method for choice in found}:

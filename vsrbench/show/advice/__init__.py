@@ -129,6 +129,8 @@ def write(
         ),
         advice=advice,
         titles=titles,
+        flags={c.method: c.flags for c in advice.candidates},
+        reckoned=any(c.estimated for c in advice.candidates),
         rows=[_row(c, about, records) for c in advice.candidates],
         heads=_heads(advice, records),
         evidence=[
@@ -155,7 +157,7 @@ def _heads(advice: Advice, records: Sequence[Record]) -> list[tuple[str, bool, s
         tables = [c.rehearsed if rehearsal else c.scores for c in advice.candidates]
         for metric in (m for m in infos if any(m in t for t in tables)):
             column = metric_column(infos[metric])
-            found.append((metric, rehearsal, f"{column.label} {column.arrow}"))
+            found.append((metric, rehearsal, f"{column.label}\u00a0{column.arrow}"))
     return found
 
 
