@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -132,8 +133,13 @@ def paste(axes: Axes, picture: Frame, x: float, y: float) -> None:
     axes.imshow(picture, extent=extent, interpolation="none", aspect="auto")
 
 
-def write(page: Axes, x: float, y: float, text: str, room: float, **how: Any) -> None:
-    """Text on a sheet, smaller and in the end shortened where it is wider than `room` px."""
+def write(
+    page: Axes, x: float, y: float, text: str, room: float, lines: int = 1, **how: Any
+) -> None:
+    """Text on a sheet, smaller where it is wider than `room` px, and in the end shortened.
+
+    lines: with 2, it is broken at a space or behind a hyphen before it is shortened.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = page.get_figure(root=True)
@@ -143,6 +149,10 @@ def write(page: Axes, x: float, y: float, text: str, room: float, **how: Any) ->
     while (width := label.get_window_extent(renderer).width) > room and len(text) > 1:
         if (size := float(label.get_fontsize())) > SMALLEST:
             label.set_fontsize(max(SMALLEST, size * room / width))
+        elif lines > 1 and (breaks := [m.end() for m in re.finditer("[ -]", text)]):
+            at = min(breaks, key=lambda end: abs(2 * end - len(text)))
+            lines, text = 1, f"{text[:at].rstrip()}\n{text[at:]}"
+            label.set(text=text, linespacing=1.0)
         else:
             text = text[:-2] if text.endswith("…") else text[:-1]
             text = f"{text.rstrip()}…"

@@ -106,10 +106,12 @@ def _group(
     each = (width - left - names) / len(columns)
     head, foot = 23 * unit, 3 * unit
     room = (height - head - foot) / len(rows)
+    short = [row.title.partition(" (")[0] for row in rows]
     for j, row in enumerate(rows):
+        title = short[j] if short.count(short[j]) == 1 else row.title
         middle = top + head + (j + 0.5) * room
         look: Any = {"size": 7, "color": colours[row.method], "weight": "bold", "va": "center"}
-        write(page, left, middle, row.title, names - 4 * unit, **look)
+        write(page, left, middle, title, names - 4 * unit, lines=2, **look)
     for i, column in enumerate(columns):
         start = left + names + i * each
         said = f"{column.label} {column.arrow}".strip()
