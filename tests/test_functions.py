@@ -124,6 +124,9 @@ def test_a_metric_and_a_method_of_an_installed_package(tmp_path: Path, root: Pat
     assert "Mean level levels ↑" in done.stdout
     assert "1 reused" in (again := call(*run, *results)).stderr or "2 reused" in again.stderr
     assert "mean_level" in call("list", "metrics").stdout
+    edited = MEAN.replace("float(sample.sr.mean())", "float(sample.sr.mean()) / 2")
+    (package / "scores" / "mean.py").write_text(edited)  # the version stays
+    assert f"{mean / 2:.3f}" in call(*run, *results).stdout
     read = call("table", *results, there=False)
     assert "Mean level levels ↑" in read.stdout, read.stderr
     gone = call(*run, *results, there=False)

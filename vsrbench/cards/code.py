@@ -43,13 +43,22 @@ def digest_code(card: MethodCard) -> str:
     """
     if card.kind == "frames" or (card.kind == "command" and "program" not in card.settings):
         return ""
-    module, _, function = card.entry.partition(":")
-    place = _place(card, module)
-    if place is None:
-        return digest([card.entry])
-    found = [[_label(p, place.top), content(p)] for p in sorted(_collect_files(place))]
     more = [[_label(p, Path(card.folder)), content(p)] for p in sorted(_of_card(card))]
-    return digest([module, function, found, *([more] if more else [])])
+    place = _place(card, card.entry.partition(":")[0])
+    return _digest(card.entry, place, *([more] if more and place else []))
+
+
+def digest_entry(entry: str) -> str:
+    """Digest of `MODULE:NAME` in a package that is installed, and of the code behind it."""
+    return _digest(entry, _elsewhere(entry.partition(":")[0].removeprefix("vsrbench.")))
+
+
+def _digest(entry: str, place: _Place | None, *more: object) -> str:
+    if place is None:
+        return digest([entry])
+    module, _, name = entry.partition(":")
+    found = [[_label(p, place.top), content(p)] for p in sorted(_collect_files(place))]
+    return digest([module, name, found, *more])
 
 
 def list_files(card: MethodCard) -> set[Path]:
@@ -84,11 +93,18 @@ def _place(card: MethodCard, module: str) -> _Place | None:
     if card.kind == "command":
         program = Path(card.folder, str(card.settings.get("program", ""))).resolve()
         return _Place(program, program.parent, ("",)) if program.is_file() else None
-    first, _, rest = module.removeprefix("vsrbench.").partition(".")
+    module = module.removeprefix("vsrbench.")
+    first, _, rest = module.partition(".")
     if first == "methods":
         top = (root_of(card, f"methods.{rest}") / "methods").resolve()
         file = _file(top.joinpath(*rest.split(".")))
         return _Place(file, top, ("methods", "vsrbench.methods")) if file else None
+    return _elsewhere(module)
+
+
+def _elsewhere(module: str) -> _Place | None:
+    """A module of a package that Python finds."""
+    first, _, rest = module.partition(".")
     try:
         spec = importlib.util.find_spec(first)
     except (ImportError, ValueError):

@@ -5,6 +5,7 @@ Files are looked at and git may be asked; nothing is downloaded, and no network 
 
 from __future__ import annotations
 
+from vsrbench.cards.code import digest_entry
 from vsrbench.cards.sources import find_problem
 from vsrbench.core.files import content
 from vsrbench.flow.identity import RAFT_FILES, best_identity, raft_identity
@@ -16,11 +17,11 @@ from vsrbench.programs import command
 
 def depends_on(name: str) -> str:
     """The flow estimator that a metric runs on the output itself, the commit of the checkout that
-    it runs in, the version of pyiqa for a metric by its name there, or the weights where these are
-    not the file that is published; empty for others.
+    it runs in, version and code of the package that brings it, the version of pyiqa for a metric by
+    its name there, or the weights where these are not the file that is published; empty for others.
     """
-    if package := metric_info(name).package:
-        return package
+    if (info := metric_info(name)).package:
+        return f"{info.package}+{digest_entry(info.target)[:8]}"
     if name.startswith(PYIQA):
         return pyiqa_version()
     if "command" in metric_info(name).needs and unavailable(name) is None:
