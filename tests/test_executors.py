@@ -64,7 +64,7 @@ def marks(base: Path) -> str:
     """Two methods that change the process in which they run, and fail where another was."""
     write_adapter(base, MARKS, "marks")
     for name in ("first", "second"):
-        write_card(base, name)
+        write_card(base, name, settings='kernel = "bicubic"')
         card = base / "methods" / "toy" / f"{name}.toml"
         card.write_text(card.read_text().replace("toy.adapter", "toy.marks"))
     return "first,second"
@@ -315,7 +315,9 @@ def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, 
     """(method, clip, error) of jobs, in the order in which they are done by fakes."""
     Fake.made, one = 0, job("psnr")
     jobs = [
-        replace(one, card=replace(one.card, name=card), clip=replace(one.clip, name=name))
+        replace(
+            one, card=replace(one.card, name=card, kind="python"), clip=replace(one.clip, name=name)
+        )
         for card in cards.split()
         for name in names.split()
     ]
