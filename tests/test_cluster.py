@@ -23,7 +23,7 @@ from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
 from tests.test_command import TOY
 from tests.test_evaluate import job
-from tests.test_executors import Fake, Unwatched, clips, deadly, opened, scores
+from tests.test_executors import Fake, Unwatched, clips, deadly, marks, opened, scores
 from vsrbench.cards.specs import ROOT, method_card
 from vsrbench.core import variables
 from vsrbench.core.errors import INTERRUPTED, MissingError
@@ -101,16 +101,19 @@ def test_two_machines_find_what_one_process_does(
     """Methods of another root, a program of the machines, one that fails and one that crashes."""
     (bench / "methods" / "toy" / "program.toml").write_text(PROGRAM)
     given = ["--input", clips(tmp_path / "lq"), "--gt", clips(tmp_path / "gt", gt=True)]
-    asked = ["--methods", f"lanczos,good,nan,program,{deadly(bench, 'SIGKILL', at=4)}", *given]
+    methods = f"lanczos,good,nan,program,{deadly(bench, 'SIGKILL', at=4)},{marks(bench)}"
+    asked = ["--methods", methods, *given]
     asked += ["--metrics", "psnr,flicker,ewarp", "--no-cost", "--keep-frames"]
     one = run(*asked, "--device", "cpu", results="one")
     two = run(*asked, "--device", "cpu", "--ray", cluster, results="two")
     assert one[0] == two[0] == 1
-    assert one[1].splitlines()[2:8] == two[1].splitlines()[2:8]
+    assert one[1].splitlines()[2:10] == two[1].splitlines()[2:10]
     assert "tried once more" in two[2]
     found = scores(tmp_path / "two")
     assert found == scores(tmp_path / "one")
-    assert {key[0] for key in found} >= {"gt", "lanczos", "good", "nan", "deadly", "program"}
+    assert {key[0] for key in found} >= {
+        *("gt", "lanczos", "good", "nan", "deadly", "program", "first", "second")
+    }
     for clip in "abc":
         kept = tmp_path / "two/frames/lanczos/lq" / clip
         assert digest(open_frames(kept)) == digest(

@@ -49,18 +49,46 @@ def scores(results: Path) -> dict[tuple[str, str, str], Any]:
     }
 
 
-def test_two_processes_find_what_one_does(run: Run, tmp_path: Path) -> None:  # noqa: F811
+MARKS = """
+import builtins
+from vsrbench.methods.interpolation.adapter import load as bicubic
+
+def load(card, device, dtype):
+    marks = getattr(builtins, "marks", [])
+    assert not marks, f"in the process of {marks}"
+    builtins.marks = [card.name]
+    return bicubic(card, device, dtype)
+"""
+
+
+def marks(base: Path) -> str:
+    """Two methods that change the process in which they run, and fail where another was."""
+    write_adapter(base, MARKS, "marks")
+    for name in ("first", "second"):
+        write_card(base, name, settings='kernel = "bicubic"')
+        card = base / "methods" / "toy" / f"{name}.toml"
+        card.write_text(card.read_text().replace("toy.adapter", "toy.marks"))
+    return "first,second"
+
+
+def test_two_processes_find_what_one_does(
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     given = ["--input", clips(tmp_path / "lq"), "--gt", clips(tmp_path / "gt", gt=True)]
-    asked = ["--methods", "lanczos,good,nan", *given, "--no-cost", "--keep-frames"]
+    asked = ["--methods", f"lanczos,good,nan,{marks(bench)}", *given]
+    asked += ["--no-cost", "--keep-frames"]
     one = run(*asked, "--device", "cpu", results="one")
     two = run(*asked, "--device", "cpu,cpu", results="two")
     assert one[0] == two[0] == 1  # one of the methods breaks its contract
-    assert one[1].splitlines()[2:7] == two[1].splitlines()[2:7]
+    assert one[1].splitlines()[2:9] == two[1].splitlines()[2:9]
     assert "jobs on cpu, cpu" in two[2]
     assert two[2].count("FAILED: ") == one[2].count("FAILED: ") == 3
     found = scores(tmp_path / "two")
     assert found == scores(tmp_path / "one")
-    assert {key[0] for key in found} == {"gt", "bicubic", "lanczos", "good", "nan"}
+    made = {"gt", "bicubic", "lanczos", "good", "nan", "first", "second"}
+    assert {key[0] for key in found} == made
     for folder in ("frames/good/lq/a", "frames/lanczos/lq/c"):
         names = {p.name for p in (tmp_path / "two" / folder).iterdir()}
         assert names == {p.name for p in (tmp_path / "one" / folder).iterdir()}
@@ -289,7 +317,9 @@ def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, 
     """(method, clip, error) of jobs, in the order in which they are done by fakes."""
     Fake.made, one = 0, job("psnr")
     jobs = [
-        replace(one, card=replace(one.card, name=card), clip=replace(one.clip, name=name))
+        replace(
+            one, card=replace(one.card, name=card, kind="python"), clip=replace(one.clip, name=name)
+        )
         for card in cards.split()
         for name in names.split()
     ]
@@ -323,10 +353,12 @@ def test_a_worker_that_lost_its_device_is_replaced() -> None:
 
 
 def test_workers_keep_to_their_method() -> None:
-    """Two of them take a method each; one that has no more of its own helps with what is left."""
+    """Two places take a method each; one that has no more of its own helps with what is left."""
     found = scheduled("a b c d", "m n", places=2)
     assert [card for card, *_ in found][:4] == ["m", "n", "m", "n"]
     assert Fake.made == 2
+    scheduled("a b", "m n o")
+    assert Fake.made == 3, "each method has a worker of its own"
 
 
 def test_a_process_that_lost_its_device_is_replaced(

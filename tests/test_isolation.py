@@ -104,6 +104,14 @@ RAISES = {
     "loadinterrupt": ("raise KeyboardInterrupt", "KeyboardInterrupt", "load"),
     "notmethod": ("42", "AttributeError", "return"),
     "nothing": ("None", "AttributeError", "return"),
+    "endless": (
+        "type('M', (), {'upscale': lambda s, f: __import__('itertools').cycle("
+        "[F.interpolate(x[None], scale_factor=4)[0] for x in f])})()",
+        "more frames came out than the 2",
+        "return",
+    ),
+    "session": ("os.setsid()", "PermissionError"),
+    "patches": ("torch.Tensor.float = None", "'NoneType' object is not callable"),
 }
 """Name -> code, and what the line says."""
 HARMLESS = {
@@ -114,6 +122,41 @@ HARMLESS = {
     "daemon": "subprocess.Popen(['setsid', 'sleep', '300'])",
     "leaves": "os.fork() or (os.setsid(), time.sleep(300))",
     "handler": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))",
+    "later": "signal.alarm(3000)",
+    "interrupts": "os.kill(os.getpid(), signal.SIGINT)",
+    "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "forks": "os.fork()",
+    "busy": "threading.Thread(target=lambda: [time.sleep(.1) for _ in range(3000)]).start()",
+    "atexit": "__import__('atexit').register(os.abort)",
+    "dtype": "torch.set_default_dtype(torch.float64)",
+    "gradients": "torch.set_grad_enabled(False)",
+    "algorithms": "torch._C._set_deterministic_algorithms(True)",
+    "threads": "torch.set_num_threads(7)",
+    "seeds": "import random, numpy; random.seed(0); numpy.random.seed(0); torch.manual_seed(0)",
+    "interpolate": "F.interpolate = lambda *_, **__: 0",
+    "numpy": "import numpy; numpy.mean = numpy.load = None",
+    "builtins": "import builtins; builtins.open = lambda *_: 0",
+    "harness": "import vsrbench.run.executors as e; e._work = e._begin = e.evaluate = None",
+    "pickle": "import copyreg, pickle; pickle.Pickler = pickle.load = None",
+    "warnings": "__import__('warnings').simplefilter('error')",
+    "recursion": "sys.setrecursionlimit(99 + len(__import__('inspect').stack()))",
+    "trace": "sys.settrace(lambda *_: None); sys.setprofile(lambda *_: None)",
+    "descriptors": "[os.close(n) for n in (0, 1, 2)]",
+    "replaced": "sys.stdout = sys.stderr = sys.excepthook = None",
+    "printed": "[print('x' * 99) for _ in range(9)]",
+    "limit": "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (40, 40))",
+    "exhausted": "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (99, 99)); "
+    "sys.kept = [f for f in map(lambda _: os.path.exists('/dev/fd/98') or os.dup(0), range(99))]",
+    "imports": "sys.path.clear(); sys.meta_path.clear()",
+    "modules": "sys.modules.pop('json', None); sys.modules.pop('numpy', None)",
+    "collector": "__import__('gc').disable()",
+    "umask": "os.umask(0o777)",
+    "nowhere": "d = __import__('tempfile').mkdtemp(); os.chdir(d); os.rmdir(d)",
+    "nice": "os.nice(5)",
+    "locale": "import locale; locale.setlocale(locale.LC_ALL, 'C')",
+    "time": "time.time = time.sleep = time.monotonic = None",
+    "view": "threading.Timer(0.05, lambda: y.zero_()).start(); y = y.clone()",
 }
 """Name -> code, after which the frames are right."""
 
@@ -155,6 +198,7 @@ def test_in_process_misbehaviours(
     """Each method fails with its one line, and whoever comes after it scores."""
     harmless = {name: (code, "") for name, code in HARMLESS.items()}
     cards = {**harmless, **RAISES, **DIES, "last": ("pass", "")}
+    scored = {name for name, (_, says, *_) in cards.items() if not says}
     code, _, err = run(
         *("--methods", write_cards(bench, cards), "--input", write_clip(tmp_path / "lq", 2)),
         *("--metrics", "lr_psnr", "--no-cost", "--device", "cpu"),
@@ -163,15 +207,16 @@ def test_in_process_misbehaviours(
     assert "Traceback" not in err
     found = errors(tmp_path / "results")
     assert found.keys() == {"bicubic", *cards}
+    wrong = {}
     for name, (_, says, *_) in cards.items():
         message = found[name]
-        assert "\n" not in message
-        if not says:
-            assert message == "", (name, message)
-        elif name in DIES:
-            assert message == f"'{name}' crashed its process on clip 'lq' ({says})"
-        else:
-            assert says in message, (name, message)
+        line = f"'{name}' crashed its process on clip 'lq' ({says})"
+        fits = message == "" if not says else message == line if name in DIES else says in message
+        if "\n" in message or not fits:
+            wrong[name] = message
+    assert not wrong
+    scores = {r.value for r in Store(tmp_path / "results").latest().values() if r.method in scored}
+    assert len(scores) == 1, "nobody is changed by whoever was there before"
     assert not family(own_mark()) - {t._popen.pid for t in processes._templates}
 
 

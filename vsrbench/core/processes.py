@@ -142,6 +142,7 @@ class Process:
 def tell(what: Any) -> None:
     """From the work of a process: hand something to the `told` of its `submit`."""
     assert _pipe is not None
+    _end_copies()
     _pipe.send(("told", what))
 
 
@@ -173,8 +174,8 @@ def _execute(call: str, mark: str, fds: list[int]) -> subprocess.Popen[bytes]:
 
 _LONGEST = 1 << 28
 """Bytes of an answer: what claims to be longer is no message of ours."""
-PRELOAD = "torch"
-"""What the template imports: it takes seconds, and nothing else does."""
+PRELOAD = ("torch", "vsrbench.run.executors")
+"""What the template imports by name: torch takes seconds, and what runs jobs a part of one."""
 _BORN, _ENDED = 0, 1
 _REPORT = struct.Struct("iii")
 """Of the template: the number of a process, one of these, and its pid or exit code."""
@@ -234,8 +235,9 @@ def _template_loop(control: int) -> None:
     """In the template: fork when asked to, tell of births and ends, end with the main process."""
     pipe = socket.socket(fileno=control)
     pipe.set_inheritable(False)
-    with contextlib.suppress(Exception):  # what needs it says so
-        importlib.import_module(PRELOAD)
+    for name in PRELOAD:
+        with contextlib.suppress(Exception):  # what needs it says so
+            importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     woken, waker = os.pipe()
@@ -249,8 +251,10 @@ def _template_loop(control: int) -> None:
         if woken in ready:
             os.read(woken, 4096)
             with contextlib.suppress(ChildProcessError):
-                while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                    if found[0] in numbers:  # else an orphan that it has adopted
+                while (found := os.waitpid(-1, os.WNOHANG | os.WUNTRACED))[0]:
+                    if os.WIFSTOPPED(found[1]):  # by its own work, which nobody would wake
+                        os.kill(found[0], signal.SIGCONT)
+                    elif found[0] in numbers:  # else an orphan that it has adopted
                         _end_orphans(numbers)
                         code = os.waitstatus_to_exitcode(found[1])
                         pipe.send(_REPORT.pack(numbers.pop(found[0]), _ENDED, code))
@@ -323,11 +327,20 @@ class Ended(BaseException):
 
 
 _pipe: Connection | None = None
+_own_pid = 0
+"""Of a process that serves."""
+
+
+def _end_copies() -> None:
+    """Work that forks comes back twice: only once in this process."""
+    if os.getpid() != _own_pid:
+        os._exit(0)
 
 
 def _serve(fd: int, log: int) -> NoReturn:
     """In the process: do what comes."""
-    global _pipe
+    global _pipe, _own_pid
+    _own_pid = os.getpid()
     signal.signal(signal.SIGINT, lambda *_: None)  # what it starts is not to ignore it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _adopt_orphans()
@@ -342,10 +355,12 @@ def _serve(fd: int, log: int) -> NoReturn:
     with contextlib.suppress(OSError):
         os.chdir(folder)
     sys.path[:] = path
-    todo = queue.SimpleQueue[bytes]()
-    _thread(lambda: _receive(todo))
+    todo, busy = queue.SimpleQueue[bytes](), threading.Event()
+    _thread(lambda: _receive(todo, busy))
     while True:
+        busy.clear()
         message = todo.get()
+        busy.set()
         signal.signal(signal.SIGTERM, _unwind)
         os.environ[MARK] = environment[MARK]  # whatever the work before has done to it
         try:
@@ -355,6 +370,7 @@ def _serve(fd: int, log: int) -> NoReturn:
             os._exit(1)
         except BaseException as error:
             answer = _pack_error(error)
+        _end_copies()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             _pipe.send_bytes(answer)
@@ -377,12 +393,14 @@ def _pack_error(error: BaseException) -> bytes:
     return pickle.dumps(("raised", RuntimeError(text)))
 
 
-def _receive(todo: queue.SimpleQueue[bytes]) -> None:
+def _receive(todo: queue.SimpleQueue[bytes], busy: threading.Event) -> None:
     """Take what comes, also during work: the main process may be gone."""
     assert _pipe is not None
     with contextlib.suppress(EOFError, OSError):
         while True:
             todo.put(_pipe.recv_bytes())
+    if not busy.is_set():  # nothing is to be unwound, and signals may be blocked
+        os._exit(0)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -26,7 +26,6 @@ from vsrbench.results.summary import (
     Column,
     alike,
     cost_size,
-    current_state,
     list_makers,
     metric_column,
     newest,
@@ -165,7 +164,7 @@ def align_labels(old: _Labels, new: Iterable[Record]) -> list[Record]:
 
 def _labels(records: Iterable[Record]) -> _Labels:
     found: _Labels = ({}, {})
-    for r in records:
+    for r in (r for r in records if r.dataset_source or r.source):
         parts = (
             (r.dataset, r.dataset_source, (r.clip, r.clip_digest)),
             (r.method, r.source, (r.clip, r.output)),
@@ -237,17 +236,20 @@ def _side(
         and (metrics is None or r.kind == "cost" or r.metric in metrics)
     ]
     chosen = newest(records)
-    current = current_state(chosen.values())
+    in_order = sorted(chosen.values(), key=lambda r: r.at)
+    current = {r.method: r for r in in_order if r.status == "ok"}
+    made = {method: list_makers(r) for method, r in current.items()}
     scores: dict[Key, dict[str, _Score]] = {}
-    same: dict[str, tuple[Any, ...]] = {}
+    same: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for (dataset, method, clip, metric), r in chosen.items():
-        about = scoring(r)
+        state = (r.clip_digest, r.metric_version, id(r.extra), r.border_px, r.flow)
+        about = same.get(state) or same.setdefault(state, scoring(r))
         value, why = r.value, ""
         if r.status != "ok" or r.value is None:
             value, why = None, reason(r)
-        elif current[method] != list_makers(r):
+        elif made[method] != list_makers(r):
             value, why = None, "scored with older weights or settings; run it again"
-        score = _Score(value, same.setdefault(repr(about), about), why, r.schema)
+        score = _Score(value, about, why, r.schema)
         scores.setdefault((dataset, method, metric), {})[clip] = score
     return _Side(names, infos, scores, _costs(records), labels)
 

@@ -45,9 +45,11 @@ class _Asking(NamedTuple):
     at: str
     slots: Sequence[Asked]
 
-    def pairs(self) -> Iterator[tuple[_Slot, str]]:
-        """(slot, key) of all that it asked for."""
+    def pairs(self, of_paths: bool = False) -> Iterator[tuple[_Slot, str]]:
+        """(slot, key) of all that it asked for, or only of what is named after a path."""
         for entry in self.slots:
+            if of_paths and not (entry.source or entry.dataset_source):
+                continue
             method, dataset = (entry.method, entry.source), (entry.dataset, entry.dataset_source)
             for metric, key in entry.keys.items():
                 what = metric if entry.dataset else _cost_name(entry.size)
@@ -93,9 +95,8 @@ def select_shown(
     asked: dict[_Slot, tuple[str, str]] = {}
     clips: dict[Named, set[str]] = {}
     for event in events():
-        at, pairs = _contents(event)
-        now: dict[Named, set[str]] = {}
-        for slot, key in pairs:
+        at, now = event.at, dict[Named, set[str]]()
+        for slot, key in _contents(event):
             if methods or datasets:
                 own = methods.get(slot.method, slot.method)
                 slot = slot._replace(method=own, dataset=datasets.get(slot.dataset, slot.dataset))
@@ -111,8 +112,8 @@ def select_shown(
             before |= here
     for slot in [slot for slot, (key, _) in asked.items() if key not in found]:
         del asked[slot]
-    called = _labels(slot.method for slot in asked)
-    set_called = _labels(slot.dataset for slot in asked if slot.dataset[0])
+    called = _labels(dict.fromkeys(slot.method for slot in asked))
+    set_called = _labels(dict.fromkeys(slot.dataset for slot in asked if slot.dataset[0]))
     result, used = [], set[str]()
     for slot, (key, at) in asked.items():
         record, name = found[key], called[slot.method]
@@ -156,11 +157,13 @@ def _events(found: Mapping[str, Record], runs: Iterable[Mapping[str, Any]], alon
     return lambda: heapq.merge(single, of_runs, key=lambda event: event.at)
 
 
-def _contents(event: _Asking | Record) -> tuple[str, Iterable[tuple[_Slot, str]]]:
-    """When it was, and the key of each slot."""
+def _contents(event: _Asking | Record, of_paths: bool = False) -> Iterable[tuple[_Slot, str]]:
+    """The key of each slot, or only of what is named after a path."""
     if isinstance(event, _Asking):
-        return event.at, event.pairs()
-    return event.at, [(_slot(event), event.key)]
+        return event.pairs(of_paths)
+    if of_paths and not (event.source or event.dataset_source):
+        return ()
+    return [(_slot(event), event.key)]
 
 
 def has_several(found: Mapping[str, Record]) -> bool:
@@ -188,8 +191,8 @@ def _find_moved(
     weights: dict[Named, str] = {}
     for event in events():
         now: dict[Named, dict[str, str]] = {}
-        for slot, key in _contents(event)[1]:
-            if not (slot.dataset[1] or slot.method[1]) or (record := found.get(key)) is None:
+        for slot, key in _contents(event, of_paths=True):
+            if (record := found.get(key)) is None:
                 continue
             if slot.dataset[1] and record.clip_digest:
                 now.setdefault(slot.dataset, {})[slot.clip] = record.clip_digest

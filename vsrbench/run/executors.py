@@ -123,7 +123,8 @@ def run(
     open_places: is given a function and tells it of each place, at once or later and from any
     thread; of a UserError when there will be none, which is raised. A place does one job at a time.
     What ended its worker is tried once more; what was lost with its place, `LOSSES` times.
-    Workers keep to their method as long as there are jobs of it.
+    A worker stays for the jobs of one method, whose code may have changed anything in its process;
+    the next method gets another.
     """
     waiting = dict[tuple[str, int], deque[Job]]()
     for job in jobs:
@@ -135,6 +136,7 @@ def run(
     events = queue.SimpleQueue[Event]()
     starts = dict[int, Start]()
     crew = dict[int, Worker]()
+    serves = dict[int, tuple[str, int]]()
     number = count()
 
     def next_job(place: int) -> Job | None:
@@ -156,8 +158,10 @@ def run(
                 elif job.error is not None or not (job.todo or job.keep):
                     yield job, fail_job(job, job.error, about)
                 else:
+                    if place in crew and serves[place] != _code(job):
+                        crew.pop(place).end()
                     if place not in crew:
-                        crew[place] = start()
+                        crew[place], serves[place] = start(), _code(job)
                     running[place] = job
                     future = crew[place].submit(job, partial(_pass_on, events, place))
                     future.add_done_callback(partial(_pass_on, events, place))
@@ -231,6 +235,11 @@ HINT = "most likely out of memory, or a crash of its code: take smaller clips, o
 def _method(job: Job) -> tuple[str, int]:
     """What stays loaded from one job to the next."""
     return job.card.name, job.card.scale
+
+
+def _code(job: Job) -> tuple[str, int]:
+    """Whose code runs in the process of its worker; that of nobody where frames are there."""
+    return ("", 0) if job.card.kind == "frames" else _method(job)
 
 
 def _end(workers: Any) -> None:
