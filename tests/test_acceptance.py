@@ -96,7 +96,11 @@ def test_a_table_without_fault_holds() -> None:
     [
         (("captured", OWN, "b", "psnr"), 23.9, "PSNR over bicubic, worst clip"),
         (("synthetic", OWN, "b", "gradient_energy"), 0.2, "gradient energy over bicubic's, synth"),
-        (("photographs", OWN, "a", "gradient_energy"), 1.9, "gradient energy over GT's, any set"),
+        (
+            ("photographs", OWN, "a", "gradient_energy"),
+            1.9,
+            "gradient energy over GT's, any dataset",
+        ),
         (("captured", OWN, "a", "niqe"), 9.0, "NIQE nearer to GT's than bicubic's"),
         (("captured", OWN, "a", "stlpips"), 2.9, "ST-LPIPS"),
         (("captured", OWN, "a", "flicker"), 1.4, "flicker over bicubic's, captured"),

@@ -19,7 +19,7 @@ from vsrbench.results import published
 
 DOVE = ["RealESRGAN", "RealBasicVSR", "Upscale-A-Video", "MGLD-VSR", "VEnhancer", "STAR", "DOVE"]
 HIGHER = {"PSNR", "SSIM", "CLIP-IQA", "FasterVQA", "DOVER"}
-Facts = dict[tuple[str, str, str], str]  # set, metric, method -> value as printed
+Facts = dict[tuple[str, str, str], str]  # dataset, metric, method -> value as printed
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +133,7 @@ def test_every_source_reads_and_prints(root: Path) -> None:
         for block in summary.blocks:
             assert block.rows
             assert block.columns
-    keys = [(v.source.name, v.set, v.method, v.metric) for v in known.values]
+    keys = [(v.source.name, v.dataset, v.method, v.metric) for v in known.values]
     assert len(keys) == len(set(keys))
     for source in known.sources.values():
         assert all(m in METRICS or not m for m in source.measured.values())
@@ -143,7 +143,7 @@ def test_other_tables_hold_the_numbers_of_the_notes(root: Path) -> None:
     """Counts of whole tables, and cells from their corners, against the notes' own lines."""
     known = published.read(root)
     text = (root / "tests/data/published-notes.md").read_text()
-    cells = {(v.source.name, v.set, v.method, v.metric): v.text for v in known.values}
+    cells = {(v.source.name, v.dataset, v.method, v.metric): v.text for v in known.values}
     lines = {
         "- UDM10: RealViformer 24.64/.6947/.3681/.2039/57.90/.4157/.7303/2.29": (
             *("infvsr-2025", "udm10", "realviformer"),
@@ -231,18 +231,18 @@ def test_beside_measured_rows(
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("other.csv", "set,method,metric,value,notes\n", "has no entry in"),
-        ("a.csv", "set,metric,value\n", "the header must be"),
-        ("a.csv", "set,method,metric,value,notes\nudm10,dov,psnr,1,\n", "Did you mean 'dove'"),
-        ("a.csv", "set,method,metric,value,notes\nudm10,dove,psrn,1,\n", "no metric named"),
-        ("a.csv", "set,method,metric,value,notes\nudm10,dove,psnr,x,\n", "is not a number"),
+        ("other.csv", "dataset,method,metric,value,notes\n", "has no entry in"),
+        ("a.csv", "dataset,metric,value\n", "the header must be"),
+        ("a.csv", "dataset,method,metric,value,notes\nudm10,dov,psnr,1,\n", "Did you mean 'dove'"),
+        ("a.csv", "dataset,method,metric,value,notes\nudm10,dove,psrn,1,\n", "no metric named"),
+        ("a.csv", "dataset,method,metric,value,notes\nudm10,dove,psnr,x,\n", "is not a number"),
     ],
 )
 def test_wrong_data_is_one_clear_line(tmp_path: Path, file: str, text: str, message: str) -> None:
     folder = tmp_path / "results" / "published"
     folder.mkdir(parents=True)
     (folder / "sources.toml").write_text(
-        '[methods]\ndove = "DOVE"\n[metrics]\n[sets]\n[sources.a]\ntitle = "A"\npaper = "A"\n'
+        '[methods]\ndove = "DOVE"\n[metrics]\n[datasets]\n[sources.a]\ntitle = "A"\npaper = "A"\n'
         'pack = "p"\nread = "r"\nconventions = "c"\n'
     )
     (folder / file).write_text(text)

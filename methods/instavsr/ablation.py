@@ -198,7 +198,7 @@ SOFT_METRICS = ("gradient_energy", "ewarp", "flicker")
 
 
 def open_sets(gt: Sequence[Path]) -> list[Dataset]:
-    """What the rows are scored on: the embedded set, real clips (`captured`), still ones."""
+    """What the rows are scored on: the embedded dataset, real clips (`captured`), still ones."""
     embedded = dataset_spec(ROOT, "synthetic")
     clips = synthetic.clips(cache_folder(), lambda text: print(text, file=sys.stderr))
     first = next(clip.gt for clip in clips if clip.name == "static")
@@ -214,7 +214,7 @@ def open_sets(gt: Sequence[Path]) -> list[Dataset]:
 
 
 def soften(dataset: Dataset, sigma: float) -> Dataset:
-    """A set whose outputs are its GT, through a Gaussian of `sigma` px."""
+    """A dataset whose outputs are its GT, through a Gaussian of `sigma` px."""
 
     def soft(clip: Clip) -> Clip:
         outputs = [cv2.GaussianBlur(frame, (0, 0), sigma) for frame in clip.gt or ()]

@@ -53,7 +53,7 @@ NATURAL = ("synthetic", "footage", "captured")
 SEEN = "\n## Seen"
 """What follows this heading in the document is written by hand, and stays."""
 SHARPER = {"photographs": 1.5}
-"""Least gradient energy over bicubic's, by set; of the others 2."""
+"""Least gradient energy over bicubic's, by dataset; of the others 2."""
 
 
 def gan_card() -> MethodCard:
@@ -68,7 +68,7 @@ def gan_card() -> MethodCard:
 
 
 def make_moved(photographs: Sequence[Path]) -> Iterator[Clip]:
-    """Smoothly moved photographs with exact flow, by the engine of the embedded set.
+    """Smoothly moved photographs with exact flow, by the engine of the embedded dataset.
 
     Every other one is degraded as real captures are, the rest mildly.
     """
@@ -128,7 +128,7 @@ def open_sets(gt: Sequence[Path], photos: Path) -> list[Dataset]:
 def score(
     gt: Sequence[Path], photos: Path, weights: Path | None, device: str, results: Path
 ) -> int:
-    """Record scores of all methods on all sets; what is recorded already is kept."""
+    """Record scores of all methods on all datasets; what is recorded already is kept."""
     store = Store(results)
     store.prepare()
     own = method_card(ROOT, "instavsr")
@@ -146,13 +146,13 @@ def score(
 
 @dataclass(frozen=True)
 class Scores:
-    """The newest scores, by method, set and clip."""
+    """The newest scores, by method, dataset and clip."""
 
     values: Mapping[tuple[str, str, str, str], Record]
-    """(set, method, clip, metric) -> its record."""
+    """(dataset, method, clip, metric) -> its record."""
 
     def of(self, method: str, metric: str, dataset: str = "") -> dict[tuple[str, str], float]:
-        """(set, clip) -> score, of one set or of all that are compared."""
+        """(dataset, clip) -> score, of one dataset or of all that are compared."""
         wanted = (dataset,) if dataset else SETS
         return {
             (s, clip): r.value
@@ -164,7 +164,9 @@ class Scores:
         """Mean over the clips. Raises DataError without any."""
         found = self.of(method, metric, dataset)
         if not found:
-            raise DataError(f"{method} has no {metric} of {dataset or 'any set'}", "score first")
+            raise DataError(
+                f"{method} has no {metric} of {dataset or 'any dataset'}", "score first"
+            )
         return statistics.fmean(found.values())
 
     def only(self, method: str, metric: str, dataset: str, clip: str = "") -> Record:
@@ -222,7 +224,9 @@ def demands(found: Scores, own: str) -> list[Claim]:
         text = f"gradient energy over bicubic's, {name}"
         lines.append(Claim(sharp, text, (value,), SHARPER.get(name, 2.0), unit="x"))
     most = max(found.mean(own, "gradient_energy", name) for name in found.sets)
-    lines.append(Claim(sharp, "gradient energy over GT's, any set", (most,), high=1.1, unit="x"))
+    lines.append(
+        Claim(sharp, "gradient energy over GT's, any dataset", (most,), high=1.1, unit="x")
+    )
     lines.append(Claim(sharp, "NIQE nearer to GT's than bicubic's", (nearer("niqe"),), 50))
     for other in (BICUBIC, GAN):
         lines.append(Claim(sharp, f"clips with ST-LPIPS below {other}'s", wins(other), 75))
@@ -252,7 +256,7 @@ def demands(found: Scores, own: str) -> list[Claim]:
 
 
 def table(found: Scores, own: str) -> str:
-    """Means by set and method, as markdown."""
+    """Means by dataset and method, as markdown."""
     columns = {name: metric_column(METRIC_INFOS[name]) for name in METRICS}
     lines = []
     for dataset in found.sets:
@@ -262,7 +266,7 @@ def table(found: Scores, own: str) -> str:
                 values = found.of(method, name, dataset)
                 cells.append(column.text(statistics.fmean(values.values())) if values else "–")
             lines.append((dataset, method, *cells))
-    heads = ("set", "method", *(column.label for column in columns.values()))
+    heads = ("dataset", "method", *(column.label for column in columns.values()))
     align = ("left", "left", *("right" for _ in columns))
     return tabulate(lines, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
 

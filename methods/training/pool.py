@@ -2,7 +2,7 @@
 
 `python -m vsrbench.methods.training.pool POOL --clips 300 --seed 1` renders the pool; `--own PATH`
 adds the user's own clips to it, `--teacher METHOD` the frames of a teacher. Scenes come from the
-procedural stream of vsrbench.data.synthetic, under seeds that the embedded test set never draws.
+procedural stream of vsrbench.data.synthetic, under seeds that the embedded dataset never draws.
 """
 
 from __future__ import annotations

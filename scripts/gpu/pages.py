@@ -111,7 +111,7 @@ def paper_row() -> list[Any]:
     """What the paper prints of the same clip."""
     values = {v.metric: v for v in published.read(ROOT).of(PAPER)}
     seconds, gigabytes = 60 * values["time_min"].number, values["peak_gb"].number
-    setting = values["time_min"].set.rpartition(", ")
+    setting = values["time_min"].dataset.rpartition(", ")
     return [
         f"paper, {setting[2]} (as printed)",
         "30 x 2048x2048",

@@ -44,7 +44,7 @@ def default_results() -> Path:
 def load(results: str | Path | None = None, root: str | Path = ROOT) -> Results:
     """Stored results: a folder, or a records file. Without one those of this directory.
 
-    root: folder of datasets/ for the titles of test sets. Raises MissingError where there are none.
+    root: folder of datasets/ for the titles of datasets. Raises MissingError where there are none.
     """
     return Results(Store.at(Path(results) if results else default_results()), Path(root))
 
@@ -126,7 +126,7 @@ class Results:
         exit_code: int = OK,
         others: Sequence[Store] = (),
     ) -> None:
-        """own: specs of sets that no file declares. records: these alone, such as of one run.
+        """own: specs of datasets that no file declares. records: these alone, such as of one run.
 
         exit_code: how the run went that they are of. others: stores that records come from, too.
         """
@@ -350,7 +350,7 @@ class Results:
 
     def _place(self, out: str | Path | None, name: str, form: str) -> Path:
         """Where a figure goes: `out`, with the suffix of a format if it has none."""
-        name = name.replace("/", "-")  # the end of a path, where two sets have one name
+        name = name.replace("/", "-")  # the end of a path, where two datasets have one name
         path = Path(out) if out else self.folder / "figures" / f"{name}.{form}"
         return path if path.suffix else path.with_name(f"{path.name}.{form}")
 

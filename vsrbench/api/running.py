@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vsrbench.run.runner import Run
 
 ARRAYS = "arrays"
-"""Name of the set of frames that are handed over."""
+"""Name of the dataset of frames that are handed over."""
 
 
 def evaluate(
@@ -60,7 +60,7 @@ def evaluate(
     heeded where it has them). Cards run in processes of their own; objects run in this one, with
     whatever they do to it, each time anew, and have no cost. Bicubic and GT are always added.
 
-    data: name of a test set, path of a video, of a folder of frames or of clips; frames of one
+    data: name of a dataset, path of a video, of a folder of frames or of clips; frames of one
     clip, or a pair (LQ, GT) of them; clip name -> frames or pair; or a list of names and paths. gt:
     ground truth of a single path, in the same layout. scale: upscaling factor where there is no GT.
 
@@ -146,7 +146,7 @@ def _check_name(name: str, method: Any, root: Path) -> str:
 
 
 def _open_sets(data: Any, gt: Any, scale: int, root: Path, run: Run) -> Iterator[Dataset]:
-    """What is to be scored; test sets that cannot be opened are said, and the others go on."""
+    """What is to be scored; datasets that cannot be opened are said, and the others go on."""
     if isinstance(data, Mapping):
         yield _of_arrays(data, scale)
     elif isinstance(data, tuple) or hasattr(data, "ndim"):
@@ -214,7 +214,7 @@ def _frames(given: Any, name: str) -> Any:
 def _collect_outputs(
     objects: Mapping[str, Method], sets: Sequence[Dataset]
 ) -> Iterator[tuple[MethodCard, Dataset]]:
-    """What objects of the caller make of the sets, as outputs to be scored: one at a time on disk.
+    """What objects of the caller make of datasets, as outputs to be scored; one at a time on disk.
 
     A clip at which one fails is broken for it.
     """

@@ -51,7 +51,7 @@ class Study:
     methods: tuple[str, ...] = ()
     """Methods, or paths of checkpoints; at least one."""
     datasets: tuple[str, ...] = ()
-    """Test sets; `synthetic` without `input`."""
+    """Datasets; `synthetic` without `input`."""
     input: str = ""
     """A video, a folder of frames or of clips."""
     gt: str = ""
@@ -61,15 +61,15 @@ class Study:
     metrics: tuple[str, ...] = ()
     """Metrics; empty for all that the data allows."""
     clips: tuple[str, ...] = ()
-    """Clips of the sets; empty for all."""
+    """Clips of the datasets; empty for all."""
     limit: int = 0
-    """The first so many clips of each set; 0 for all."""
+    """The first so many clips of each dataset; 0 for all."""
     frames: int | str = ""
     """Frames of each clip: 24, or "100:124"; empty for all."""
     device: str | None = None
     """Torch devices, separated by commas."""
     cost: bool = True
-    """Measure cost at the usual size of each set."""
+    """Measure cost at the usual size of each dataset."""
     grid: Grid | None = None
     """Measure it at these sizes, too."""
     constraints: Constraints = field(default_factory=Constraints)
@@ -89,7 +89,7 @@ class Study:
 
     @property
     def selection(self) -> Selection:
-        """The part of the sets that is wanted. Raises UserError."""
+        """The part of the datasets that is wanted. Raises UserError."""
         frames = read_span(str(self.frames)) if self.frames else None
         return Selection(self.clips, self.limit, frames)
 

@@ -116,7 +116,7 @@ def method_card(root: Path, name: str) -> MethodCard:
 def dataset_spec(root: Path, name: str) -> DatasetSpec:
     """The spec of a dataset named on the command line, NAME or NAME:LAYOUT. Raises UserError.
 
-    One layout alone is a set of its own: the LQ of two may differ.
+    One layout alone is a dataset of its own: the LQ of two may differ.
     """
     files = dataset_files(root)
     whole, _, layout = name.partition(":")

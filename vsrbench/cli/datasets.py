@@ -1,4 +1,4 @@
-"""`datasets check|add|fetch|degrade`: test sets on disk."""
+"""`datasets check|add|fetch|degrade`: datasets on disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_parser() -> Parser:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Check a test set; exit code 1 if it is not as its spec says."""
+    """Check a dataset; exit code 1 if it is not as its spec says."""
     from vsrbench.cards import specs
     from vsrbench.run import datacheck
 
@@ -157,7 +157,7 @@ def degrade_parser() -> Parser:
 
 
 def degrade(options: argparse.Namespace) -> int:
-    """Make LQ, and print the name of the new set."""
+    """Make LQ, and print the name of the new dataset."""
     from vsrbench.cards import specs
     from vsrbench.data import newset
 

@@ -209,7 +209,7 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
     for spec in found:
         try:
             sets.append(datasets.open_dataset(spec, note, study.selection))
-        except UserError as error:  # the other sets go on
+        except UserError as error:  # the other datasets go on
             run.report_unopened(error)
     refuse_unknown(study.selection, (name for dataset in sets for name in dataset.names))
     sets = [dataset for dataset in sets if dataset.clips or dataset.broken]

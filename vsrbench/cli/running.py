@@ -39,7 +39,7 @@ def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
 
 
 def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
-    """What `run --dry-run` says: clips of each set, and the command line of each program."""
+    """What `run --dry-run` says: clips of each dataset, and the command line of each program."""
     from vsrbench.programs.command import show_command
     from vsrbench.run.method import set_scale
 
@@ -78,7 +78,7 @@ def print_tables(
     for dataset in sets:
         spec = dataset.spec
         at = (r.dataset for r in records if spec.path and r.dataset_source == spec.path)
-        name = next(at, spec.name)  # beside a set with a spec of that name, the end of its path
+        name = next(at, spec.name)  # beside a dataset with a spec of that name, the end of its path
         rows = list(dict.fromkeys(r.method for r in records if r.dataset == name))
         own = {name: spec if name == spec.name else replace(spec, name=name, title=name)}
         results = Results(run.store, options.root, own, records)

@@ -65,7 +65,7 @@ def own_git_state() -> dict[str, Any]:
 def capture(root: Path) -> dict[str, Any]:
     """Everything about the machine and the software that a reader of the numbers may ask for.
 
-    git: the state of vsrbench's own checkout; root: of the folder of methods and data sets.
+    git: the state of vsrbench's own checkout; root: of the folder of methods and datasets.
 
     For what `find_accelerators` tells there are empty places.
     """

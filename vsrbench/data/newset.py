@@ -1,4 +1,4 @@
-"""`datasets add` and `datasets degrade`: new test sets from a folder, or from GT and a recipe."""
+"""`datasets add` and `datasets degrade`: new datasets from a folder, or from GT and a recipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vsrbench.data.datasets import (
 from vsrbench.data.degrade import RECIPES
 
 SIDES = {"lq": ("LQ", "lq", "lr", "LR", "input", "Input"), "gt": ("GT", "gt", "hr", "HR", "target")}
-"""Folder names that say which side of a set they hold."""
+"""Folder names that say which side of a dataset they hold."""
 
 
 def recipe_versions() -> dict[str, int]:
@@ -107,9 +107,9 @@ def _write(path: Path, folder: Path, lq: str, gt: str, scale: int) -> None:
 def degrade_set(
     root: Path, spec: DatasetSpec, recipe: str, seed: int, note: Callable[[str], None]
 ) -> tuple[str, Path]:
-    """(name of the new set, folder of its LQ): all GT clips of a set through a recipe.
+    """(name of the new dataset, folder of its LQ): all GT clips of a dataset through a recipe.
 
-    The name ends with a hash of the LQ, so that no two sets of different pixels share one. LQ
+    The name ends with a hash of the LQ, so that no two datasets of different pixels share one. LQ
     appears under its name when it is whole. Raises UserError, MissingError, DataError.
     """
     if recipe not in recipe_versions():

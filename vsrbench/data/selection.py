@@ -1,4 +1,4 @@
-"""A part of a test set for a quick look: some of its clips, some of their frames."""
+"""A part of a dataset for a quick look: some of its clips, some of their frames."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Selection:
-    """What of every test set is wanted."""
+    """What of every dataset is wanted."""
 
     clips: tuple[str, ...] = ()
     """Names of clips; empty for all."""
@@ -98,7 +98,7 @@ def read_span(text: str) -> Span:
 
 
 def refuse_unknown(selection: Selection, names: Iterable[str]) -> None:
-    """Raise UserError for a clip that is wanted and in none of the sets."""
+    """Raise UserError for a clip that is wanted and in none of the datasets."""
     there = set(names)
     for name in selection.clips:
         if name not in there:

@@ -141,7 +141,7 @@ def make_candidate(
     """One method out of its records.
 
     head: any of its records. costs: the last one decides, at whatever size. quality: of the part
-    and of the set `rehearsal`.
+    and of the dataset `rehearsal`.
     """
     scores: dict[bool, dict[str, float]] = {False: {}, True: {}}
     problems = dict[str, None]()

@@ -79,7 +79,7 @@ def kendall(pairs: Iterable[tuple[float, float]]) -> float | None:
 
 
 def taus(block: Block) -> Mapping[tuple[str, str], float | None]:
-    """Kendall's tau-b of each two metrics of a test set, over all pairs of methods on a clip.
+    """Kendall's tau-b of each two metrics of a dataset, over all pairs of methods on a clip.
 
     1: they prefer the same methods everywhere; below 0: one rewards what the other punishes. The
     row of GT is left out, and so are clips that one of the two did not score.
@@ -113,7 +113,7 @@ def _differences(
 
 
 def agreement_table(summary: Summary, study: Study, width: int = 100) -> str:
-    """Tau-b between the metrics of each test set, and what people say of each. Plain text.
+    """Tau-b between the metrics of each dataset, and what people say of each. Plain text.
 
     width: of the lines; metrics that do not fit beside each other stand below.
     """

@@ -19,7 +19,7 @@ from vsrbench.core.files import read_toml
 from vsrbench.metrics import METRICS
 from vsrbench.results.summary import Block, Cell, Column, Row, Summary, metric_column, rank_rows
 
-FIELDS = ["set", "method", "metric", "value", "notes"]
+FIELDS = ["dataset", "method", "metric", "value", "notes"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Value:
     """One printed number."""
 
     source: Source
-    set: str
+    dataset: str
     """Dataset, or the setting of a cost table."""
     method: str
     metric: str
@@ -74,7 +74,7 @@ class Published:
     values: tuple[Value, ...]
     methods: Mapping[str, str]
     """Method -> name in tables."""
-    sets: Mapping[str, str]
+    datasets: Mapping[str, str]
     """Dataset -> name in tables."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Columns that no metric here computes: title, unit, better."""
@@ -106,7 +106,7 @@ def read(root: Path) -> Published:
         }
     except (KeyError, TypeError) as error:
         raise UserError(f"{index} cannot be used: {error}") from error
-    found = Published(sources, (), table["methods"], table["sets"], table["metrics"])
+    found = Published(sources, (), table["methods"], table["datasets"], table["metrics"])
     values: list[Value] = []
     for path in sorted(folder.glob("*.csv")):
         if path.stem not in sources:
@@ -124,7 +124,7 @@ def _values(path: Path, source: Source, known: Published) -> Iterable[Value]:
             raise UserError(f"{path}: the header must be {','.join(FIELDS)}")
         for row in reader:
             value = Value(
-                source, row["set"], row["method"], row["metric"], row["value"], row["notes"]
+                source, row["dataset"], row["method"], row["metric"], row["value"], row["notes"]
             )
             where = f"{path}:{reader.line_num}"
             if value.method not in known.methods:
@@ -142,12 +142,12 @@ def summary(
     known: Published,
     source: str,
     methods: Sequence[str] | None = None,
-    sets: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Summary:
-    """A published table, one block for each set, best and second by our rule.
+    """A published table, one block for each dataset, best and second by our rule.
 
-    `methods`, `sets` and `metrics` choose and order; None takes all. Raises UserError for names
+    `methods`, `datasets` and `metrics` choose and order; None takes all. Raises UserError for names
     that the table does not have.
     """
     values = known.of(source)
@@ -155,7 +155,7 @@ def summary(
     chosen: list[list[str]] = []
     for kind, asked, have in (
         ("method", methods, dict.fromkeys(v.method for v in values)),
-        ("dataset", sets, dict.fromkeys(v.set for v in values)),
+        ("dataset", datasets, dict.fromkeys(v.dataset for v in values)),
         ("metric", metrics, dict.fromkeys(v.metric for v in values)),
     ):
         for name in asked or ():
@@ -168,7 +168,7 @@ def summary(
     )
     blocks: list[Block] = []
     for name in chosen[1]:
-        own = {(v.method, v.metric): v for v in values if v.set == name}
+        own = {(v.method, v.metric): v for v in values if v.dataset == name}
         shown = [m for m in chosen[0] if any((m, c) in own for c in chosen[2])]
         columns = tuple(
             known.column(c, max(v.decimals for (_, metric), v in own.items() if metric == c))
@@ -185,7 +185,7 @@ def summary(
             )
             for method in shown
         ]
-        title = known.sets.get(name, name)
+        title = known.datasets.get(name, name)
         notes = (f"As printed in {about.title}, see the first table." if blocks else note,)
         blocks.append(
             Block(name, title, {}, (0, 0), 0, columns, rank_rows(rows, columns), notes=notes)
@@ -198,14 +198,14 @@ def _cell(value: Value | None) -> Cell:
 
 
 def add_published(known: Published, measured: Summary, bases: Mapping[str, str]) -> Summary:
-    """Measured blocks with the published rows of the same set below, marked and never ranked.
+    """Measured blocks with the published rows of the same dataset below, marked and never ranked.
 
     bases: dataset -> the one it is published as, such as realvsr-x1 -> realvsr.
     """
     blocks = []
     for block in measured.blocks:
-        sets = {v.set for source in known.sources for v in known.of(source)}
-        own_rows = block.dataset in sets  # published under its own name, or as its base
+        names = {v.dataset for source in known.sources for v in known.of(source)}
+        own_rows = block.dataset in names  # published under its own name, or as its base
         name = block.dataset if own_rows else bases.get(block.dataset, block.dataset)
         rows, notes = [], []
         columns = {c.name: c for c in block.columns}
@@ -213,7 +213,7 @@ def add_published(known: Published, measured: Summary, bases: Mapping[str, str])
             own: dict[str, dict[str, Cell]] = {}
             for v in known.of(source.name):
                 metric = source.measured.get(v.metric, v.metric)
-                if v.set == name and metric in columns and metric in METRICS:
+                if v.dataset == name and metric in columns and metric in METRICS:
                     note = f"published, {source.title}" + (f"; {v.note}" if v.note else "")
                     own.setdefault(v.method, {})[metric] = Cell(
                         v.number, note=note, comparable=False
@@ -239,7 +239,7 @@ class Contradiction:
     """Values of one quantity that differ between papers on the same pack."""
 
     pack: str
-    set: str
+    dataset: str
     method: str
     metric: str
     values: tuple[Value, ...]
@@ -252,33 +252,33 @@ def find_contradictions(known: Published) -> tuple[list[Contradiction], list[str
     """
     groups: dict[tuple[str, str, str, str], list[Value]] = {}
     for v in known.values:
-        groups.setdefault((v.source.pack, v.set, v.method, v.metric), []).append(v)
+        groups.setdefault((v.source.pack, v.dataset, v.method, v.metric), []).append(v)
     found = []
-    for (pack, set_, method, metric), values in groups.items():
+    for (pack, name, method, metric), values in groups.items():
         digits = min(v.decimals for v in values)
         step = 10.0**-digits
         spread = max(v.number for v in values) - min(v.number for v in values)
         # Values that were rounded from the same number differ by half a step at most.
         if spread > 0.5 * step + 1e-9:
-            found.append(Contradiction(pack, set_, method, metric, tuple(values)))
+            found.append(Contradiction(pack, name, method, metric, tuple(values)))
     lines: dict[tuple[str, str, str, str], dict[str, str]] = {}
     for v in known.values:
-        key = (v.source.pack, v.set, v.source.name, v.method)
+        key = (v.source.pack, v.dataset, v.source.name, v.method)
         lines.setdefault(key, {})[v.metric] = v.text
     twins = []
     entries = list(lines.items())
-    for i, ((pack, set_, source, method), cells) in enumerate(entries):
+    for i, ((pack, name, source, method), cells) in enumerate(entries):
         for (pack2, set2, source2, method2), cells2 in entries[i + 1 :]:
             shared = set(cells) & set(cells2)
             if (
-                (pack, set_) == (pack2, set2)
+                (pack, name) == (pack2, set2)
                 and source != source2
                 and method != method2
                 and len(shared) >= 3
                 and all(cells[m] == cells2[m] for m in shared)
             ):
                 twins.append(
-                    f"{known.sets.get(set_, set_)}: {known.methods[method]} in "
+                    f"{known.datasets.get(name, name)}: {known.methods[method]} in "
                     f"{known.sources[source].title} and {known.methods[method2]} in "
                     f"{known.sources[source2].title} have the same {len(shared)} numbers: one of "
                     "the names is wrong"
@@ -289,10 +289,10 @@ def find_contradictions(known: Published) -> tuple[list[Contradiction], list[str
 def contradiction_table(known: Published, form: str, width: int = 100) -> str:
     """All contradictions as markdown, LaTeX, CSV, or lines of at most `width` for a terminal."""
     found, twins = find_contradictions(known)
-    head = ["set", "method", "metric", "values", "pack"]
+    head = ["dataset", "method", "metric", "values", "pack"]
     body = [
         [
-            known.sets.get(c.set, c.set),
+            known.datasets.get(c.dataset, c.dataset),
             known.methods[c.method],
             known.column(c.metric, 0).title,
             ", ".join(f"{v.text} ({v.source.title})" for v in c.values),
@@ -303,10 +303,10 @@ def contradiction_table(known: Published, form: str, width: int = 100) -> str:
     if form == "csv":
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["set", "method", "metric", "value", "source", "pack"])
+        writer.writerow(["dataset", "method", "metric", "value", "source", "pack"])
         for c in found:
             for v in c.values:
-                writer.writerow([c.set, c.method, c.metric, v.text, v.source.name, c.pack])
+                writer.writerow([c.dataset, c.method, c.metric, v.text, v.source.name, c.pack])
         return out.getvalue()
     count = f"{len(found)} quantities have two values on the same LQ and scorer."
     if form == "terminal":

@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     methods: list[Named]
     """Methods with their paths, in the order in which they came up."""
     sets: list[Named]
-    """Test sets, likewise."""
+    """Datasets, likewise."""
 
 
 class Store:

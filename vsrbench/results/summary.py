@@ -357,7 +357,7 @@ def _block(
     said = dict.fromkeys(chain.from_iterable(lossy.values()))
     columns = (*scores, *parts.values())
     used = [r for r in quality if r.method in names and r.metric in wanted and r.status == "ok"]
-    others = [r for r in used if r.method != GT]  # test sets share GT between clips
+    others = [r for r in used if r.method != GT]  # datasets share GT between clips
     flows: dict[str, dict[str, None]] = {}
     scored_on: dict[str, dict[str, None]] = {}
     for r in used:

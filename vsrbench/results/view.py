@@ -4,7 +4,7 @@ Each run keeps the keys of all its results, reused ones too. So the same weights
 their own scores and not those of other weights in between. Records that no run lists (of an older
 version, or of a run that was killed) count as asked for when they were written.
 
-A method without a card and a set without a spec are named after their paths. Equal names of
+A method without a card and a dataset without a spec are named after their paths. Equal names of
 different paths stay apart, and are told apart by the shortest ends of their paths that differ; the
 same content under another path is the same thing, which has moved.
 """
@@ -81,12 +81,12 @@ def latest(records: Iterable[Record], differing: dict[str, str] | None = None) -
 def select_shown(
     found: dict[str, Record], runs: Iterable[Mapping[str, Any]], alone: bool = False
 ) -> list[Record]:
-    """Of every method, set, clip and metric (or size) the result that was asked for last.
+    """Of every method, dataset, clip and metric (or size) the result that was asked for last.
 
     found: the newest record of each key, in order of writing; it is used up. runs: what the store
     holds of them, likewise. alone: only what these runs asked for. In what is given back `method`,
     `dataset` and `title` tell apart what has equal names, `at` is the time of asking, and the order
-    is that of asking. A clip that the last run of its set no longer had is left out.
+    is that of asking. A clip that the last run of its dataset no longer had is left out.
     """
     events = _events(found, runs, alone)
     methods, datasets = _find_moved(events, found)
@@ -182,7 +182,7 @@ def _cost_name(size: Size) -> str:
 def _find_moved(
     events: _Events, found: Mapping[str, Record]
 ) -> tuple[dict[Named, Named], dict[Named, Named]]:
-    """(methods, sets) that lie elsewhere now: path then -> path of the same content later."""
+    """(methods, datasets) that lie elsewhere now: path then -> path of the same content later."""
     clips: dict[Named, dict[str, str]] = {}
     outputs: dict[Named, dict[tuple[str, str], str]] = {}
     weights: dict[Named, str] = {}

@@ -1,4 +1,4 @@
-"""`datasets check`: what a test set on disk holds, held against its spec and its own past."""
+"""`datasets check`: what a dataset on disk holds, held against its spec and its own past."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def check(
     quick: bool,
     note: Callable[[str], None],
 ) -> Findings:
-    """Counts, names, sizes, pairing, scale, shift, readability and hashes of a set on disk.
+    """Counts, names, sizes, pairing, scale, shift, readability and hashes of a dataset on disk.
 
     manifest: file that holds the hashes; written at the first sight of a layout, compared
     afterwards. accept: take the files as they are now. quick: read headers only, so neither shifts
-    nor hashes. Raises MissingError when the set is not here.
+    nor hashes. Raises MissingError when the dataset is not here.
     """
     reason = explain_missing(spec)
     if reason:

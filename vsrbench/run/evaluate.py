@@ -176,7 +176,7 @@ def _find_known(job: Job) -> dict[str, _Known]:
 
 def _choose_frames(metric: MetricInfo, clip: Clip) -> Set[int]:
     """Numbers of the frames that a metric is shown: by its rule, unless the clip brings another."""
-    return set(frame_numbers("all" if "frames" in clip.protocol else metric.frames, clip.count))
+    return set(frame_numbers("all" if "frames" in clip.protocol else metric.rule, clip.count))
 
 
 def _score(
@@ -191,8 +191,8 @@ def _score(
             "this is a defect of the metric or of its weights: please report it",
         )
     extra: dict[str, Any] = dict(score.extra)
-    if job.clip.protocol or metric.frames != "all":
-        rule = {"frames": metric.frames} if metric.frames != "all" else {}
+    if job.clip.protocol or metric.rule != "all":
+        rule = {"frames": metric.rule} if metric.rule != "all" else {}
         extra["protocol"] = rule | dict(job.clip.protocol)
     if "flow" in metric.needs:
         estimated = context.estimator if job.flow != EXACT_FLOW else None

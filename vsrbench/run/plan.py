@@ -43,7 +43,7 @@ class Job:
     made_by: Made
     """What the card's frames come from."""
     dataset_source: str
-    """Path of a set without a spec."""
+    """Path of a dataset without a spec."""
     todo: tuple[MetricInfo, ...]
     """Metrics to compute."""
     refused: Mapping[str, UserError]
@@ -124,7 +124,7 @@ def plan(
     """(jobs, all results asked for): GT and every card on every clip; jobs leave out what is done.
 
     missing: metrics whose weights are not here. done: key -> why it was skipped, empty for what is
-    done. frames, places: where frames are kept, by method and by set. flow: identity of the
+    done. frames, places: where frames are kept, by method and by dataset. flow: identity of the
     estimator for clips whose motion is not known. depends: what each metric depends on besides.
     fresh: kept frames of earlier runs do not serve.
     """

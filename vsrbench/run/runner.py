@@ -101,7 +101,7 @@ class Run:
         return FAILED if self.counts["failed"] else MISSING if self.missing else OK
 
     def report_unopened(self, error: UserError) -> None:
-        """A test set is not here or damaged: said and counted, the others go on."""
+        """A dataset is not here or damaged: said and counted, the others go on."""
         say_error(error)
         if isinstance(error, MissingError):
             self.missing = True
@@ -116,7 +116,7 @@ class Run:
     ) -> None:
         """Score and measure everything that is not on disk yet.
 
-        outputs: frames that exist already, on the clips of a set, and what stands for their method.
+        outputs: frames that exist already, on clips of a dataset, and what stands for their method.
         """
         with self.keep_log():
             files = [need for card in cards for need in sources.needs_of_card(card)]

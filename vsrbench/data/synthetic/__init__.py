@@ -1,4 +1,4 @@
-"""The embedded test set `synthetic`, and the stream of scenes that networks are trained on.
+"""The embedded dataset `synthetic`, and the stream of scenes that networks are trained on.
 
 Both are rendered from seeds by the same engine; photographs and seeds of the tests never occur in
 training. Everything is computed in float64 and rounded once: processors differ in the last bits of

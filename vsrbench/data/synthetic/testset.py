@@ -1,4 +1,4 @@
-"""The nine clips of the embedded test set: their scenes, rendered once into a cache.
+"""The nine clips of the embedded dataset: their scenes, rendered once into a cache.
 
 Bump `VERSION`, and `version` in datasets/synthetic.toml with it, whenever a pixel of GT or LQ or
 a flow vector can change.
@@ -175,7 +175,7 @@ def test_scenes() -> dict[str, SceneLike]:
 
 
 def clips(cache: Path, progress: Callable[[str], None] | None = None) -> list[Clip]:
-    """The clips of the embedded set, rendered below `cache` on first use and read from there.
+    """The clips of the embedded dataset, rendered below `cache` on first use and read from there.
 
     `progress` gets one line per clip that is rendered. A clip's folder appears whole or not at all.
     Raises UserError when `cache` cannot be written, DataError when a cached clip is damaged.

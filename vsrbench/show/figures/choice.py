@@ -51,7 +51,7 @@ def cost_columns(block: Block) -> list[Column]:
 
 
 def usual_metrics(records: Iterable[Record], dataset: str, count: int = 2) -> list[str]:
-    """Metrics whose scores stand under pictures: the best known ones that a set has."""
+    """Metrics whose scores stand under pictures: the best known ones that a dataset has."""
     own = [r for r in records if r.dataset == dataset and r.status == "ok" and r.method != GT]
     have = dict.fromkeys(r.metric for r in own if r.metric)
     known = [m for m in FIRST if m in have]
