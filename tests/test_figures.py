@@ -481,13 +481,10 @@ SCORES = [
 # Quality against cost
 
 
-@pytest.mark.parametrize(
-    ("y_lower", "front"),
-    [(True, [0, 1, 3]), (False, [0, 2, 4])],
-)
-def test_pareto(y_lower: bool, front: list[int]) -> None:
+@pytest.mark.parametrize(("sign", "front"), [(1, [0, 1, 3]), (-1, [0, 2, 4])])
+def test_pareto(sign: int, front: list[int]) -> None:
     points = [(1.0, 5.0), (2.0, 3.0), (3.0, 6.0), (4.0, 1.0), (5.0, 7.0), (5.0, 3.0)]
-    assert figures.pareto(points, True, y_lower) == front
+    assert figures.pareto([(x, sign * y) for x, y in points]) == front
 
 
 def test_pareto_keeps_equals() -> None:

@@ -56,19 +56,19 @@ OWN = "own-"
 Array = np.ndarray[Any, Any]
 
 
-def lq_flow(flow: Array, occluded: Array | None, scale: int = SCALE) -> tuple[Array, Array]:
-    """A GT-grid flow on the LQ grid: mean over scale x scale blocks, in LQ px.
+def lq_flow(flow: Array, occluded: Array | None) -> tuple[Array, Array]:
+    """A GT-grid flow on the LQ grid: mean over blocks of `SCALE` x `SCALE`, in LQ px.
 
     flow: (H, W, 2) in GT px; occluded: (H, W) bool. Returns float16 (H/s, W/s, 2) and the validity
     mask (H/s, W/s): False where any GT pixel is occluded or the block straddles two motions.
     """
-    h, w = flow.shape[0] // scale, flow.shape[1] // scale
-    blocks = flow.reshape(h, scale, w, scale, 2)
+    h, w = flow.shape[0] // SCALE, flow.shape[1] // SCALE
+    blocks = flow.reshape(h, SCALE, w, SCALE, 2)
     spread = np.ptp(blocks, axis=(1, 3)).max(axis=-1)
     valid = spread <= MAX_SPREAD_PX
     if occluded is not None:
-        valid &= ~occluded.reshape(h, scale, w, scale).any(axis=(1, 3))
-    return (blocks.mean(axis=(1, 3)) / scale).astype(np.float16), valid
+        valid &= ~occluded.reshape(h, SCALE, w, SCALE).any(axis=(1, 3))
+    return (blocks.mean(axis=(1, 3)) / SCALE).astype(np.float16), valid
 
 
 def render_clip(path: Path, seed: int, index: int, size: tuple[int, int], frames: int) -> None:

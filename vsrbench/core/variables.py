@@ -65,11 +65,11 @@ def fetched_folder() -> Path:
     return Path(given).expanduser() if given else cache_folder() / "weights"
 
 
-def fetch_limit_mb(usual: float = 100.0) -> float:
+def fetch_limit_mb() -> float:
     """Weights up to this size, 1e6 bytes, are fetched without being asked for. Raises UserError."""
     given = os.environ.get(FETCH_MB, "")
     try:
-        return float(given) if given else usual
+        return float(given or 100)
     except ValueError as error:
         raise UserError(f"${FETCH_MB} is '{given}'", "give it a number of megabytes") from error
 

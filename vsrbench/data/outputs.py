@@ -16,12 +16,11 @@ from vsrbench.core.config import convert
 from vsrbench.core.errors import DataError, UserError, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest
-from vsrbench.core.progress import note as say
+from vsrbench.core.progress import note
 from vsrbench.core.types import Clip, DatasetSpec, size_text
 from vsrbench.data import frames
 from vsrbench.data.datasets import (
     Dataset,
-    Note,
     check_pairs,
     clips_below,
     make_adhoc_spec,
@@ -189,7 +188,7 @@ class ScoringPolicy:
 
 
 def open_outputs(
-    path: Path, targets: Dataset | Path | None, rules: ScoringPolicy | None = None, note: Note = say
+    path: Path, targets: Dataset | Path | None, rules: ScoringPolicy | None = None
 ) -> Dataset:
     """Outputs that exist already, as the clips of `targets` with their frames attached.
 
@@ -206,7 +205,7 @@ def open_outputs(
         spec, clips, broken = make_adhoc_spec(targets or path, "real", 0), [], {}
         for name, place in (clips_below(targets, note) if targets else found).items():
             try:
-                clips.append(_bare_clip(spec, name, place, "gt" if targets else "outputs", note))
+                clips.append(_bare_clip(spec, name, place, "gt" if targets else "outputs"))
             except UserError as error:
                 broken[name] = error
     known = [*(c.name for c in clips), *broken]
@@ -225,7 +224,7 @@ def open_outputs(
                     f"clip '{clip.name}' of {spec.name} has no outputs of the same name in {path}",
                     f"outputs here: {', '.join(sorted(found)[:5])}",
                 )
-            attached.append(_attach(clip, found[clip.name], rules, note))
+            attached.append(_attach(clip, found[clip.name], rules))
         except UserError as error:
             broken[clip.name] = error
     for name in sorted(set(found) - set(known) - set(broken)):
@@ -260,7 +259,7 @@ def _group_by_clip(
     return by_clip, twice
 
 
-def _attach(clip: Clip, path: Path, rules: ScoringPolicy, note: Note) -> Clip:
+def _attach(clip: Clip, path: Path, rules: ScoringPolicy) -> Clip:
     """The clip with outputs, all its frames cut down to what is to be scored."""
     outputs = open_source(path, note)
     target = clip.gt if clip.gt is not None else clip.lq
@@ -436,7 +435,7 @@ def _corner(size: Size, common: Size, policy: Policy) -> Size:
     return (size[0] - common[0]) // 2, (size[1] - common[1]) // 2
 
 
-def _bare_clip(spec: DatasetSpec, name: str, path: Path, what: str, note: Note) -> Clip:
+def _bare_clip(spec: DatasetSpec, name: str, path: Path, what: str) -> Clip:
     """A clip without LQ: GT alone (`gt`), or nothing but outputs (`outputs`)."""
     source = open_source(path, note)
     return Clip(

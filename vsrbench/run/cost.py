@@ -163,7 +163,7 @@ def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
 
 
 def _measure(
-    card: MethodCard, size: Size, frames: int, device: str, logs: Path | None = None
+    card: MethodCard, size: Size, frames: int, device: str, logs: Path | None
 ) -> Measurement:
     """Inputs resident; the clock runs from one output to the next (region `device`)."""
     import torch

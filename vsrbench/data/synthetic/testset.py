@@ -169,11 +169,6 @@ def scene(name: str) -> SceneLike:
     return TESTS[name][0](np.random.default_rng(_seed(name)))
 
 
-def test_scenes() -> dict[str, SceneLike]:
-    """All test scenes by clip name."""
-    return {name: scene(name) for name in TESTS}
-
-
 def clips(cache: Path, progress: Callable[[str], None] | None = None) -> list[Clip]:
     """The clips of the embedded dataset, rendered below `cache` on first use and read from there.
 

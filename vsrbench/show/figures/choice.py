@@ -50,12 +50,12 @@ def cost_columns(block: Block) -> list[Column]:
     ]
 
 
-def usual_metrics(records: Iterable[Record], dataset: str, count: int = 2) -> list[str]:
-    """Metrics whose scores stand under pictures: the best known ones that a dataset has."""
+def usual_metrics(records: Iterable[Record], dataset: str) -> list[str]:
+    """The two best known metrics of a dataset: their scores stand under pictures."""
     own = [r for r in records if r.dataset == dataset and r.status == "ok" and r.method != GT]
     have = dict.fromkeys(r.metric for r in own if r.metric)
     known = [m for m in FIRST if m in have]
-    return (known + [m for m in have if m not in known and m in METRICS])[:count]
+    return (known + [m for m in have if m not in known and m in METRICS])[:2]
 
 
 def spread(frames: Mapping[str, Frame]) -> float:

@@ -18,8 +18,6 @@ from vsrbench.run.plan import lq_of
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
 
-    Sources = Mapping[str, Sequence[Frame]]
-
 LQ = "lq"
 """Stands for the input, where methods are named whose frames are shown."""
 

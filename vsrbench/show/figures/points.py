@@ -143,15 +143,12 @@ def _axes(block: Block, x: str, y: str) -> tuple[str, str]:
     return x or next(iter(others), "ms"), y
 
 
-def pareto(
-    points: Sequence[tuple[float, float]], x_lower: bool = True, y_lower: bool = True
-) -> list[int]:
-    """Indices of the points that no other beats: none is as good in both and better in one."""
-    signed = [(x if x_lower else -x, y if y_lower else -y) for x, y in points]
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats: none is as low in both and lower in one."""
     return [
         i
-        for i, (x, y) in enumerate(signed)
-        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in signed)
+        for i, (x, y) in enumerate(points)
+        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)
     ]
 
 
