@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.run import executors, host
-from vsrbench.run.cluster import ENVIRONMENT
+from vsrbench.run.cluster import ENVIRONMENT, Cluster
 from vsrbench.run.host import Host, Received, Terms, pack, split_files, terms_of
 from vsrbench.run.method import set_scale
 from vsrbench.run.plan import Job, identify_made, is_kept
@@ -46,7 +47,7 @@ MACHINE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two machines on loopback, each with a device; they know of a toy program."""
     pytest.importorskip("ray", reason="needs the extra ray")
-    from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster as Machines
 
     folder = tmp_path_factory.mktemp("machines")
     (folder / "repo").mkdir()
@@ -58,9 +59,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     os.environ |= ENVIRONMENT | theirs
     head = {**MACHINE, "include_dashboard": False}
     try:
-        found = Cluster(initialize_head=True, head_node_args=head)
+        found = Machines(initialize_head=True, head_node_args=head)
     except Exception:  # Ray gives a busy machine 30 s, whatever one says
-        found = Cluster(initialize_head=True, head_node_args=head)
+        found = Machines(initialize_head=True, head_node_args=head)
     try:
         found.add_node(**MACHINE)
         yield found
@@ -445,3 +446,52 @@ def test_places_that_come_later_and_a_cluster_that_goes() -> None:
 
     with pytest.raises(MissingError, match="all gone"):
         ordered("leaves", goes)
+
+
+class FakeRay:
+    """An engine that notes what is asked of it: two machines of 16 cores and four GPUs."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.ended: list[Any] = []
+
+    def nodes(self) -> list[dict[str, Any]]:
+        offered = {"CPU": 16.0, "GPU": 4.0}
+        return [
+            {"NodeID": f"{n:056x}", "NodeManagerAddress": n, "Resources": offered, "Alive": True}
+            for n in range(2)
+        ]
+
+    def remote(self, _: Any) -> Any:
+        call = SimpleNamespace(remote=lambda *args: ("answer of", len(self.asked)))
+        actor = SimpleNamespace(join=call, machine=call, leave=call)
+        return SimpleNamespace(
+            options=lambda **asked: (
+                self.asked.append(asked) or SimpleNamespace(remote=lambda *args: actor)
+            )
+        )
+
+    def wait(self, refs: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return refs[:1], refs[1:]
+
+    def get(self, ref: Any) -> Any:
+        return host.About("h", "3", 16, "a GPU", False)
+
+    def kill(self, actor: Any) -> None:
+        self.ended.append(actor)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_cost_has_a_device_of_its_own(device: str, tmp_path: Path) -> None:
+    """A whole GPU, or all CPUs of a machine; it is kept, and those of other machines let go."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    ray, cluster = FakeRay(), Cluster("somewhere:1")
+    cluster._ray = ray
+    cluster.machine(device, tmp_path / "logs")
+    wanted = (1, 0) if device == "cuda" else (0, 16)
+    assert [(asked["num_gpus"], asked["num_cpus"]) for asked in ray.asked] == [wanted] * 2
+    assert len(ray.ended) == 1
+    cluster.machine(device, tmp_path / "logs")
+    assert len(ray.asked) == 2, "the next method is measured on the same one"
+    cluster.end()
+    assert len(ray.ended) == 2

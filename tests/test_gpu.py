@@ -86,7 +86,7 @@ def test_raft_finds_the_same_motion(side: int, shared: Path) -> None:
 def test_cost_has_all_its_figures() -> None:
     card = set_scale(specs.method_card(ROOT, "instavsr"), 4)
     m = cost.measure(card, (128, 128), 30, DEVICE)
-    assert m.why == {}
+    assert set(m.why) <= {"gpu_shared"}, "in a container NVML may not tell who is on the GPU"
     assert m.vram_peak_mib is not None
     assert m.vram_allocator_mib is not None
     assert 0 < m.vram_allocator_mib < m.vram_peak_mib

@@ -77,6 +77,7 @@ ATTEMPTS = 3
 LEAVE_S = 5.0
 """An actor tidies up within this time, or is ended without."""
 START = "start one: ray start --head; then on each other machine: ray start --address=HOST:6379"
+TOKEN = "where it asks for a token: RAY_AUTH_MODE=token, and ~/.ray/auth_token as on its machines"
 
 
 @dataclass(eq=False)
@@ -185,7 +186,8 @@ class Cluster:
         except Exception as error:  # of any kind: a machine that is too busy is a bare one
             text = " ".join(str(error).split())[:300]
             raise UserError(
-                f"Ray does not start or join ({self.address}): {text}", START
+                f"Ray does not start or join ({self.address}): {text}",
+                START if self.address == LOCAL else TOKEN,
             ) from error
         finally:
             signal.signal(signal.SIGTERM, on_sigterm)
