@@ -187,6 +187,38 @@ def test_budget_names_the_clips_it_leaves_out(results: Path, tmp_path: Path) -> 
     assert "2 clips without pictures" in page.text
 
 
+def test_a_report_is_made_again_only_where_something_changed(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "results"
+    shutil.copytree(results, own, ignore=shutil.ignore_patterns("figures"))
+    out = own / "report.html"
+
+    def kept(*how: str) -> bool:
+        before = out.stat().st_ino if out.exists() else 0
+        assert main(["report", "--results", str(own), "--images", "0.001", *how]) == 0
+        told = "it is kept" in capsys.readouterr().err
+        assert told == (out.stat().st_ino == before)
+        return told
+
+    assert not kept()
+    assert kept()
+    assert not kept("--vote")
+    assert not kept()
+    picture = next(path for path in (own / "frames").rglob("*.png") if "lanczos" in str(path))
+    frame = np.array(Image.open(picture))
+    frame[0, 0, 0] ^= 1
+    Image.fromarray(frame).save(picture)
+    assert not kept()
+    assert kept()
+    lines = (own / "records.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    (own / "records.jsonl").write_text("\n".join([*lines, json.dumps(first | {"value": 1.5})]))
+    assert not kept()
+    out.write_text("")
+    assert not kept()
+
+
 def test_records_alone_make_a_report(tmp_path: Path) -> None:
     """No frames, no runs, a hostile name, a failure, cost of another size than the set's."""
     evil = "</script><script>alert(1)</script>"

@@ -178,9 +178,9 @@ def drawing(
 
 
 def digest_inputs(out: Path, *shown: Any) -> str:
-    """Digest of what a figure shows, of its format, and of the code and package that draw it."""
-    format_, code = out.suffix.lower(), content(Path(__file__).parent)
-    return digest([repr(shown), format_, code, version("matplotlib")])
+    """Digest of what is shown, of its format, and of the code and packages that draw it."""
+    format_, code = out.suffix.lower(), content(Path(__file__).parents[1])
+    return digest([repr(shown), format_, code, version("matplotlib"), version("pillow")])
 
 
 def read_sidecar(out: Path, inputs: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +21,27 @@ from PIL import Image
 
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import UserError
+from vsrbench.core.files import below
+from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import MetricInfo, Record
+from vsrbench.data.frames import digests_path, mark_path
 from vsrbench.metrics import find_recorded
 from vsrbench.results.agreement import read_study
 from vsrbench.results.store import Store
-from vsrbench.results.summary import GT, WEIGHTS, Block, Column, Row, Summary, metric_infos, newest
+from vsrbench.results.summary import (
+    BASELINE,
+    GT,
+    WEIGHTS,
+    Block,
+    Column,
+    Row,
+    Summary,
+    metric_infos,
+    newest,
+)
+from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
+from vsrbench.show.figures.style import digest_inputs
 from vsrbench.show.page import write_page
 from vsrbench.show.report.loops import Loop, make_worst_loop
 from vsrbench.show.tables import Footnotes, caption, heading, row_title, select, weights_text
@@ -119,20 +135,26 @@ def build(
     say: Callable[[str], None],
     vote: bool = False,
 ) -> None:
-    """Write the report to `out`.
+    """Write the report to `out`, unless it lies there, made of the same.
 
     budget_mib: what the pictures may take in all; clips beyond it are named as left out. Clips are
     shown whose frames were kept. vote: with a blind vote on pairs of pictures. say: told what is
     being done. Raises UserError when the file cannot be written.
     """
-    comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
     shown = {row.method for block in summary.blocks for row in block.rows}
     infos = metric_infos(records)
     study = read_study(ROOT)
     runs = _runs(store, {run for block in summary.blocks for run in block.runs})
+    pictures = _digest_pictures(summary, records, store)
+    inputs = digest_inputs(out, summary, records, budget_mib, vote, study, runs, pictures)
+    if _read_inputs(out) == inputs:
+        say(f"nothing has changed since {out} was made: it is kept")
+        return
+    comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
     write_page(
         out,
         "report",
+        made_of=inputs,
         blocks=[_block(block, infos, store) for block in select(summary).blocks],
         study=study.study,
         people={opinion.id: opinion.text() for opinion in study.opinions},
@@ -145,6 +167,28 @@ def build(
         runs=runs,
         code=store.code({run["run_id"] for run in runs}),
     )
+
+
+def _read_inputs(out: Path) -> str:
+    """What the report that lies there says it was made of; empty where there is none."""
+    with suppress(OSError), out.open(encoding="utf-8", errors="replace") as page:
+        found = re.search(r'<meta name="made-of" content="(\w+)">', page.read(1000))
+        return found[1] if found else ""
+    return ""
+
+
+def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) -> str:
+    """Digest of all frames that are kept of what is shown, and of what is kept beside them."""
+    files = []
+    for block in summary.blocks:
+        methods = [BASELINE, *(row.method for row in block.rows), GT]
+        for clip in block.clips if block.dataset else ():
+            places = figures.locate_frames(store.frames, records, block.dataset, clip, methods)
+            for folder in (*places.values(), lq_of(places[BASELINE])):
+                if folder.is_dir():
+                    files += [(str(folder), *file) for file in below(folder)]
+                files += [(str(folder), "", file) for file in (mark_path(folder), digests_path(folder))]
+    return digest([(*where, sha256_file(file)) for *where, file in files if file.is_file()])
 
 
 def _block(block: Block, infos: Mapping[str, MetricInfo], store: Store) -> dict[str, Any]:
