@@ -33,6 +33,7 @@ from vsrbench.programs import command
 from vsrbench.run import cost
 from vsrbench.run.evaluate import error_json
 from vsrbench.run.method import check_size, entry, load_method, padding, set_scale, upscale
+from vsrbench.run.transfer import read_ahead
 
 LARGE = ("spandrel", "instavsr-full", "instavsr-unpruned")  # none, or without weights
 H, W, COUNT = 30, 42, 5  # odd for every multiple_of here
@@ -588,6 +589,28 @@ def test_padding_is_cut_where_it_was_put(side: str) -> None:
     assert sum(padding(card, (H, W))) == (-H % 16) + (-W % 16)
     out = list(upscale(load_method(card, "cpu"), card, clip(), "cpu"))
     assert np.array_equal(out[1], clip().lq[1].repeat(4, 0).repeat(4, 1))
+
+
+def test_frames_computed_ahead_are_the_same_and_judged_by_their_number() -> None:
+    """As on a GPU: reading on a thread, each frame given when the next is computed."""
+    card = set_scale(specs.method_card(ROOT, "bicubic"), 4)
+    whole = replace(clip(), count=COUNT)
+    for window in (0, 2):
+        card = replace(card, window=window)
+        ahead = list(upscale(load_method(card, "cpu"), card, whole, "cpu", ahead=True))
+        assert np.array_equal(ahead, list(upscale(load_method(card, "cpu"), card, whole, "cpu")))
+
+    class Damaged:
+        def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+            for i, x in enumerate(frames):
+                yield x.repeat(1, 4, 4) + (torch.nan if i == 2 else 0)
+
+    frames = upscale(Damaged(), TOY, whole, "cpu", ahead=True)
+    assert len([next(frames), next(frames)]) == 2
+    with pytest.raises(ContractError, match=r"at frame 2 of clip .*NaN"):
+        next(frames)
+    assert list(read_ahead(lambda i: i * i, range(4))) == [0, 1, 4, 9]
+    assert list(read_ahead(lambda i: i, [])) == []
 
 
 def test_windows_restart_the_state() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def test_two_processes_find_what_one_does(run: Run, tmp_path: Path) -> None:  # 
         assert names == {p.name for p in (tmp_path / "one" / folder).iterdir()}
     again = run(*asked, "--device", "cpu,cpu", results="two")
     assert "done: 0 new results" in again[2]
+    assert re.search(r"time: 2 x [\d.]+ s, of which methods took 0\.0 s, metrics", again[2])
     assert scores(tmp_path / "two") == found
 
 

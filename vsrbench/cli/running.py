@@ -88,8 +88,9 @@ def print_tables(
 
 
 def say_counts(run: Run) -> None:
-    """The last line of a run."""
+    """The last lines of a run."""
     c = run.counts
+    note(run.describe_time())
     note(
         f"done: {c['ok']} new results, {c['reused']} reused, {c['failed']} failed, "
         f"{c['skipped']} skipped; records in {run.store.records}"

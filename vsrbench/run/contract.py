@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 SIDE = 16  # px of the thumbnails that are compared
+LOW, HIGH = -0.05, 1.05  # what networks overshoot by
 WILD = 0.001  # share of values far outside 0..1 that a network may have
 _TURNED: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "with red and blue exchanged": lambda x: x.flip(0),
@@ -28,14 +29,14 @@ RETURN = "return one float tensor of 3 x sH x sW, RGB in 0..1, for each input fr
 
 
 def thumbnail(frame: torch.Tensor) -> torch.Tensor:
-    """The means of SIDE x SIDE parts of a 3 x H x W frame, in float32 on the CPU."""
+    """The means of SIDE x SIDE parts of a 3 x H x W frame, in float32."""
     import torch.nn.functional as F
 
-    return F.adaptive_avg_pool2d(frame.detach().float()[None], SIDE)[0].cpu()
+    return F.adaptive_avg_pool2d(frame.detach().float()[None], SIDE)[0]
 
 
 def check_kind(output: Any, expected: tuple[int, int, int], where: str) -> None:
-    """Raise ContractError unless an output is a real float tensor of the expected shape, finite."""
+    """Raise ContractError unless an output is a real float tensor of the expected shape."""
     import torch
 
     if not isinstance(output, torch.Tensor):
@@ -48,34 +49,55 @@ def check_kind(output: Any, expected: tuple[int, int, int], where: str) -> None:
             f"{where}: output is {tuple(output.shape)}, expected {expected}",
             "one 3 x sH x sW tensor per input frame",
         )
-    if not bool(torch.isfinite(output).all()):
+
+
+def measure(output: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """What `judge` asks of a 3 x H x W float32 output, as one tensor beside it: nobody waits.
+
+    whole: the output before it was cropped, which has to be finite, too.
+    """
+    import torch
+
+    low, high = output.aminmax()
+    bounds = (low, high) if whole.shape == output.shape else whole.aminmax()
+    finite = (bounds[0].isfinite() & bounds[1].isfinite()).float()
+    if output.is_cuda or not (low >= LOW and high <= HIGH):
+        far = (output < -4) | (output > 5)
+        shares = [x.float().mean() for x in (output < LOW, far, (output < LOW) | (output > HIGH))]
+    else:
+        shares = [output.new_zeros(())] * 3
+    return torch.cat((torch.stack((finite, low, high, *shares)), thumbnail(output).flatten()))
+
+
+def judge(measured: torch.Tensor, given: torch.Tensor | None, where: str) -> None:
+    """Raise ContractError unless an output was finite and its values were of the range 0..1.
+
+    measured: of that output, on the CPU. given: `thumbnail` of its LQ frame in 0..1, if it is
+    known. Of the same picture the means of parts agree, so that what a range makes of them
+    (2x - 1, 255x) is told from what a method makes of a frame.
+    """
+    finite, low, high, under, wild, outside = measured[:6].tolist()
+    if not finite:
         raise ContractError(
             f"{where}: output holds NaN or infinity", "try precision fp32 in its card"
         )
-
-
-def check_range(output: torch.Tensor, given: torch.Tensor, where: str) -> None:
-    """Raise ContractError unless the values of a 3 x H x W float output are of the range 0..1.
-
-    given: `thumbnail` of its LQ frame in 0..1. Of the same picture the means of parts agree, so
-    that what a range makes of them (2x - 1, 255x) is told from what a method makes of a frame.
-    """
-    made = thumbnail(output)
-    low, high = (float(v) for v in output.aminmax())
+    if given is None:
+        return
+    made = measured[6:].reshape(3, SIDE, SIDE)
     as_is = float((made - given).square().mean())
     signed = float((made - (2 * given - 1)).square().mean())
     # Where nothing is below 0, the fit must be close, and there must be something to fit.
-    dark = low < -0.05 and float((output < -0.05).float().mean()) > WILD
+    dark = low < LOW and under > WILD
     close = signed < 0.03**2 and float(given.std()) > 0.02
     spans = f"{where}: output has values from {low:.3g} to {high:.3g}"
     if as_is > 0.03**2 and signed < min(as_is / 9, 0.15**2) and (dark or close):
         raise ContractError(f"{spans}: of range -1..1", f"{RETURN}: y / 2 + 0.5")
     far = low < -4 or high > 5
-    if far and float(((output < -4) | (output > 5)).float().mean()) > WILD:
+    if far and wild > WILD:
         cure = ": y / 255" if low > -32 and 5 < high < 288 else ""
         raise ContractError(f"{spans}: not of range 0..1", RETURN + cure)
     gain, offset = _line(made, given)
-    if not 0 <= gain <= 3 and float(((output < -0.05) | (output > 1.05)).float().mean()) > 0.02:
+    if not 0 <= gain <= 3 and outside > 0.02:
         raise ContractError(f"{spans}: {gain:.3g} times the frame {offset:+.3g}", RETURN)
     if 0 < gain < 0.02:
         raise ContractError(f"{spans}: {gain:.3g} times the frame, too dark to be one", RETURN)

@@ -56,7 +56,7 @@ def machine(device: str) -> dict[str, Any]:
     about = {
         "version": VERSION,
         "device": device_name(device),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch, which would import it wherever it goes
         "threads": torch.get_num_threads() if device == "cpu" else 0,
     }
     return about if device == "cpu" else about | {"tf32": False, "energy_s": ENERGY_S}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core.errors import ContractError, MissingError, UserError, WriteError
@@ -28,6 +28,25 @@ if TYPE_CHECKING:
     from vsrbench.flow.estimators import Estimator
 
 
+@dataclass
+class Spent:
+    """Where the wall time of a job went, s."""
+
+    methods: float = 0.0
+    """Until a method had its next frame, its loading included."""
+    metrics: float = 0.0
+    """Until metrics were loaded, and had scored what methods had made before."""
+
+    @contextmanager
+    def count(self, what: Literal["methods", "metrics"]) -> Iterator[None]:
+        """Count what passes here."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, what, getattr(self, what) + time.perf_counter() - started)
+
+
 @dataclass(frozen=True)
 class Context:
     """What all jobs of a run share."""
@@ -44,6 +63,8 @@ class Context:
     """Takes what a user should know; the same line may come again and again."""
     preset: str = ""
     """Preset of metrics that was asked for."""
+    spent: Spent = field(default_factory=Spent)
+    """Takes where time goes."""
 
 
 def timestamp() -> str:
@@ -89,9 +110,10 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     running: dict[str, Metric] = {}
     for metric in job.todo:
         try:
-            running[metric.name] = known.get(metric.name) or load_metric(
-                metric.name, context.device
-            )
+            with context.spent.count("metrics"):
+                running[metric.name] = known.get(metric.name) or load_metric(
+                    metric.name, context.device
+                )
         except Exception as error:
             failures[metric.name] = _failure(f"metric '{metric.name}'", "loading", error)
     reference = Shared(reference_frames(job.clip))
@@ -107,9 +129,12 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     try:
         with panel:
             for sample in () if blind else _samples(job, method, context, reference):
-                panel.take(sample)
+                with context.spent.count("metrics"):
+                    panel.take(sample)
                 delay.update(sample)
                 context.tick()
+            with context.spent.count("metrics"):
+                panel.settle()
         failures |= panel.failures
     except WriteError:
         raise
@@ -122,7 +147,8 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     for metric in job.todo:
         if metric.name not in failures:
             try:
-                score, extra = _score(job, context, metric, panel.metrics[metric.name])
+                with context.spent.count("metrics"):
+                    score, extra = _score(job, context, metric, panel.metrics[metric.name])
             except Exception as error:
                 who = f"metric '{metric.name}'"
                 failures[metric.name] = _failure(who, "after the last frame", error)
@@ -268,7 +294,18 @@ def _outputs(
         return iter(reference)
     if job.reuse:
         return iter(frames.open_frames(job.frames))
-    return upscale(method(), job.card, job.clip, context.device)
+    return _run_method(job, method, context)
+
+
+def _run_method(job: Job, method: Callable[[], Method], context: Context) -> Iterator[Frame]:
+    with context.spent.count("methods"):
+        made = upscale(method(), job.card, job.clip, context.device)
+    while True:
+        with context.spent.count("methods"):
+            frame = next(made, None)
+        if frame is None:
+            return
+        yield frame
 
 
 def _cut(frame: Any, border: int) -> Any:

@@ -13,7 +13,7 @@ import queue
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -25,7 +25,7 @@ from vsrbench.core.processes import Died, Process
 from vsrbench.core.types import Measurement, Method, MethodCard, Record, Size
 from vsrbench.run import cost
 from vsrbench.run.devices import pick_devices
-from vsrbench.run.evaluate import Context, evaluate
+from vsrbench.run.evaluate import Context, Spent, evaluate
 from vsrbench.run.method import foreign_error, load_method, no_tf32
 from vsrbench.run.plan import Job
 
@@ -71,6 +71,8 @@ class Found:
     records: list[Record]
     error: UserError | None = None
     """What `evaluate` raised beside them."""
+    spent: Spent = field(default_factory=Spent)
+    """Where time went."""
     lost: str = ""
     """What the device answers to every call since a kernel failed in the process."""
 
@@ -255,8 +257,8 @@ def _do_job(job: Job, method: Callable[[], Method], context: Context) -> Found:
         for record in evaluate(job, method, context):
             records.append(record)
     except UserError as error:
-        return Found(records, error)
-    return Found(records)
+        return Found(records, error, context.spent)
+    return Found(records, spent=context.spent)
 
 
 class Crew:

@@ -9,7 +9,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from vsrbench.core.errors import ContractError, MissingError, UserError, missing
 from vsrbench.core.keys import digest
 from vsrbench.core.types import Clip, Method, MethodCard, Size
 from vsrbench.run import backends, contract
+from vsrbench.run.transfer import Fetcher, Sender, read_ahead
 
 if TYPE_CHECKING:
     import torch
@@ -181,11 +182,14 @@ def padding(card: MethodCard, size: Size) -> tuple[int, int, int, int]:
     return (right, 0, bottom, 0) if card.pad == "top-left" else (0, right, 0, bottom)
 
 
-def upscale(method: Method, card: MethodCard, clip: Clip, device: str) -> Iterator[Frame]:
+def upscale(
+    method: Method, card: MethodCard, clip: Clip, device: str, ahead: bool | None = None
+) -> Iterator[Frame]:
     """SR frames of a clip as uint8 RGB, one per LQ frame, checked; constant memory.
 
-    Raises ContractError for a wrong count, size, type or range, values that are not finite, or an
-    exception in the method; DataError for LQ frames that cannot be read.
+    ahead: the next frames are read and computed while one is fetched; False: each is waited for;
+    None: on a GPU. Raises ContractError for a wrong count, size, type or range, values that are not
+    finite, or an exception in the method; DataError for LQ frames that cannot be read.
     """
     import torch
 
@@ -195,30 +199,47 @@ def upscale(method: Method, card: MethodCard, clip: Clip, device: str) -> Iterat
     random.seed(seed)
     np.random.seed(seed % 2**32)
     step = card.window or clip.count
+    ahead = device != "cpu" if ahead is None else ahead
     for start in range(0, clip.count, step):
-        yield from _window(method, card, clip, device, range(start, min(start + step, clip.count)))
+        indices = range(start, min(start + step, clip.count))
+        yield from _window(method, card, clip, device, indices, ahead)
 
 
 def _window(
-    method: Method, card: MethodCard, clip: Clip, device: str, indices: range
+    method: Method, card: MethodCard, clip: Clip, device: str, indices: range, ahead: bool
 ) -> Iterator[Frame]:
     import torch
-    import torch.nn.functional as F
 
-    dtype, pad, scale = dtype_of(card, device), padding(card, clip.size), card.scale
+    pad, scale = padding(card, clip.size), card.scale
     left, right, top, bottom = pad
     height, width = clip.size
     expected = (3, (height + top + bottom) * scale, (width + left + right) * scale)
     given: deque[torch.Tensor] = deque()  # thumbnails of frames that were not answered yet
+    sender, fetcher = Sender(device), Fetcher()
+
+    def read(i: int) -> tuple[torch.Tensor, Any]:
+        frame = torch.from_numpy(np.array(clip.lq[i]))
+        x = frame.permute(2, 0, 1).to(torch.float32) / 255
+        padded = torch.nn.functional.pad(x[None], pad, mode="reflect")[0]
+        return contract.thumbnail(x), sender.send(padded.to(dtype_of(card, device)))
 
     def prepared() -> Iterator[torch.Tensor]:
-        for i in indices:
-            frame = torch.from_numpy(np.array(clip.lq[i])).to(device)
-            x = frame.permute(2, 0, 1).to(torch.float32) / 255
-            given.append(contract.thumbnail(x))
-            yield F.pad(x[None], pad, mode="reflect")[0].to(dtype)
+        for thumbnail, sent in read_ahead(read, indices) if ahead else map(read, indices):
+            given.append(thumbnail)
+            yield sender.receive(sent)
+
+    def place(index: int) -> str:
+        return f"'{card.name}' at frame {index} of clip '{clip.name}'"
+
+    def arrived(frame: Any) -> Frame:
+        index, seen, fetched = frame
+        pixels, measured = fetched()
+        contract.judge(measured, seen, place(index))
+        found: Frame = pixels.numpy()
+        return found
 
     produced = 0
+    fetching: deque[Any] = deque()  # frames that are on their way
     outputs: Iterator[torch.Tensor] | None = None
     while True:
         try:
@@ -231,19 +252,22 @@ def _window(
             raise foreign_error(f"'{card.name}'", doing, error) from error
         if y is None:
             break
-        where = f"'{card.name}' at frame {indices.start + produced} of clip '{clip.name}'"
+        where = place(indices.start + produced)
         if produced == len(indices):
             raise ContractError(
                 f"{where}: more frames came out than the {len(indices)} that went in"
             )
         contract.check_kind(y, expected, where)
-        y = y.detach()[:, top * scale :, left * scale :][:, : height * scale, : width * scale]
-        y = y.float()
-        if given:
-            contract.check_range(y, given.popleft(), where)
-        pixels = (y.clamp(0, 1) * 255).round().to(torch.uint8)
-        yield pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+        whole = y.detach().float()
+        y = whole[:, top * scale :, left * scale :][:, : height * scale, : width * scale]
+        pixels = (y.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+        seen = given.popleft() if given else None
+        fetched = fetcher.fetch(pixels, contract.measure(y, whole))
+        fetching.append((indices.start + produced, seen, fetched))
         produced += 1
+        if len(fetching) > ahead:
+            yield arrived(fetching.popleft())
+    yield from map(arrived, fetching)
     if produced != len(indices):
         raise ContractError(
             f"'{card.name}' gave {produced} frames for the {len(indices)} of clip '{clip.name}'",

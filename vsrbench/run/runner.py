@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -40,7 +41,7 @@ from vsrbench.results.store import Store
 from vsrbench.results.summary import usual_size
 from vsrbench.results.view import Places
 from vsrbench.run import cost, executors
-from vsrbench.run.evaluate import error_json, timestamp
+from vsrbench.run.evaluate import Spent, error_json, timestamp
 from vsrbench.run.executors import Crew, Found
 from vsrbench.run.method import set_scale
 from vsrbench.run.plan import Job, Made, explain_unfit, identify_made, plan
@@ -89,6 +90,7 @@ class Run:
         self.config, self.store, self.crew = config, store, crew or Crew()
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
+        self._started, self._spent = time.monotonic(), Spent()
         self.missing = False
         """Something that was asked for by name is not here."""
         self.asked: list[Asked] = []
@@ -99,6 +101,19 @@ class Run:
     def exit_code(self) -> int:
         """0 all done, 1 some failed, 3 something asked for is missing."""
         return FAILED if self.counts["failed"] else MISSING if self.missing else OK
+
+    def describe_time(self) -> str:
+        """Where the time since the start went: what is neither methods nor metrics is overhead.
+
+        Metrics score beside the method that makes the next frame: theirs is the time beyond that.
+        """
+        places = len(self.config.devices)
+        wall, spent = (time.monotonic() - self._started) * places, self._spent
+        rest = max(0.0, wall - spent.methods - spent.metrics)
+        return (
+            f"time: {f'{places} x ' * (places > 1)}{wall / places:.1f} s, of which methods took "
+            f"{spent.methods:.1f} s, metrics {spent.metrics:.1f} s more, all else {rest:.1f} s"
+        )
 
     def report_unopened(self, error: UserError) -> None:
         """A test set is not here or damaged: said and counted, the others go on."""
@@ -279,6 +294,8 @@ class Run:
         """Record everything that came of a job; `ok`, or what went wrong."""
         if isinstance(found.error, WriteError):
             raise found.error
+        self._spent.methods += found.spent.methods
+        self._spent.metrics += found.spent.metrics
         outcome = "ok"
         logs = dict[str, None]()
         self.store.append_all(found.records)
@@ -335,9 +352,10 @@ class Run:
                     continue
                 note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
                 try:
-                    measurement = self.crew.measure(
-                        card, size, frames, self.config.device, self.store.logs, timeout_s
-                    )
+                    with self._spent.count("methods"):
+                        measurement = self.crew.measure(
+                            card, size, frames, self.config.device, self.store.logs, timeout_s
+                        )
                 except UserError as failure:
                     error = failure
             told = error_json(error) if error else None

@@ -97,7 +97,7 @@ class Panel:
     ) -> None:
         try:
             if kind is None:
-                self._settle()
+                self.settle()
         finally:
             if self._pool is not None:  # nobody waits where the process is told to end
                 self._pool.shutdown(
@@ -106,14 +106,15 @@ class Panel:
 
     def take(self, sample: Sample) -> None:
         """Wait until the frame before is scored, and have this one scored."""
-        self._settle()
+        self.settle()
         for group in self._groups:
             if self._pool is None:
                 self._score(group, sample)
             else:
                 self._pending.append(self._pool.submit(self._score, group, sample))
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Wait until all frames so far are scored."""
         for future in self._pending:
             future.result()
         self._pending.clear()

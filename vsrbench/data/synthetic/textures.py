@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import skimage
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
-from skimage.color import hsv2rgb
 
 from vsrbench.core.errors import MissingError
 from vsrbench.data.synthetic.engine import TEXELS
@@ -48,6 +46,8 @@ def _noise(rng: Generator, size: Size, exponent: float) -> Image:
 
 def _palette(rng: Generator, n: int) -> Image:
     """Colours (n x 3), mostly muted, most of them around a common hue."""
+    from skimage.color import hsv2rgb  # half a second, which clips that are only read need not
+
     spread = np.where(rng.random(n) < 0.15, 60, 14)
     hue = (rng.uniform(0, 180) + spread * rng.standard_normal(n)) % 180
     hsv = np.stack((hue, 255 * rng.beta(1.5, 3.5, n), 255 * rng.beta(1.8, 1.7, n)), axis=-1)
@@ -186,6 +186,8 @@ def coloured_noise(rng: Generator, size: Size) -> Image:
 
 @lru_cache(maxsize=16)
 def _photo(name: str) -> Frame:
+    import skimage
+
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
         raise MissingError(f"scikit-image has no {name}", "reinstall scikit-image from PyPI")
