@@ -86,6 +86,7 @@ def execute(options: argparse.Namespace) -> int:
     column = min(24, max([len(entry.name) for entry in entries], default=0) + 2)
     for group in GROUPS:
         members = [entry for entry in entries if entry.group == group]
+        members.sort(key=lambda entry: "untrained" in entry.what)  # what has no scores, last
         if members:
             print(f"{group.upper()}")
             for entry in members:
