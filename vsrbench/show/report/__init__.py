@@ -179,7 +179,7 @@ def _read_inputs(out: Path) -> str:
 
 def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) -> str:
     """Digest of all frames that are kept of what is shown, and of what is kept beside them."""
-    files = []
+    files: list[tuple[str, str, Path]] = []
     for block in summary.blocks:
         methods = [BASELINE, *(row.method for row in block.rows), GT]
         for clip in block.clips if block.dataset else ():
@@ -190,7 +190,7 @@ def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) 
                 files += [
                     (str(folder), "", file) for file in (mark_path(folder), digests_path(folder))
                 ]
-    return digest([(*where, sha256_file(file)) for *where, file in files if file.is_file()])
+    return digest([(at, name, sha256_file(file)) for at, name, file in files if file.is_file()])
 
 
 def _block(block: Block, infos: Mapping[str, MetricInfo], store: Store) -> dict[str, Any]:
