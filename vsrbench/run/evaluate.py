@@ -131,7 +131,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
             for sample in () if blind else _samples(job, method, context, reference):
                 with context.spent.count("metrics"):
                     panel.take(sample)
-                    delay.update(sample)
+                delay.update(sample)
                 context.tick()
             with context.spent.count("metrics"):
                 panel.settle()
