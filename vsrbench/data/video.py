@@ -16,6 +16,7 @@ frames, never for its duration, its timestamps or its index, which many programs
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _RAW = frozenset({"h264", "hevc", "vvc", "mpegvideo", "m4v"})
 """Streams without a container: nothing but the decoder tells whether the last picture is whole."""
+_STOPPING = frozenset({"h264", "hevc", "vvc"})
+"""Those whose decoders stop where a whole picture ends, whatever follows it."""
 _LISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "webm_dash_manifest"})
 _STILLS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 _PLANAR = re.compile(r"yuva?j?(420|422|444|411|440|410)p(\d*)(le|be)?")
@@ -107,6 +110,9 @@ def scan(path: Path) -> Track:
         pictures = _check_pictures(path, _pictures(path), 0)
         shown = [(frame.pts, frame.key_frame) for frame in pictures]
         missing |= name in _RAW and total - 1 not in {stamp for stamp, _ in shown}
+        if name in _STOPPING and not missing:
+            missing = _reads_past_end(path)
+            note = note or f"{path} has no container, so a cut in its last frame can go unseen"
         if missing or corrupt:
             raise cut_short_error(path, len(shown), declared if total < declared else 0)
         in_order = all(
@@ -209,6 +215,27 @@ def _pictures(path: Path, seek: int | None = None, first: int = 0) -> Iterator[V
                     index += 1
     except av.FFmpegError as error:
         raise undecodable_error(path, error, index) from error
+
+
+def _reads_past_end(path: Path) -> bool:
+    """Whether the frames of a stream without a container change with what follows its end.
+
+    They do where the last one is cut, since its decoder goes on. Not seen is a cut within a few
+    bytes of where a slice begins or ends.
+    """
+    import av
+
+    with _open(path) as container:
+        stream, _ = _track(path, container)
+        *packets, last = [bytes(packet) for packet in container.demux(stream) if packet.size]
+        name = stream.codec_context.name
+    found = []
+    for byte in (b"\x55", b"\xa7"):
+        decoder = av.CodecContext.create(name, "r")
+        units = [*packets, last + 256 * byte, b""]  # an empty one asks for what is left
+        pictures = chain.from_iterable(decoder.decode(av.Packet(unit)) for unit in units)
+        found.append([hashlib.sha256(picture.to_ndarray()).digest() for picture in pictures])
+    return found[0] != found[1]
 
 
 def _decode_from(path: Path, keys: dict[int, int], start: int) -> Iterator[VideoFrame]:
