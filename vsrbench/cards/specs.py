@@ -24,10 +24,7 @@ from vsrbench.core.types import (
     Source,
     Weights,
 )
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = _PACKAGE if (_PACKAGE / "methods").is_dir() else _PACKAGE.parent
-"""Where methods/, datasets/ and results/published/ lie: the checkout, or the installed package."""
+from vsrbench.core.variables import ROOT as ROOT
 
 PLACES = ("wheel", "hub", "github", "drive", "url")
 """Fields of a source that say where it is; one of them is given."""

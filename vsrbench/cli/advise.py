@@ -19,7 +19,6 @@ from vsrbench.cli.arguments import (
     number,
     positive,
 )
-from vsrbench.core import processes
 from vsrbench.core.errors import OK, UserError
 from vsrbench.core.progress import note
 
@@ -60,6 +59,7 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.api import default_results
     from vsrbench.api.running import set_precision
     from vsrbench.cards import specs
+    from vsrbench.core import processes
     from vsrbench.core.env import device_name
     from vsrbench.results import advice
     from vsrbench.results.agreement import read_study

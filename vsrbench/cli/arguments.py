@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import UserError, unknown_name
+from vsrbench.core.variables import ROOT
 
 SEVERAL = "; cuda:0,cuda:1 or cpu,cpu: a process for each"
 METRICS = "default: all that the data allows; pyiqa:NAME: any of pyiqa"

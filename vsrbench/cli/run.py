@@ -31,10 +31,8 @@ from vsrbench.cli.running import (
     say_counts,
 )
 from vsrbench.cli.stored import open_store
-from vsrbench.core import processes
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import note
-from vsrbench.results.limits import describe_within
 
 if TYPE_CHECKING:
     from vsrbench.api.study import Grid, Study
@@ -149,6 +147,7 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Run, score, measure, and print a table for each dataset."""
     from vsrbench.cards import specs
+    from vsrbench.core import processes
     from vsrbench.metrics import metric_info
 
     study = _study(options)
@@ -237,6 +236,7 @@ def _map(grid: Grid, cards: Sequence[MethodCard], run: Run, scale: int) -> None:
 def _make(options: argparse.Namespace, study: Study, run: Run, sets: list[Dataset]) -> None:
     """What a study wants besides the tables: videos, figures, report, verdicts."""
     from vsrbench.api import Results
+    from vsrbench.results.limits import describe_within
 
     records = run.store.of_run(run.id)
     if study.video:

@@ -22,7 +22,6 @@ from vsrbench.cli.arguments import (
 )
 from vsrbench.cli.running import crew_of, print_tables, say_counts
 from vsrbench.cli.stored import open_store
-from vsrbench.core import processes
 from vsrbench.core.errors import UserError, unknown_name
 from vsrbench.core.progress import note
 
@@ -78,6 +77,7 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Score the outputs, and print a table."""
     from vsrbench.cards import specs
+    from vsrbench.core import processes
     from vsrbench.core.types import MethodCard, Weights
     from vsrbench.data import datasets, outputs
     from vsrbench.metrics import PRESETS, metric_info

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import replace_atomically
 from vsrbench.core.progress import note
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ def open_results(options: argparse.Namespace) -> Results:
 
 def write(path: Path, text: str) -> None:
     """Write a file, and say so. Raises UserError."""
+    from vsrbench.core.files import replace_atomically
+
     try:
         with replace_atomically(path) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Environment variables: every one that is read, in one place, looked up when asked for."""
+"""Environment variables: every one that is read, in one place, looked up when asked for.
+
+And the one folder that none of them moves: where vsrbench itself lies.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import os
 from pathlib import Path
 
 from vsrbench.core.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = _PACKAGE if (_PACKAGE / "methods").is_dir() else _PACKAGE.parent
+"""Where methods/, datasets/ and results/published/ lie: the checkout, or the installed package."""
 
 WEIGHTS = "VSRBENCH_WEIGHTS"
 COMMANDS = "VSRBENCH_COMMANDS"
