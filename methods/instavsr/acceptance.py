@@ -194,7 +194,13 @@ def demands(found: Scores, own: str) -> list[Claim]:
         return [a - b for a, b in found.beside(own, other, "psnr", dataset)]
 
     def ratio(metric: str, dataset: str = "", other: str = BICUBIC) -> float:
-        return found.mean(own, metric, dataset) / found.mean(other, metric, dataset)
+        pairs = found.beside(own, other, metric, dataset)
+        if not pairs:
+            where = dataset or "any dataset"
+            raise DataError(
+                f"{own} and {other} share no clip with {metric} of {where}", "score first"
+            )
+        return sum(a for a, _ in pairs) / sum(b for _, b in pairs)
 
     def wins(other: str) -> tuple[float, ...]:
         pairs = found.beside(own, other, "stlpips")
@@ -249,8 +255,7 @@ def demands(found: Scores, own: str) -> list[Claim]:
         Claim(against, "E_warp", (ratio("ewarp", other=RIVAL),), high=1, unit="x"),
         Claim(against, "flicker", (ratio("flicker", other=RIVAL),), high=1, unit="x"),
     ]
-    both = found.beside(own, RIVAL, "stlpips")
-    perceived = (sum(a for a, _ in both) / sum(b for _, b in both),) if both else ()
+    perceived = (ratio("stlpips", other=RIVAL),) if found.beside(own, RIVAL, "stlpips") else ()
     lines.append(Claim(against, "ST-LPIPS", perceived, high=1, unit="x"))
     return lines
 
@@ -287,7 +292,8 @@ def document(found: Scores, own: str) -> str:
         f"long clip runs {PASSES} times back and forth, and its last pass is held against its "
         f"second. ST-LPIPS was taken of {len(found.of(own, 'stlpips'))} of "
         f"{len(found.of(own, 'psnr'))} clips, of {method_card(ROOT, RIVAL).title} of "
-        f"{len(found.of(RIVAL, 'stlpips'))}; methods are compared on those that both have.",
+        f"{len(found.of(RIVAL, 'stlpips'))}, its E_warp of {len(found.of(RIVAL, 'ewarp'))}; "
+        "methods are compared on those that both have.",
         tabulate(
             [claim.line() for claim in demands(found, own)],
             ("demand", "measured", own, "wanted", "holds"),
