@@ -122,7 +122,7 @@ HARMLESS = {
     "daemon": "subprocess.Popen(['setsid', 'sleep', '300'])",
     "leaves": "os.fork() or (os.setsid(), time.sleep(300))",
     "handler": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-    "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))",
+    "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
     "later": "signal.alarm(3000)",
     "interrupts": "os.kill(os.getpid(), signal.SIGINT)",
     "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
