@@ -163,7 +163,7 @@ def workers() -> list[int]:
 
 
 ROUNDS = int(os.environ.get("ROUNDS_OF_KILLS", "0"))
-"""Of three kills each: seven take ten minutes on two cores."""
+"""Of three kills each."""
 
 
 @pytest.mark.skipif(not ROUNDS, reason="takes minutes: ROUNDS_OF_KILLS=7")
