@@ -150,21 +150,23 @@ def test_costs_and_a_method_that_a_machine_does_not_know(
 
 
 def workers() -> list[int]:
-    """Processes that do work on these machines: actors, and what they have started."""
+    """Processes that do work on these machines or for a main process, but not for this one."""
     cache, found = f"{variables.CACHE}={os.environ[variables.CACHE]}".encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = (entry / "cmdline").read_bytes()
             working = any(name in line for name in (b"ray::Host", b"core.processes", b"toy.py"))
-            if working and cache in (entry / "environ").read_bytes().split(b"\0"):
+            mine = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()
+            if working and not mine and cache in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return sorted(found)
 
 
 ROUNDS = int(os.environ.get("ROUNDS_OF_KILLS", "0"))
-"""Of three kills each; without, a machine and the main process are killed once."""
+"""Of three kills each."""
 
 
+@pytest.mark.skipif(not ROUNDS, reason="takes minutes: ROUNDS_OF_KILLS=7")
 def test_kills_at_random_moments_lose_nothing(
     machines: Any,
     run: Run,  # noqa: F811
@@ -175,7 +177,6 @@ def test_kills_at_random_moments_lose_nothing(
     chance = random.Random(ROUNDS)
     ends = ["SIGKILL", "SIGINT", "SIGTERM"]
     victims = [v for n in range(ROUNDS) for v in chance.sample(["worker", "node", ends[n % 3]], 3)]
-    victims = victims or ["node", "SIGKILL"]
     (bench / "methods" / "toy" / "program.toml").write_text(PROGRAM)
     asked = ["--methods", "slow,program", "--input", str(clips(tmp_path / "lq", "abc"))]
     asked += ["--metrics", "lr_psnr", "--no-cost", "--keep-frames", "--device", "cpu"]

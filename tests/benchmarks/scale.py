@@ -1,6 +1,6 @@
 """What many jobs and several workers cost. Wall times mean something on an idle machine alone.
 
-    python -m tests.benchmarks.scale pairs [--pairs 3] [--clips 24]
+    python -m tests.benchmarks.scale pairs [--pairs 3] [--clips 150]
     python -m tests.benchmarks.scale jobs [--clips 1000] [--ray]
 
 pairs: folders of outputs are scored by one worker and by two of `--ray`, in turns, one thread each:
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--ray", action="store_true")
     options = parser.parse_args()
-    options.clips = options.clips or {"pairs": 24, "jobs": 1000}[options.task]
+    options.clips = options.clips or {"pairs": 150, "jobs": 1000}[options.task]
     with TemporaryDirectory() as name:
         TASKS[options.task](Path(name), options)
 
