@@ -449,7 +449,7 @@ def test_counting_changes_no_other_figure(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(cost, "_rss_mib", rss.get)
     monkeypatch.setattr(cost, "_macs", count)
-    assert cost._measure(TOY, (24, 32), 2, "cpu").rss_peak_mib == 200
+    assert cost._measure(TOY, (24, 32), 2, "cpu", None).rss_peak_mib == 200
 
 
 def test_nvml_tells_other_processes_apart_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,7 +528,7 @@ def test_energy_leaves_the_other_figures_alone(
 ) -> None:
     method = Slow(0.25)
     in_time_of(method, gpu, monkeypatch)
-    m = cost._measure(TOY, (8, 8), 4, "cpu")
+    m = cost._measure(TOY, (8, 8), 4, "cpu", None)
     assert m.j_per_frame == pytest.approx(50)
     assert "j_per_frame" not in m.why
     assert method.calls == 3 + 5  # warm-up, the timed pass, counting; then five of 1 s
@@ -566,11 +566,11 @@ def test_energy_absent_says_why(gpu: FakeNvml, monkeypatch: pytest.MonkeyPatch) 
     method = Slow(1.0)
     in_time_of(method, gpu, monkeypatch)
     monkeypatch.setattr(gpu, "nvmlDeviceGetTotalEnergyConsumption", unsupported)
-    m = cost._measure(TOY, (8, 8), 4, "cpu")
+    m = cost._measure(TOY, (8, 8), 4, "cpu", None)
     assert (m.j_per_frame, m.why["j_per_frame"]) == (None, "NVML: Not Supported")
     assert m.vram_peak_mib == 0  # which the card does tell
     monkeypatch.setattr(cost, "_uuid", lambda device: None)
-    m = cost._measure(TOY, (8, 8), 4, "cpu")
+    m = cost._measure(TOY, (8, 8), 4, "cpu", None)
     assert (m.j_per_frame, m.why["j_per_frame"]) == (None, "no CUDA device")
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "nvidia-ml-py" in nvml.energy_counter("GPU-1")[1]
