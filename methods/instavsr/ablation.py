@@ -430,7 +430,7 @@ def table(means: Mapping[str, Mapping[str, float]], metrics: Sequence[str]) -> s
     }
     for name in BESIDE:
         beside = method_card(ROOT, name)
-        rows[beside.title + ", as it ships" * (beside.weights.origin != "none")] = [name]
+        rows[beside.title + ", as it shipped then" * (beside.weights.origin != "none")] = [name]
     rows |= {"GT": ["gt"]}
     columns = {name: metric_column(METRIC_INFOS[name]) for name in metrics if name in METRIC_INFOS}
     heads = [columns[name].label if name in columns else f"still, {name}" for name in metrics]
