@@ -16,7 +16,7 @@ def test_two_runs_are_judged_by_compare(
 ) -> None:
     monkeypatch.setenv("VSRBENCH_WEIGHTS", str(real / "weights"))
     names = ["psnr", "ewarp", "one-pass", "decode", "read"]
-    small = ["--size", "192x192", "--frames", "2", "--rounds", "1", "--results"]
+    small = ["--size", "256x256", "--frames", "2", "--rounds", "1", "--results"]
     assert main([*names, *small, str(tmp_path / "base")]) == 0
     assert main([*names[-2:], *small, str(tmp_path / "new")]) == 0
     table = capsys.readouterr().out
