@@ -198,12 +198,14 @@ def frame_peers(name: str) -> dict[str, Callable[[Frame, Frame], float]]:
                 )
             ),
         }[name]
-    if name in ("psnr", "ssim", "ms_ssim", "niqe") and installed("pyiqa"):
+    parameters = search("niqe_modelparameters.mat")
+    here = installed("pyiqa") and (name != "niqe" or parameters)
+    if name in ("psnr", "ssim", "ms_ssim", "niqe") and here:
         import pyiqa
 
         how = {}
         if name == "niqe":
-            how = {"pretrained_model_path": str(search("niqe_modelparameters.mat"))}
+            how = {"pretrained_model_path": str(parameters)}
         metric = pyiqa.create_metric(name, device="cpu", **how)
         if name == "niqe":
             found["pyiqa"] = lambda a, _: metric(tensor(a)).item()
@@ -362,7 +364,10 @@ def one_pass(m: Material) -> Iterator[Named]:
         }
         return Case("one-pass", ways, m.frames, size=m.size, tolerance=0.05)
 
-    if installed("pyiqa"):
+    lacks = [n for n in ("niqe_modelparameters.mat", "raft-small.pth") if search(n) is None]
+    if lacks:
+        say(f"one-pass: left out, weights are not here: {', '.join(lacks)}")
+    elif installed("pyiqa"):
         yield "one-pass", case
 
 
