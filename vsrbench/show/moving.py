@@ -83,7 +83,7 @@ def arrange(
             for source in sources
         ]
         if how == "wipe":
-            yield _crop_to_even(_wipe(views, titles, index / fps / WIPE_S))
+            yield _pad_to_even(_wipe(views, titles, index / fps / WIPE_S))
             continue
         cells = [
             np.concatenate([_label(title, size[0]), view])
@@ -91,7 +91,7 @@ def arrange(
         ]
         cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
         rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
-        yield _crop_to_even(np.concatenate(rows))
+        yield _pad_to_even(np.concatenate(rows))
 
 
 def _size(width: int, height: int, cell: int) -> tuple[int, int]:
@@ -130,7 +130,7 @@ def _label(title: str, width: int) -> Frame:
     return np.asarray(strip)
 
 
-def _crop_to_even(frame: Frame) -> Frame:
+def _pad_to_even(frame: Frame) -> Frame:
     """With even sides, as video wants them."""
     height, width = frame.shape[:2]
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -209,7 +209,7 @@ def encode(
                 sound = _Sound(container, sound_of, start_s, stack) if sound_of else None
                 seconds = 0.0
                 for index, frame in enumerate(frames):
-                    frame = frame if form == "lossless" else _crop_to_even(frame)
+                    frame = frame if form == "lossless" else _pad_to_even(frame)
                     if index == 0:
                         stream.height, stream.width = frame.shape[:2]
                         _describe(stream, form)
