@@ -48,7 +48,7 @@ BAR = 40
 SMALLER = ((1, 1.0), (1, 0.8), (1, 0.64), (1, 0.5), (2, 0.5), (2, 0.4), (3, 0.4), (4, 0.3))
 """How loops are made smaller: every so many-th frame, at this scale."""
 WIPE_S = 4.0
-"""Seconds in which the wipe crosses the picture and comes back."""
+"""Seconds in which the wipe crosses the picture and comes back; of a shorter clip, all of it."""
 
 
 def arrange(
@@ -77,13 +77,14 @@ def arrange(
         )
     size = _size(w, h, cell)
     columns = {"side": len(sources), "grid": math.ceil(math.sqrt(len(sources))), "wipe": 1}[how]
+    period = min(fps * WIPE_S, len(sources[0]))  # a short clip shows both methods, too
     for index in range(len(sources[0])):
         views = [
             _scaled(np.ascontiguousarray(source[index][y : y + h, x : x + w]), size)
             for source in sources
         ]
         if how == "wipe":
-            yield _pad_to_even(_wipe(views, titles, index / fps / WIPE_S))
+            yield _pad_to_even(_wipe(views, titles, index / period))
             continue
         cells = [
             np.concatenate([_label(title, size[0]), view])
