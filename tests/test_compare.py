@@ -362,3 +362,6 @@ def test_on_github(
     assert {c["verdict"] for c in found["changes"]} == {"same"}
     assert main(["compare", str(base), str(base)]) == 0
     assert "| unchanged |" in capsys.readouterr().out  # a table, also when nothing changed
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "gone" / "summary.md"))
+    assert main(["compare", str(base), str(new)]) == 4
+    assert "nothing added to the summary" in capsys.readouterr().err

@@ -169,7 +169,7 @@ def test_digest_names_recipe_version_and_seed() -> None:
 
 
 def test_bad_sizes_are_refused() -> None:
-    with pytest.raises(DataError, match="30x32 is not a multiple of 4"):
+    with pytest.raises(DataError, match="32x30 px is not a multiple of 4"):
         degrade([picture(30, 32)], 4, RECIPES["clean"], 0)
-    with pytest.raises(DataError, match="frame 1 is 36x32, frame 0 is 32x32"):
+    with pytest.raises(DataError, match="frame 1 is 32x36, frame 0 32x32"):
         degrade([picture(32, 32), picture(36, 32)], 4, RECIPES["clean"], 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,15 @@ def test_imports_are_found_wherever_they_hide(tmp_path: Path) -> None:
     late = {"vsrbench.run.runner", "vsrbench.show.tables"}
     assert set(imports(Example(path), typing_too=False)) == always | late
     assert set(imports(Example(path))) == always | late | {"vsrbench.results.store"}
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
+    here = {module_of(path) for path in PRODUCT if path.name == "__init__.py"}
+    assert here <= set(setup["packages"])
+    assert set(setup["package-data"]) <= set(setup["packages"])
 
 
 LIMIT = 600

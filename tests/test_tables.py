@@ -192,6 +192,7 @@ def test_latex_compiles_and_fits(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-1500:]
     assert "Overfull" not in done.stdout
+    assert "too large" not in done.stdout
 
 
 @pytest.mark.parametrize("colour", [False, True])

@@ -106,6 +106,12 @@ def test_files_are_read_and_others_refused(tmp_path: Path) -> None:
     path = tmp_path / "votes.json"
     path.write_text(json.dumps({"schema": 1, "voter": "x", "votes": [vote]}))
     assert votes.read([path]) == [Vote("x", "s", "c", "a", "b", "left")]
+    path.write_text(json.dumps({"schema": 1, "voter": "x", "votes": [vote, vote]}))
+    earlier, other = tmp_path / "earlier.json", tmp_path / "other.json"
+    earlier.write_text(json.dumps({"schema": 1, "voter": "x", "votes": [vote]}))
+    other.write_text(json.dumps({"schema": 1, "voter": "y", "votes": [vote]}))
+    told = votes.read([earlier, path, other, path])  # what was saved twice counts once
+    assert [v.voter for v in told] == ["x", "x", "y"]
     wrong: list[Any] = [
         "[",
         "[]",

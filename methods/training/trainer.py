@@ -194,7 +194,7 @@ class Trainer:
         return float(shared)
 
     def _any_must_stop(self) -> bool:
-        """Whether any process was, so that all stop after the same step."""
+        """Whether any process was told to stop, so that all stop after the same step."""
         if self.world == 1:
             return self.stop
         told = torch.tensor(float(self.stop), device=self.device)

@@ -50,7 +50,7 @@ def load(results: str | Path | None = None, root: str | Path = ROOT) -> Results:
 
 
 def load_side_by_side(folders: Sequence[str | Path], root: str | Path = ROOT) -> Results:
-    """The results of several folders as one, for tables: see `results.merge.side_by_side`."""
+    """The results of several folders as one, for tables: see `results.merge.place_side_by_side`."""
     from vsrbench.results.merge import place_side_by_side
 
     stores = [Store.at(Path(folder)) for folder in folders]

@@ -79,8 +79,11 @@ def execute(options: argparse.Namespace) -> int:
     else:
         text = found.json() if form == "json" else found.markdown(options.all)
     if summary := variables.github_summary():
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(found.markdown(options.all))
+        try:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(found.markdown(options.all))
+        except OSError as error:  # the verdict is what counts
+            note(f"warning: nothing added to the summary {summary}: {error.strerror}")
     if variables.in_github_actions():
         for line in found.annotations():
             note(line)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from vsrbench.core.errors import DataError
+from vsrbench.core.types import size_text
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
@@ -168,9 +169,11 @@ def _stages(frames: Iterable[Frame], scale: int, drawn: list[_Drawn], seed: int)
         h, w = frame.shape[:2]
         first = first or (h, w)
         if (h, w) != first:
-            raise DataError(f"frame {t} is {h}x{w}, frame 0 is {first[0]}x{first[1]}")
+            raise DataError(f"frame {t} is {size_text((h, w))}, frame 0 {size_text(first)}")
         if h % scale or w % scale:
-            raise DataError(f"{h}x{w} is not a multiple of {scale}", "crop the GT frames first")
+            raise DataError(
+                f"{size_text((h, w))} px is not a multiple of {scale}", "crop the GT frames first"
+            )
         # Seeded apart from the parameters: [seed, t] never collides with the plain seed.
         rng = np.random.default_rng([seed, t])
         x = frame.astype(np.float64)

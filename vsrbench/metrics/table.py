@@ -16,7 +16,7 @@ _WEIGHTS, _GT_WEIGHTS = frozenset({"weights"}), frozenset({"gt", "weights"})
 _COMMAND = frozenset({"command"})
 
 # In the order of columns: first, among the metrics of every run, those that agree best with people
-# (results/published/agreement.csv), then fidelity, then time; then what is asked for by name.
+# (results/published/agreement.toml), then fidelity, then time; then what is asked for by name.
 METRICS: dict[str, MetricInfo] = {
     info.name: info
     for info in (

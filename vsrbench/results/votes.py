@@ -87,8 +87,11 @@ class Agreement:
 
 
 def read(paths: Iterable[Path]) -> list[Vote]:
-    """The votes in files that the report's page exported. Raises UserError, DataError."""
-    votes: list[Vote] = []
+    """The votes in files that the report's page exported. Raises UserError, DataError.
+
+    A page that was saved twice counts once: its later file begins with what the earlier one holds.
+    """
+    saved: dict[str, list[list[Vote]]] = {}
     for path in paths:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -99,6 +102,7 @@ def read(paths: Iterable[Path]) -> list[Vote]:
         try:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"schema {data['schema']}, this version reads {SCHEMA}")
+            votes: list[Vote] = []
             for entry in data["votes"]:
                 names = ("dataset", "clip", "left", "right", "choice")
                 fields = {name: entry[name] for name in names}
@@ -107,12 +111,22 @@ def read(paths: Iterable[Path]) -> list[Vote]:
                 if entry["choice"] not in ("left", "right", "same"):
                     raise ValueError(f"choice is '{entry['choice']}'")
                 votes.append(Vote(voter=str(data["voter"]), **fields))
+            saved.setdefault(str(data["voter"]), []).append(votes)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{path} holds no votes of this form: {error}",
                 "use files that the page of `report --vote` exported",
             ) from error
-    return votes
+    return [vote for files in saved.values() for vote in _join_saved(files)]
+
+
+def _join_saved(files: Iterable[list[Vote]]) -> list[Vote]:
+    """The votes of one voter, without files that another one begins with."""
+    kept: list[list[Vote]] = []
+    for votes in sorted(files, key=len, reverse=True):
+        if not any(longer[: len(votes)] == votes for longer in kept):
+            kept.append(votes)
+    return [vote for votes in kept for vote in votes]
 
 
 def find_inattentive(votes: Iterable[Vote]) -> dict[str, float]:

@@ -116,7 +116,7 @@ def _check_sides(spec: DatasetSpec, here: OnDisk, found: Findings) -> None:
         _differs("clips", f"{len(names)} clips, expected {want.clips}", spec, found)
     if want.names:
         absent, stray = set(want.names) - names, names - set(want.names)
-        for which, what in ((absent, "missing"), (stray, "not of this set")):
+        for which, what in ((absent, "missing"), (stray, "not of this dataset")):
             if which:
                 listing = ", ".join(sorted(which)[:5])
                 _differs("names", f"clips {what}: {listing}", spec, found)

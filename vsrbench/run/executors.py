@@ -392,7 +392,7 @@ class Loader:
 
 
 _here: dict[str, Any] = {}
-"""Of a process that works for another: what `_begin` and `_context_here` have made."""
+"""Of a process that works for another: what `_begin` and `_prepare` have made."""
 
 
 def _name_missing_package(work: Callable[[], T]) -> T:

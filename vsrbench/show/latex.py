@@ -21,15 +21,18 @@ WIDTH_PT: Mapping[int, float] = {1: 240.0, 2: 500.0}
 """Room of one and of two columns of a usual paper."""
 SMALLEST = 0.8
 """A table is set in parts below each other rather than shrunk to less than this."""
+HEIGHT_PT = 530.0
+"""Room of a float on a usual page, its caption included."""
 
 
 def latex(summary: Summary, provenance: str = "", columns: Literal[1, 2] = 2) -> str:
     r"""One float for each block: `table` in one column of the page, `table*` across two.
 
-    A block with more columns than fit is set as several tabulars below each other. The marks are
-    the macros \best, \second and \ci; a paper that defines its own keeps them. What a reader of the
-    paper does not need (reasons of what is missing, hardware, commit) stands above the float as
-    comments. provenance: package version and commit.
+    A block with more columns than fit is set as several tabulars below each other, and where these
+    are higher than a page, as several floats of one number. The marks are the macros \best, \second
+    and \ci; a paper that defines its own keeps them. What a reader of the paper does not need
+    (reasons of what is missing, hardware, commit) stands above the float as comments.
+    provenance: package version and commit.
     """
     blocks = (_block(block, provenance, columns) for block in summary.blocks)
     return "\n".join([PREAMBLE, *blocks])
@@ -40,6 +43,7 @@ def _block(block: Block, provenance: str, columns: Literal[1, 2]) -> str:
     parts = _parts(block, WIDTH_PT[columns] / SMALLEST)
     # Notes are numbered in the order of the printed cells.
     body = [_tabular(block, part, notes) for part in parts]
+    pages = _paginate(body, len(_caption(block)) * 5 / WIDTH_PT[columns])
     float_name = "table*" if columns == 2 else "table"
     label = re.sub("[^A-Za-z0-9-]+", "-", block.dataset or f"cost-{size_text(block.size)}")
     comments = [
@@ -47,18 +51,34 @@ def _block(block: Block, provenance: str, columns: Literal[1, 2]) -> str:
         *block.notes,
         *caption(block, provenance),
     ]
-    return "\n".join(
-        [
-            *(f"% {plain(line)}" for line in comments),
+    lines = [f"% {plain(line)}" for line in comments]
+    for number, page in enumerate(pages):
+        if number:
+            lines.append(r"\addtocounter{table}{-1}")
+        lines += [
             rf"\begin{{{float_name}}}[t]",
             r"\centering\small\setlength{\tabcolsep}{3.5pt}",
-            rf"\caption{{{_caption(block)}}}",
-            rf"\label{{tab:{label}}}",
-            "\\par\\smallskip\n".join(body),
+            rf"\caption{{{f'{tex(heading(block))}, continued.' if number else _caption(block)}}}",
+            *([] if number else [rf"\label{{tab:{label}}}"]),
+            "\\par\\smallskip\n".join(page),
             rf"\end{{{float_name}}}",
             "",
         ]
-    )
+    return "\n".join(lines)
+
+
+def _paginate(tabulars: Sequence[str], caption_lines: float) -> list[list[str]]:
+    """The tabulars of each float, in their order: none is higher than a page if one fits it."""
+    pages: list[list[str]] = []
+    used = math.inf
+    for tabular in tabulars:
+        height = 11.5 * tabular.count(r"\\") + 15
+        if used + height > HEIGHT_PT:
+            used = 12 * (math.ceil(caption_lines) + 1)
+            pages.append([])
+        pages[-1].append(tabular)
+        used += height
+    return pages
 
 
 def _caption(block: Block) -> str:

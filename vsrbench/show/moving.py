@@ -48,7 +48,7 @@ BAR = 40
 SMALLER = ((1, 1.0), (1, 0.8), (1, 0.64), (1, 0.5), (2, 0.5), (2, 0.4), (3, 0.4), (4, 0.3))
 """How loops are made smaller: every so many-th frame, at this scale."""
 WIPE_S = 4.0
-"""Seconds in which the wipe crosses the picture and comes back."""
+"""Seconds in which the wipe crosses the picture and comes back; of a shorter clip, all of it."""
 
 
 def arrange(
@@ -77,13 +77,14 @@ def arrange(
         )
     size = _size(w, h, cell)
     columns = {"side": len(sources), "grid": math.ceil(math.sqrt(len(sources))), "wipe": 1}[how]
+    period = min(fps * WIPE_S, len(sources[0]))  # a short clip shows both methods, too
     for index in range(len(sources[0])):
         views = [
             _scaled(np.ascontiguousarray(source[index][y : y + h, x : x + w]), size)
             for source in sources
         ]
         if how == "wipe":
-            yield _crop_to_even(_wipe(views, titles, index / fps / WIPE_S))
+            yield _pad_to_even(_wipe(views, titles, index / period))
             continue
         cells = [
             np.concatenate([_label(title, size[0]), view])
@@ -91,7 +92,7 @@ def arrange(
         ]
         cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
         rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
-        yield _crop_to_even(np.concatenate(rows))
+        yield _pad_to_even(np.concatenate(rows))
 
 
 def _size(width: int, height: int, cell: int) -> tuple[int, int]:
@@ -130,7 +131,7 @@ def _label(title: str, width: int) -> Frame:
     return np.asarray(strip)
 
 
-def _crop_to_even(frame: Frame) -> Frame:
+def _pad_to_even(frame: Frame) -> Frame:
     """With even sides, as video wants them."""
     height, width = frame.shape[:2]
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -209,7 +210,7 @@ def encode(
                 sound = _Sound(container, sound_of, start_s, stack) if sound_of else None
                 seconds = 0.0
                 for index, frame in enumerate(frames):
-                    frame = frame if form == "lossless" else _crop_to_even(frame)
+                    frame = frame if form == "lossless" else _pad_to_even(frame)
                     if index == 0:
                         stream.height, stream.width = frame.shape[:2]
                         _describe(stream, form)
