@@ -267,6 +267,11 @@ def test_a_figure_is_drawn_again_when_what_it_shows_has_changed(
         assert again([replace(r, title="X") for r in own]) == first + 3
         out.with_suffix(".json").unlink()
         assert again([replace(r, title="X") for r in own]) == first + 4
+        (tmp_path / "0.png").write_bytes(b"another picture")
+        if draw is figures.profile:
+            assert again([replace(r, title="X") for r in own]) == first + 5
+            out.with_suffix(".slices.png").unlink()
+            assert again([replace(r, title="X") for r in own]) == first + 6
     changed = tmp_path / "drift.png"
     drawn.clear()
     for value, count in ((30, 1), (30, 1), (31, 2)):

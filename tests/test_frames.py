@@ -12,6 +12,7 @@ import sys
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -592,6 +593,25 @@ def test_indexing_in_order_decodes_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(opened) == 1
     source[0]
     assert len(opened) == 2
+
+
+@pytest.mark.parametrize("kind", ["video", "images"])
+def test_threads_do_not_disturb_each_other(tmp_path: Path, kind: str) -> None:
+    frames, path = [np.full((32, 32, 3), 12 * t, np.uint8) for t in range(20)], tmp_path / "x.mkv"
+    if kind == "video":
+        encode(path, frames, codec="ffv1", fmt="bgr0")
+    else:
+        path = tmp_path / "x"
+        with FrameWriter(path) as writer:
+            for frame in frames:
+                writer.write(frame)
+    source = open_frames(path)
+
+    def wrong(ahead: int) -> list[int]:
+        return [t for t in range(ahead, 20) if (source[t] != frames[t]).any()]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong, [0, 8, 1, 0, 4, 2, 0, 9])) == [[]] * 8
 
 
 def test_changing_a_frame_does_not_change_the_clip(tmp_path: Path) -> None:

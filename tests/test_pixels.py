@@ -548,6 +548,27 @@ def test_cut_in_one_of_several_slices_is_seen_without_a_container(tmp_path: Path
     assert seen >= 0.85 * len(places)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "ends"),
+    [
+        ("x.h264", "libx264", ["06 05 02 41 41 80", "09 f0", "0a", "0c ff ff 80"]),
+        ("x.hevc", "libx265", ["50 01 05 02 41 41 80", "46 01 50", "48 01", "4c 01 ff ff 80"]),
+    ],
+)
+@pytest.mark.parametrize("slices", ["1", "2"])
+def test_notes_at_the_end_of_a_stream_are_no_damage(
+    tmp_path: Path, name: str, codec: str, ends: list[str], slices: str
+) -> None:
+    """Messages, delimiters, the end of the sequence, filler: units that are no pictures."""
+    options = {f"{codec[3:]}-params": f"slices={slices}:log-level=none"}
+    path = encode(tmp_path / name, scene(5, (96, 128)), codec=codec, **options)
+    frames, data = list(open_frames(path)), path.read_bytes()
+    assert len(frames) == 5
+    for unit in ends:
+        path.write_bytes(data + b"\0\0\1" + bytes.fromhex(unit))
+        np.testing.assert_array_equal(list(open_frames(path)), frames)
+
+
 @pytest.mark.parametrize("name", ["x.gif", "x.ts", "x.flv", "x.mkv", "x.mp4", "x.webm"])
 def test_what_follows_the_end_of_a_video_is_no_damage(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

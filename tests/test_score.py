@@ -367,6 +367,12 @@ def test_no_delay_is_seen_where_none_shows() -> None:
     smooth = [np.mean([frames[max(t - 1, 0)], frames[t]], 0).astype(np.uint8) for t in range(8)]
     assert delay_of(held, frames) == delay_of(smooth, frames) == 0
     assert delay_of(frames[:2], frames[1:3]) == 0  # too few to tell
+    for steps in (range(1, 13), range(12, 0, -1)):  # fades
+        fade = [(one * (t / 12)).astype(np.uint8) for t in steps]
+        assert delay_of([cv2.GaussianBlur(f, (0, 0), 3) for f in fade], fade) == 0
+    for bad in (range(3), range(3, 6)):  # nothing moves, and the method is at its best later on
+        made = [cv2.GaussianBlur(one, (0, 0), 8 if t in bad else 1) for t in range(6)]
+        assert delay_of(made, [one] * 6) == 0
 
 
 def test_equal_scores_on_different_clips_are_called_out(score: Score, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,13 +54,23 @@ _REDUCED = re.compile(
 """Pixel formats that hold colours at less than full resolution, or in less than 8 bits."""
 
 
+class _Place(threading.local):
+    """Where a thread is in a clip."""
+
+    def __init__(self) -> None:
+        self.cursor: Iterator[Frame] = iter(())
+        self.next = -1
+        self.recent: dict[int, Frame] = {}
+
+
 @dataclass(eq=False)
 class FrameSource(Sequence["Frame"]):
     """The frames of one clip, read when asked for; memory does not grow with their number.
 
     Iterating decodes once, in order, and afresh each time. Indexing goes on from the last index
     where that is cheaper than starting again. Reading raises DataError for a frame that cannot be
-    decoded or whose size differs from the first one. Not for use from several threads at once.
+    decoded or whose size differs from the first one. Threads may index at once: each has a decoder
+    of its own.
     """
 
     path: Path
@@ -84,9 +95,7 @@ class FrameSource(Sequence["Frame"]):
     """Version of the rules by which these files become pixels."""
     note: str = ""
     """What is left out; empty where nothing is."""
-    _cursor: Iterator[Frame] = field(default=iter(()), init=False, repr=False)
-    _next: int = field(default=-1, init=False, repr=False)
-    _recent: dict[int, Frame] = field(default_factory=dict, init=False, repr=False)
+    _here: _Place = field(default_factory=_Place, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -119,20 +128,24 @@ class FrameSource(Sequence["Frame"]):
 
     def __getstate__(self) -> dict[str, Any]:
         # An open decoder cannot travel to another process; it is opened again there.
-        return {**self.__dict__, "_cursor": iter(()), "_next": -1, "_recent": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "_here"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _here=_Place())
 
     def _at(self, index: int) -> Frame:
-        if index not in self._recent:
+        here = self._here
+        if index not in here.recent:
             start = self.starts[bisect_right(self.starts, index) - 1]
-            if not start <= self._next <= index:
-                self._cursor, self._next = self.decode(start), start
-            first, self._next = self._next, -1  # a decoder that fails below is not used again
+            if not start <= here.next <= index:
+                here.cursor, here.next = self.decode(start), start
+            first, here.next = here.next, -1  # a decoder that fails below is not used again
             for i in range(first, index + 1):
-                self._recent[i] = self._read(self._cursor, i)
-                if len(self._recent) > RECENT:
-                    del self._recent[next(iter(self._recent))]
-            self._next = index + 1
-        return self._recent[index].copy()
+                here.recent[i] = self._read(here.cursor, i)
+                if len(here.recent) > RECENT:
+                    del here.recent[next(iter(here.recent))]
+            here.next = index + 1
+        return here.recent[index].copy()
 
     def _read(self, cursor: Iterator[Frame], index: int) -> Frame:
         frame = next(cursor, None)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from vsrbench.data.containers import is_cut_off
 from vsrbench.data.images import FETCH_AGAIN
 
 if TYPE_CHECKING:
-    from av import FFmpegError, VideoFrame
+    from av import FFmpegError, Packet, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
@@ -37,8 +37,14 @@ if TYPE_CHECKING:
 
 _RAW = frozenset({"h264", "hevc", "vvc", "mpegvideo", "m4v"})
 """Streams without a container: nothing but the decoder tells whether the last picture is whole."""
-_STOPPING = frozenset({"h264", "hevc", "vvc"})
-"""Those whose decoders stop where a whole picture ends, whatever follows it."""
+_SLICES: dict[str, Callable[[int, int], bool]] = {
+    "h264": lambda first, _: 1 <= first & 31 <= 5,
+    "hevc": lambda first, _: first >> 1 & 63 < 32,
+    "vvc": lambda _, second: second >> 3 < 12,
+}
+"""Those whose decoders stop where a whole picture ends, whatever follows it, and which units of
+them are parts of pictures, by their first bytes: ITU-T H.264, H.265 and H.266, table of types."""
+_UNIT = re.compile(b"\0\0\1(..)", re.DOTALL)
 _LISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "webm_dash_manifest"})
 _STILLS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 _PLANAR = re.compile(r"yuva?j?(420|422|444|411|440|410)p(\d*)(le|be)?")
@@ -77,7 +83,7 @@ def scan(path: Path) -> Track:
         with _open(path) as container:
             stream, note = _track(path, container)
             for packet in container.demux(stream):
-                if not packet.size:
+                if not packet.size or not _count_slices(container.format.name, packet):
                     continue
                 if join == 1 and not packet.is_keyframe:
                     raise DataError(f"{path} lacks a part at frame {total:08d}", FETCH_AGAIN)
@@ -110,7 +116,7 @@ def scan(path: Path) -> Track:
         pictures = _check_pictures(path, _pictures(path), 0)
         shown = [(frame.pts, frame.key_frame) for frame in pictures]
         missing |= name in _RAW and total - 1 not in {stamp for stamp, _ in shown}
-        if name in _STOPPING and not missing:
+        if name in _SLICES and not missing:
             missing = _reads_past_end(path)
             note = note or f"{path} has no container, so a cut in its last frame can go unseen"
         if missing or corrupt:
@@ -207,34 +213,59 @@ def _pictures(path: Path, seek: int | None = None, first: int = 0) -> Iterator[V
                 if packet.is_corrupt and container.format.name != "mpegts":
                     index += len(stream.decode())  # pictures that were waiting for their turn
                     raise cut_short_error(path, index, stream.frames)
-                if container.format.name in _RAW and packet.size:
+                slices = _count_slices(container.format.name, packet)
+                if container.format.name in _RAW and packet.size and slices:
                     packet.pts = packet.dts = order
                     order += 1
-                for picture in packet.decode():
+                try:
+                    pictures = packet.decode()
+                except av.InvalidDataError:
+                    if slices:
+                        raise
+                    continue  # decoders complain where there is nothing but notes
+                for picture in pictures:
                     yield picture
                     index += 1
     except av.FFmpegError as error:
         raise undecodable_error(path, error, index) from error
 
 
+def _count_slices(form: str, packet: Packet) -> int:
+    """How many parts of a picture a packet of a stream without a container holds; of others 1."""
+    if form not in _SLICES or not packet.size:
+        return 1
+    units = (_SLICES[form](*found[1]) for found in _UNIT.finditer(bytes(packet)))
+    return sum(units)
+
+
 def _reads_past_end(path: Path) -> bool:
     """Whether the frames of a stream without a container change with what follows its end.
 
     They do where the last one is cut, since its decoder goes on. Not seen is a cut within a few
-    bytes of where a slice begins or ends.
+    bytes of where a slice begins or ends, nor one of H.265 or H.266 in several slices, of which
+    decoders read more than there is.
     """
     import av
 
     with _open(path) as container:
         stream, _ = _track(path, container)
-        *packets, last = [bytes(packet) for packet in container.demux(stream) if packet.size]
-        name = stream.codec_context.name
+        form, name = container.format.name, stream.codec_context.name
+        held = [(bytes(p), _count_slices(form, p)) for p in container.demux(stream) if p.size]
+    *packets, (last, slices) = [(data, slices) for data, slices in held if slices]
+    if slices > 1 and form != "h264":
+        return False
     found = []
     for byte in (b"\x55", b"\xa7"):
         decoder = av.CodecContext.create(name, "r")
-        units = [*packets, last + 256 * byte, b""]  # an empty one asks for what is left
-        pictures = chain.from_iterable(decoder.decode(av.Packet(unit)) for unit in units)
-        found.append([hashlib.sha256(picture.to_ndarray()).digest() for picture in pictures])
+        units = [*(data for data, _ in packets), last + 256 * byte, b""]  # b"": what is left
+        digests = list[bytes]()
+        try:
+            for unit in units:
+                for picture in decoder.decode(av.Packet(unit)):
+                    digests.append(hashlib.sha256(picture.to_ndarray()).digest())
+        except av.FFmpegError as error:
+            digests.append(str(error.errno).encode())
+        found.append(digests)
     return found[0] != found[1]
 
 

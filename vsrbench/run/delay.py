@@ -7,6 +7,7 @@ as bad pictures instead of as good ones at another time.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ REACH = 3
 SIDE = 160
 """Longer side of the small pictures, px."""
 CLOSER = 0.5
-"""Share of the error at its own time below which another time is said to be the right one."""
+"""Share of the error at their own time below which another time of outputs is the right one."""
 STILL = 0.05
 """Squared levels of 255 below which nothing moves enough to tell."""
 FEWEST = 3
@@ -32,7 +33,7 @@ class Delay:
     def __init__(self) -> None:
         self._made: deque[Any] = deque(maxlen=REACH + 1)
         self._wanted: deque[Any] = deque(maxlen=REACH + 1)
-        self._errors: dict[int, list[float]] = {late: [] for late in range(-REACH, REACH + 1)}
+        self._errors: dict[int, list[Any]] = {late: [] for late in range(-REACH, REACH + 1)}
 
     def update(self, sample: Sample) -> None:
         """Take the next frame."""
@@ -47,12 +48,20 @@ class Delay:
 
     def result(self) -> dict[str, Any]:
         """{"delay": frames} where another time fits much better (below 0: too early); else {}."""
-        mean = {late: float(np.mean(e)) for late, e in self._errors.items() if len(e) >= FEWEST}
-        if not mean or 0 not in mean:
-            return {}
-        best = min(mean, key=lambda late: (mean[late], abs(late)))
-        told = mean[0] > STILL and mean[best] < CLOSER * mean[0]
-        return {"delay": best} if told else {}
+        ratios = dict[int, float]()
+        for late, errors in self._errors.items():
+            # Of the same outputs, of which some have no frame so much earlier or later.
+            own = self._errors[0][max(late, 0) :][: len(errors)]
+            if len(errors) >= FEWEST and np.mean([error for error, _ in own]) > STILL:
+                ratios[late] = _share(errors) / _share(own)
+        best = min(ratios, key=lambda late: (ratios[late], abs(late)), default=0)
+        return {"delay": best} if ratios and ratios[best] < CLOSER else {}
+
+
+def _share(errors: Sequence[tuple[float, float]]) -> float:
+    """Of what there was to explain, what was not: in a fade the one grows with the other."""
+    error, all_of_it = np.sum(errors, axis=0)
+    return float(error / all_of_it) if all_of_it > 0 else 1.0
 
 
 def _small(frame: Frame) -> Any:
@@ -66,8 +75,10 @@ def _small(frame: Frame) -> Any:
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
-def _error(made: Any, wanted: Any) -> float:
-    """Squared levels of the wanted picture that no change of brightness and contrast explains."""
+def _error(made: Any, wanted: Any) -> tuple[float, float]:
+    """Squared levels of the wanted picture: those that no change of brightness and contrast of the
+    made one explains, and all that there are around its mean.
+    """
     x, y = made - made.mean(), wanted - wanted.mean()
-    own, both = float((x * x).mean()), float((x * y).mean())
-    return float((y * y).mean()) - (both * both / own if own > 0 and both > 0 else 0.0)
+    own, both, there = (float((a * b).mean()) for a, b in ((x, x), (x, y), (y, y)))
+    return there - (both * both / own if own > 0 and both > 0 else 0.0), there

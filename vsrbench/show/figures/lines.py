@@ -118,8 +118,7 @@ def drift(
         axes.set_ylabel(f"{column.label} {column.arrow}".strip())
         axes.set_title(f"{dataset} / {clip}", loc="left", weight="bold")
         _legend(axes)
-    sidecar(out, about)
-    return about
+    return sidecar(out, about)
 
 
 def _legend(axes: Axes) -> None:
@@ -209,8 +208,7 @@ def growth(records: Iterable[Record], methods: Sequence[str] | None, out: Path) 
             axes.yaxis.set_major_formatter("{x:,g}")
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper")
-    sidecar(out, about)
-    return about
+    return sidecar(out, about)
 
 
 def _series(records: Iterable[Record], fixed: Any, grows: Any) -> dict[str, list[Record]]:

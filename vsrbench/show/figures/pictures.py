@@ -109,7 +109,8 @@ def profile(
         "frames": count,
         "made_of": inputs,
     }
-    Image.fromarray(np.concatenate(list(slices.values()))).save(out.with_suffix(".slices.png"))
+    beside = out.with_suffix(".slices.png")
+    Image.fromarray(np.concatenate(list(slices.values()))).save(beside)
 
     heads = {m: (titles[m], said[m]) for m in slices}
     middle = count // 2
@@ -118,8 +119,7 @@ def profile(
         f"{titles[reference]}, frame {middle}, row {row}: {rule}",
     )
     _draw_profile(out, sources[reference][middle], row, about_picture, slices, heads)
-    sidecar(out, about)
-    return about
+    return sidecar(out, about, beside)
 
 
 def _draw_profile(
@@ -211,8 +211,7 @@ def crops(
     with crop_sheet(out, PAGE, chosen, (f"{dataset} / {clip}", text)):
         pass
     about = {"figure": "crops", **chosen.about, "made_of": inputs}
-    sidecar(out, about)
-    return about
+    return sidecar(out, about)
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,7 @@ def scatter(
         axes.set_title(block.title, loc="left", weight="bold")
         _keys(axes, points, fair, largest)
         _names(axes, points, best)
-    sidecar(out, about)
-    return about
+    return sidecar(out, about)
 
 
 def _axes(block: Block, x: str, y: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from vsrbench.core.errors import UserError
 from vsrbench.core.files import content, replace_atomically
-from vsrbench.core.keys import digest
+from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import Origin
 from vsrbench.results.summary import BASELINE, GT
 
@@ -194,14 +194,21 @@ def digest_inputs(out: Path, *shown: Any) -> str:
 
 
 def read_sidecar(out: Path, inputs: str) -> dict[str, Any]:
-    """What stands beside a figure, if it lies there, made of these inputs; else nothing."""
-    with suppress(OSError, ValueError):
+    """What stands beside a figure, if it lies there as it was drawn, of these inputs; else {}."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
         about = dict(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")))
-        if out.is_file() and about.get("made_of") == inputs:
+        drawn = dict(about["drawn"])
+        whole = all(sha256_file(out.with_name(name)) == sha for name, sha in drawn.items())
+        if out.name in drawn and whole and about.get("made_of") == inputs:
             return about
     return {}
 
 
-def sidecar(out: Path, about: Mapping[str, Any]) -> None:
-    """Write what was chosen, by which rule, and the caption beside a figure, once it is drawn."""
-    out.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+def sidecar(out: Path, about: Mapping[str, Any], *beside: Path) -> dict[str, Any]:
+    """Write what was chosen, by which rule, and the caption beside a figure, once it is drawn.
+
+    beside: other files that were drawn with it. What is written comes back, with their digests.
+    """
+    found = {**about, "drawn": {file.name: sha256_file(file) for file in (out, *beside)}}
+    out.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found

@@ -72,8 +72,7 @@ def teaser(
     if not groups:
         with crop_sheet(out, PAGE, chosen):
             pass
-        sidecar(out, about)
-        return about
+        return sidecar(out, about)
     colours = {m: look[0] for m, look in looks_of(r.method for r in block.rows).items()}
     with crop_sheet(out, PAGE, chosen, beside=ROOM) as (page, left, height, unit):
         figure = page.get_figure(root=True)
@@ -83,8 +82,7 @@ def teaser(
             top = i * each
             page.text(left, top + 1 * unit, title, va="top", **HEAD)
             _group(page, figure, rows, columns, bars, colours, (left, top, each, unit))
-    sidecar(out, about)
-    return about
+    return sidecar(out, about)
 
 
 def _group(

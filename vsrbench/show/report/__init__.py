@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +41,7 @@ from vsrbench.results.summary import (
 from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
 from vsrbench.show.figures.style import digest_inputs
-from vsrbench.show.page import write_page
+from vsrbench.show.page import is_made_of, write_page
 from vsrbench.show.report.loops import Loop, make_worst_loop
 from vsrbench.show.tables import Footnotes, caption, heading, row_title, select, weights_text
 
@@ -147,14 +146,14 @@ def build(
     runs = _runs(store, {run for block in summary.blocks for run in block.runs})
     pictures = _digest_pictures(summary, records, store)
     inputs = digest_inputs(out, summary, records, budget_mib, vote, study, runs, pictures)
-    if _read_inputs(out) == inputs:
+    if is_made_of(out, inputs):
         say(f"nothing has changed since {out} was made: it is kept")
         return
     comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
     write_page(
         out,
         "report",
-        made_of=inputs,
+        inputs,
         blocks=[_block(block, infos, store) for block in select(summary).blocks],
         study=study.study,
         people={opinion.id: opinion.text() for opinion in study.opinions},
@@ -167,14 +166,6 @@ def build(
         runs=runs,
         code=store.code({run["run_id"] for run in runs}),
     )
-
-
-def _read_inputs(out: Path) -> str:
-    """What the report that lies there says it was made of; empty where there is none."""
-    with suppress(OSError), out.open(encoding="utf-8", errors="replace") as page:
-        found = re.search(r'<meta name="made-of" content="(\w+)">', page.read(1000))
-        return found[1] if found else ""
-    return ""
 
 
 def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) -> str:
