@@ -95,8 +95,8 @@ class Process:
     ) -> Future[T]:
         """Have it do some work; the future raises `Died` where it dies of it.
 
-        told: gets what the work tells by `tell`, from another thread. limit_s: seconds from now
-        on after which it is ended.
+        told: gets what the work tells by `tell`, from another thread. limit_s: seconds that it may
+        take from when what came before it is done; then the process is ended.
         """
         future = Future[T]()
         message = pickle.dumps((work, args))
@@ -104,13 +104,17 @@ class Process:
             if self._died:
                 future.set_exception(self._died)
                 return future
+            before = self._pending[-1][0] if self._pending else None
             self._pending.append((future, told))
         if limit_s:
             longest = min(limit_s, threading.TIMEOUT_MAX)
             timer = threading.Timer(longest, self._give_up, [future, limit_s])
             timer.daemon = True
-            timer.start()
             future.add_done_callback(lambda _: timer.cancel())
+            if before:
+                before.add_done_callback(lambda _: timer.start())
+            else:
+                timer.start()
         with contextlib.suppress(OSError):  # it is dead, which is noticed elsewhere
             self._connection.send_bytes(message)
         return future

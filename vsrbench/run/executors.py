@@ -13,6 +13,7 @@ import queue
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -416,10 +417,12 @@ def _name_missing_package(work: Callable[[], T]) -> T:
 def _begin(about: RunContext, device: str, share: int) -> None:
     os.environ[variables.LOGS] = str(about.logs)
     _here.update(about=about, device=device, share=share, folder=Path.cwd())
+    with suppress(UserError):  # which the first job raises again
+        _prepare()
 
 
 def _prepare() -> Context:
-    """With the first job, so that it is a job that fails where this does. Raises UserError."""
+    """Once; it is a job that fails where this does. Raises UserError."""
     if "context" not in _here:
         about, device, share = _here["about"], _here["device"], _here["share"]
         try:
