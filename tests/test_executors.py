@@ -294,6 +294,10 @@ class Fake:
         told(executors.FRAME)
         if job.clip.name == "dies":
             future.set_exception(Died("signal SIGABRT", "where it was"))
+        elif job.clip.name == "bare":
+            future.set_exception(ImportError("no memory for libx.so"))
+        elif job.clip.name.startswith("late"):
+            future.set_exception(Died("no end after 9 s", late=True))
         else:
             lost = "an illegal access" if job.clip.name == "loses" else ""
             future.set_result(executors.Found([], lost=lost))
@@ -330,6 +334,24 @@ def scheduled(names: str, cards: str = "m", places: int = 1) -> list[tuple[str, 
         (job.card.name, job.clip.name, (r.records[0].error or {})["message"] if r.records else "")
         for job, r in found
     ]
+
+
+def test_a_method_that_takes_too_long_is_not_tried_again() -> None:
+    """On that clip; after three clips not at all."""
+    why = "'m' was ended on clip 'late{}' (no end after 9 s)"
+    assert scheduled("late1 a late2 late3 b") == [
+        ("m", "late1", why.format(1)),
+        ("m", "a", ""),
+        ("m", "late2", why.format(2)),
+        ("m", "late3", why.format(3)),
+        ("m", "b", f"{why.format(3)}: not run again"),
+    ]
+
+
+def test_a_worker_that_cannot_begin_fails_its_job() -> None:
+    done = scheduled("bare a")
+    assert "no memory for libx.so" in done[0][2]
+    assert done[1] == ("m", "a", "")
 
 
 def test_a_method_that_ends_its_worker_again_and_again_is_given_up() -> None:

@@ -307,6 +307,30 @@ def test_links_and_doubles_are_refused(server: Server, get: Get, tmp_path: Path)
         get(toy(server, "twice.zip"))
 
 
+def test_odd_archives_are_refused(server: Server, get: Get, tmp_path: Path) -> None:
+    """Damaged inside, packed in an unknown way, names that are none or in each other's way."""
+    whole, compressed = pack(GOOD), io.BytesIO()
+    with zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("GT/a/0.png", b"text " * 9999)
+    listed, deflated = whole.index(b"PK\1\2"), compressed.getvalue()
+    odd = {
+        "unknown.zip": (whole[: listed + 10] + b"\x63" + whole[listed + 11 :], "damaged"),
+        "damaged.zip": (deflated[:45] + b"\xff" * 9 + deflated[54:], "damaged"),
+        "nameless.tar.gz": (pack([*GOOD, "."], "tar.gz"), "names no file"),
+        "inside.zip": (pack([*GOOD, "UDM10/GT"]), "lies in what is a file"),
+    }
+    for name, (data, why) in odd.items():
+        server.files[f"/{name}"] = data
+        with pytest.raises(DataError, match=why):
+            get(toy(server, name))
+    assert not (tmp_path / "shelf" / "set").exists()
+
+
+def test_names_in_any_bytes_are_unpacked(server: Server, get: Get) -> None:
+    server.files["/pack.tar.gz"] = pack([*GOOD, "UDM10/a\nb\udcff"], "tar.gz")
+    assert "a\nb\udcff" in get(toy(server, "pack.tar.gz"))
+
+
 def test_nothing_is_overwritten(server: Server, get: Get, tmp_path: Path) -> None:
     server.files["/pack.zip"] = pack(GOOD)
     mine = tmp_path / "shelf" / "set" / "GT" / "mine.txt"

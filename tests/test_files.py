@@ -35,6 +35,19 @@ def test_a_reader_sees_the_old_file_or_all_of_the_new_one(tmp_path: Path) -> Non
     assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
 
 
+def test_links_and_devices_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with replace_atomically(tmp_path / "link") as partial:
+        partial.write_text("text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    with replace_atomically(tmp_path / "pipe") as partial:
+        assert partial == tmp_path / "pipe"
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_toml_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     with pytest.raises(UserError, match=r"a\.toml cannot be read: No such file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import random
 import shutil
@@ -910,3 +911,11 @@ def test_importing_is_light() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_pipes_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "1.png")
+    os.mkfifo(tmp_path / "a.mp4")
+    for path in (tmp_path, tmp_path / "1.png", tmp_path / "a.mp4"):
+        with pytest.raises(DataError, match="neither a file nor a folder"):
+            open_frames(path)

@@ -518,6 +518,23 @@ def test_work_and_deaths_of_a_process() -> None:
         process.submit(pow, 2, 5).result(60)
 
 
+def test_work_that_does_not_end_is_given_up() -> None:
+    process = Process()
+    process.submit(time.sleep, 2)  # what comes before does not count
+    assert process.submit(pow, 2, 5, limit_s=1).result(60) == 32
+    assert process.submit(pow, 2, 5, limit_s=1 << 60).result(60) == 32
+    with pytest.raises(Died, match="no end after 1 s") as died:
+        process.submit(_loop, limit_s=1).result(60)
+    assert died.value.late
+    assert gone(process.pid)
+
+
+def _loop() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        pass
+
+
 def _raise(error: Exception) -> None:
     raise error
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import heed_interrupts
 from tests.test_cli import write_clip
+from vsrbench.core.errors import UserError
 from vsrbench.results.store import Store
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -84,6 +85,13 @@ def test_results_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "error: the results folder /proc/self/r cannot be written" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "runs.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is not a file"):
+        Store(tmp_path).prepare()
 
 
 @pytest.mark.parametrize("module", ["argparse", "vsrbench.core.errors"])

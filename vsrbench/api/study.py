@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 from vsrbench.api.results import FIGURES, Results
 from vsrbench.core.config import build, convert
 from vsrbench.core.errors import UserError, unknown_name
-from vsrbench.core.files import read_toml
+from vsrbench.core.files import read_toml, replace_atomically
 from vsrbench.data.selection import Selection, read_span
 from vsrbench.results.limits import Constraints, mib
 
@@ -103,8 +103,8 @@ class Study:
         made = []
         for form in self.tables:
             path = results.folder / "tables" / f"results.{SUFFIX[form]}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(results.table(form), encoding="utf-8")
+            with replace_atomically(path) as partial:
+                partial.write_text(results.table(form), encoding="utf-8")
             made.append(path)
         for figure in self.figures:
             out = results.folder / "figures" / figure.out if figure.out else None

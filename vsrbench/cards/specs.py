@@ -153,6 +153,8 @@ def dataset_spec(root: Path, name: str) -> DatasetSpec:
                 raise UserError(
                     f"{path}: {key} = '{pattern}' names no clips", "such as 'LQ/{clip}'"
                 )
+    if "folder" in table:
+        checked_place(str(table["folder"]), "folder", path)
     downloads = _sources(Download, _tables(table, "downloads", path), path)
     expect = build(Expected, table.pop("expect", {}), path)
     spec: DatasetSpec = build(

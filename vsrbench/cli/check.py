@@ -8,7 +8,7 @@ from pathlib import Path
 from vsrbench.cli.arguments import Parser, add_device, add_names, new_parser
 from vsrbench.cli.running import read_cards
 from vsrbench.core.errors import OK, UserError
-from vsrbench.core.progress import note
+from vsrbench.core.progress import note, plain
 from vsrbench.run.devices import pick_device
 
 
@@ -46,7 +46,7 @@ def execute(options: argparse.Namespace) -> int:
             why = _find_problem(options.root, kind, name)
             if type(why) is UserError and name not in known:
                 raise why
-            print(f"{kind[:-1]} {name}: {why or 'ready'}")
+            print(plain(f"{kind[:-1]} {name}: {why or 'ready'}"))
             codes += [why.exit_code] if why else []
     return min(codes, default=OK)  # what is damaged or wrong before what is missing
 
@@ -60,7 +60,7 @@ def _try(options: argparse.Namespace) -> list[int]:
     asked = argparse.Namespace(root=options.root, methods=options.run)
     for card in read_cards(asked, device):
         for what, why in trial_apart(card, device):
-            print(f"method {card.name}: {what}: {why or 'ok'}")
+            print(plain(f"method {card.name}: {what}: {why or 'ok'}"))
             codes += [why.exit_code] if why else []
     return codes
 

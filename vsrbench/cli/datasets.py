@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser, positive, whole
 from vsrbench.core.errors import FAILED, OK, UserError
-from vsrbench.core.progress import note
+from vsrbench.core.progress import note, plain
 from vsrbench.core.variables import DATA
 
 
@@ -53,7 +53,7 @@ def check(options: argparse.Namespace) -> int:
     found = datacheck.check(spec, manifest, options.accept, options.quick, note)
     for kind in ("facts", "warnings", "errors"):
         for text in getattr(found, kind):
-            print(text if kind == "facts" else f"{kind[:-1]}: {text}")
+            print(plain(text if kind == "facts" else f"{kind[:-1]}: {text}"))
     verdict = f"{len(found.errors)} errors, {len(found.warnings)} warnings"
     print(f"{spec.name}: {verdict if found.errors or found.warnings else 'as its spec says'}")
     return FAILED if found.errors else OK

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser
 from vsrbench.core.errors import OK, MissingError, UserError
-from vsrbench.core.progress import say_error
+from vsrbench.core.progress import plain, say_error
 from vsrbench.run.devices import pick_device
 
 BETTER = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
@@ -90,7 +90,7 @@ def execute(options: argparse.Namespace) -> int:
         if members:
             print(f"{group.upper()}")
             for entry in members:
-                print("\n".join(entry.lines(width - 2, column)))
+                print("\n".join(map(plain, entry.lines(width - 2, column))))
             print()
     return OK
 

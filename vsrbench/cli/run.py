@@ -128,6 +128,13 @@ def make_parser() -> Parser:
     )
     how.add_argument("--fresh", action="store_true", help="recompute results that are on disk")
     how.add_argument(
+        "--timeout",
+        type=positive,
+        metavar="S",
+        help="seconds after which a method is given up on a clip, loading and scoring included "
+        "(default: no limit; a program's own timeout_s holds as well)",
+    )
+    how.add_argument(
         "--dry-run",
         action="store_true",
         help="print the command lines of external programs, run nothing",
@@ -197,6 +204,7 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
         with_cost=study.cost,
         shard=options.shard,
         verbose=options.verbose,
+        timeout_s=options.timeout,
         study=options.study.read_text(encoding="utf-8") if options.study else "",
     )
     run = Run(config, store, crew)

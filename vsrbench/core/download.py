@@ -36,6 +36,11 @@ HUB = ".hub"
 """Folder beside the files for what is on its way from the Hub."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 """Ends of names of what is unpacked."""
+DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
+    *(NotImplementedError, UnicodeError),
+)
+"""What reading an archive raises that is damaged, or packed in an unknown way."""
 LEDGER = ".fetched.json"
 """File that keeps the sha256 of what was fetched where no hash is published."""
 SLOWEST = 1 << 10
@@ -139,7 +144,7 @@ def _is_archive(file: Path) -> bool:
         with tarfile.open(file) as archive:
             for _ in archive:
                 pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
+    except (*DAMAGED, OSError):
         return False
     return True
 

@@ -38,9 +38,15 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place when the block ends well.
 
     Readers see the file as it was, or all of the new one. The folder is made if it is not there.
+    A link stays, and what it leads to is replaced. A device or a pipe stays, and is written to.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = name_partial(path)
     try:

@@ -33,6 +33,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from vsrbench.core.errors import UserError
 from vsrbench.core.families import GRACE_S, MARK, end_family, new_mark, own_mark, python
 
 T = TypeVar("T")
@@ -42,12 +43,14 @@ Told = Callable[[Any], None]
 class Died(Exception):
     """A process ended in the middle of its work."""
 
-    def __init__(self, how: str, log: str = "") -> None:
+    def __init__(self, how: str, log: str = "", late: bool = False) -> None:
         super().__init__(how)
         self.how = how
-        """`signal SIGABRT` or `exit code 0`."""
+        """`signal SIGABRT`, `exit code 0`, or why it was ended."""
         self.log = log
         """Where its Python code was, if it crashed."""
+        self.late = late
+        """Its work took longer than it may."""
 
 
 class Process:
@@ -62,8 +65,14 @@ class Process:
         self._lock = threading.Lock()
         self._died: Died | None = None
         self._gone = threading.Event()
-        self._code, self._ending = 0, False
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it has ended
+        self._code, self._ending, self._late = 0, False, ""
+        try:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it has ended
+        except OSError as error:
+            raise UserError(
+                f"no temporary file can be made: {error.strerror}",
+                "free some space in /tmp, or name another folder with TMPDIR",
+            ) from error
         self._socket, theirs = socket.socketpair()
         self._connection = Connection(os.dup(self._socket.fileno()))
         with theirs:
@@ -77,10 +86,17 @@ class Process:
         self._connection.send((dict(os.environ) | {MARK: self.mark}, Path.cwd(), sys.path))
         _thread(self._listen)
 
-    def submit(self, work: Callable[..., T], *args: Any, told: Told | None = None) -> Future[T]:
+    def submit(
+        self,
+        work: Callable[..., T],
+        *args: Any,
+        told: Told | None = None,
+        limit_s: int | None = None,
+    ) -> Future[T]:
         """Have it do some work; the future raises `Died` where it dies of it.
 
-        told: gets what the work tells by `tell`, from another thread.
+        told: gets what the work tells by `tell`, from another thread. limit_s: seconds that it may
+        take from when what came before it is done; then the process is ended.
         """
         future = Future[T]()
         message = pickle.dumps((work, args))
@@ -88,10 +104,25 @@ class Process:
             if self._died:
                 future.set_exception(self._died)
                 return future
+            before = self._pending[-1][0] if self._pending else None
             self._pending.append((future, told))
+        if limit_s:
+            longest = min(limit_s, threading.TIMEOUT_MAX)
+            timer = threading.Timer(longest, self._give_up, [future, limit_s])
+            timer.daemon = True
+            future.add_done_callback(lambda _: timer.cancel())
+            if before:
+                before.add_done_callback(lambda _: timer.start())
+            else:
+                timer.start()
         with contextlib.suppress(OSError):  # it is dead, which is noticed elsewhere
             self._connection.send_bytes(message)
         return future
+
+    def _give_up(self, future: Future[Any], limit_s: int) -> None:
+        if not future.done():
+            self._late = f"no end after {limit_s} s"
+            self.end()
 
     def end(self) -> None:
         """End it now, and all that it has started."""
@@ -129,7 +160,8 @@ class Process:
         self._gone.wait(2 * GRACE_S)
         end_family(self.mark, *([self.pid] if self.pid else []))
         self._log.seek(0)
-        died = Died(describe_exit(self._code), self._log.read().decode(errors="replace").strip())
+        log = self._log.read().decode(errors="replace").strip()
+        died = Died(self._late or describe_exit(self._code), log, bool(self._late))
         with self._lock:
             self._died = died
         for future, _ in self._pending:

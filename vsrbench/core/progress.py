@@ -6,6 +6,7 @@ import shutil
 import sys
 import textwrap
 import time
+import unicodedata
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 
+def plain(text: str) -> str:
+    """Text on one line, without control characters and those that turn the direction of writing."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
+
+
 def note(text: str) -> None:
-    """One plain line on stderr; on a terminal as many as its width takes, broken between words."""
+    """Plain lines on stderr; on a terminal broken between words where they are too long."""
+    lines = [plain(line.expandtabs()) for line in text.split("\n")]
     if sys.stderr.isatty():
         width = max(shutil.get_terminal_size().columns, 40)
-        text = "\n".join(_broken(line, width) for line in text.split("\n"))
-    print(text, file=sys.stderr, flush=True)
+        lines = [_broken(line, width) for line in lines]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def _broken(line: str, width: int) -> str:
@@ -114,7 +122,7 @@ class Progress:
         """A job begins; others may be running."""
         self._begun[label] = time.perf_counter()
         number = self._finished + len(self._begun)
-        self._bar.update(self._task, description=f"[{number}/{self.jobs}] {label}")
+        self._bar.update(self._task, description=plain(f"[{number}/{self.jobs}] {label}"))
 
     def tick(self) -> None:
         """One more frame is done."""
@@ -138,6 +146,6 @@ class Progress:
         if self.quiet:
             return
         if self._console.is_terminal:
-            self._console.print(text, markup=False)
+            self._console.print("\n".join(map(plain, text.split("\n"))), markup=False)
         else:
             note(f"{time.strftime('%H:%M:%SZ', time.gmtime())} {text}")

@@ -240,6 +240,7 @@ def clips_below(path: Path, note: Note = say) -> dict[str, Path]:
     """
     if not path.exists():
         raise MissingError(f"no file or folder at {path}", "check the path")
+    frames.refuse_special(path)
     if path.is_file():
         return {safe_name(name_of_path(path)): path}
     there = sorted(path.iterdir())

@@ -6,6 +6,7 @@ unpacked beside their place first: nothing outside it is written, nothing in it 
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import tarfile
@@ -67,14 +68,14 @@ def fetch(
         for source in downloads:
             note(f"from {download.describe(source)}")
             if done[source].is_file():
-                names = done[source].read_text(encoding="utf-8").splitlines()
-                if all((root / name).exists() for name in names):
+                names = done[source].read_bytes().split(b"\0")
+                if all((root / os.fsdecode(name)).exists() for name in names):
                     note("  is here already")
                     continue
             ledger = root.parent / download.LEDGER
             file = download.fetch(source, shelf, note, timeout_s, ledger)
-            names = _unpack(file, root, source.to, spec, note)
-            done[source].write_text("\n".join(names) + "\n", encoding="utf-8")
+            unpacked = _unpack(file, root, source.to, spec, note)
+            done[source].write_bytes(b"\0".join(map(os.fsencode, unpacked)))
             if not keep:
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
         for mark in done.values():  # what is moved away later is to be fetched again
@@ -171,7 +172,7 @@ def _archive(file: Path) -> Iterator[list[_Member]]:
         else:
             with tarfile.open(file) as archive:
                 yield [_of_tar(archive, info, file) for info in archive if not info.isdir()]
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except download.DAMAGED as error:
         raise DataError(f"{file} is damaged: {error}", "remove it and fetch it again") from error
 
 
@@ -200,12 +201,17 @@ def _extract(members: Sequence[_Member], inside: Path, file: Path) -> None:
     targets: dict[Path, _Member] = {}
     for member in members:
         path = PurePosixPath(member.name.replace("\\", "/"))
+        if not path.parts:
+            raise _unsafe(file, member.name, "names no file")
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise _unsafe(file, member.name, "points out of its folder")
         target = inside.joinpath(*path.parts)
         if target in targets:
             raise _unsafe(file, member.name, "exists twice")
         targets[target] = member
+    for target, member in targets.items():
+        if not targets.keys().isdisjoint(target.parents):
+            raise _unsafe(file, member.name, "lies in what is a file, too")
     for target, member in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         with member.open() as source, target.open("wb") as out:

@@ -171,6 +171,7 @@ def open_frames(path: Path) -> FrameSource:
     """
     if not path.exists():
         raise MissingError(f"{path} does not exist", "check the path, or fetch the dataset")
+    refuse_special(path)
     if path.is_dir():
         try:
             inside = sorted(p for p in path.iterdir() if not is_hidden(p))
@@ -374,7 +375,17 @@ class Resized(Sequence["Frame"]):
         return np.asarray(picture.resize(self.size[::-1], Image.Resampling.BICUBIC))
 
 
+def refuse_special(*paths: Path) -> None:
+    """Raises DataError for a pipe or a device: reading it might never end."""
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DataError(
+                f"{path} is neither a file nor a folder", "a pipe or device is not read"
+            )
+
+
 def _open_images(path: Path, images: list[Path], note: str = "") -> FrameSource:
+    refuse_special(*images)
     kinds = sorted({kind_of(image) for image in images})
     return FrameSource(
         path=path,

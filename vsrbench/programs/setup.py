@@ -182,8 +182,12 @@ def _weights(source: Source, folder: Path, note: Note) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(came, target)
     if target.suffix == ".zip":
-        with zipfile.ZipFile(target) as archive:
-            archive.extractall(folder)
+        try:
+            with zipfile.ZipFile(target) as archive:
+                archive.extractall(folder)
+        except download.DAMAGED as error:
+            target.unlink()
+            raise DataError(f"{target} is damaged: {error}", "set it up again") from error
         target.write_bytes(b"")  # that it has come
 
 

@@ -68,8 +68,11 @@ class Store:
         """Make the folder and prove that it can be written. Raises UserError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self.records.open("a"):
-                pass
+            for path in (self.records, self.runs):
+                if path.exists() and not path.is_file():  # a pipe would never open
+                    raise UserError(f"{path} is not a file", "move it away")
+                if path == self.records or os.path.lexists(path):
+                    path.open("a").close()
         except OSError as error:
             raise UserError(
                 f"the results folder {self.folder} cannot be written: {error.strerror}",

@@ -13,6 +13,7 @@ import queue
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -62,6 +63,8 @@ class RunContext:
     """Folder of what programs of others said and were given, where they failed."""
     preset: str = ""
     """Preset of metrics that was asked for."""
+    limit_s: int | None = None
+    """Seconds after which a job is given up."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def label(job: Job) -> str:
 
 
 DEATHS = 3
-"""A method that ends so many workers in all, or two on the same clip, is not run again."""
+"""A method that ends so many workers in all, or crashes two on the same clip, is not run again."""
 LOSSES = 3
 """A job with which so many places were lost, through no fault of its own, is given up."""
 
@@ -194,13 +197,16 @@ def run(
             except Died as died:
                 crew.pop(place).end()
                 deaths.update((name, clip))
-                why = f"'{name}' crashed its process on clip '{job.clip.name}' ({died.how})"
-                if deaths[name] < DEATHS and deaths[clip] < 2:
+                how = "was ended" if died.late else "crashed its process"
+                why = f"'{name}' {how} on clip '{job.clip.name}' ({died.how})"
+                if deaths[name] < DEATHS and deaths[clip] < 2 and not died.late:
                     watcher.say_once(f"{why}: tried once more")
                     waiting[_method(job)].appendleft(job)
                 else:
-                    banned[name] = why
-                    done = job, fail_job(job, ContractError(why, HINT).with_log(died.log), about)
+                    if not died.late or deaths[name] >= DEATHS:
+                        banned[name] = why
+                    error = ContractError(why, LATE if died.late else HINT)
+                    done = job, fail_job(job, error.with_log(died.log), about)
             except Lost as lost:
                 crew.pop(place).end()
                 del starts[place]
@@ -214,6 +220,10 @@ def run(
                         job,
                         fail_job(job, ContractError(why, "the same command tries again"), about),
                     )
+            except Exception as error:  # it could not even begin
+                crew.pop(place).end()
+                failure = foreign_error(f"'{name}'", f"on clip '{job.clip.name}'", error)
+                done = job, fail_job(job, failure, about)
             if done and place not in crew:
                 yield done
                 yield from assign()
@@ -226,10 +236,12 @@ def run(
 
 
 def _pass_on(events: queue.SimpleQueue[Event], place: int, news: str | Future[Found]) -> None:
-    events.put((place, news))
+    if isinstance(news, str | Future):  # else code of others has told it in our name
+        events.put((place, news))
 
 
 HINT = "most likely out of memory, or a crash of its code: take smaller clips, or leave it out"
+LATE = "give it more time with --timeout, or leave it out"
 
 
 def _method(job: Job) -> tuple[str, int]:
@@ -354,12 +366,12 @@ class OnDevice:
 
     def __init__(self, process: Process, device: str, share: int, about: RunContext) -> None:
         """share: how many there are, which divide the cores among them."""
-        self._process = process
+        self._process, self._limit_s = process, about.limit_s
         process.submit(_begin, about, device, share)
 
     def submit(self, job: Job, told: Callable[[str], None]) -> Future[Found]:
         """Have it do a job."""
-        return self._process.submit(_work, job, told=told)
+        return self._process.submit(_work, job, told=told, limit_s=self._limit_s)
 
     def end(self) -> None:
         """End it now, and all that it has started."""
@@ -405,10 +417,12 @@ def _name_missing_package(work: Callable[[], T]) -> T:
 def _begin(about: RunContext, device: str, share: int) -> None:
     os.environ[variables.LOGS] = str(about.logs)
     _here.update(about=about, device=device, share=share, folder=Path.cwd())
+    with suppress(UserError):  # which the first job raises again
+        _prepare()
 
 
 def _prepare() -> Context:
-    """With the first job, so that it is a job that fails where this does. Raises UserError."""
+    """Once; it is a job that fails where this does. Raises UserError."""
     if "context" not in _here:
         about, device, share = _here["about"], _here["device"], _here["share"]
         try:

@@ -190,7 +190,8 @@ class Host:
     # A job
 
     def do(self, parcel: bytes) -> Iterator[tuple[str, Any]]:
-        """Do a job: ("told", lines) on the way, then ("done", Found) or ("died", (how, log)).
+        """Do a job: ("told", lines) on the way, then ("done", Found) or ("died", (how, log,
+        late)).
 
         Where files have to be sent first: ("lacks", digests), and nothing else.
         """
@@ -222,7 +223,7 @@ class Host:
         try:
             yield "done", ended.result()
         except Died as died:
-            yield "died", (died.how, died.log)
+            yield "died", (died.how, died.log, died.late)
 
     def _unpack(self, parcel: bytes, lacking: dict[str, None]) -> Job:
         """The job as it is here; the digests of files that are not here join `lacking`."""

@@ -74,6 +74,8 @@ class RunConfig:
     """Preset of metrics that was asked for."""
     shard: tuple[int, int] = (0, 1)
     """Do part I of N parts of the work."""
+    timeout_s: int | None = None
+    """Seconds after which a method is given up on a clip, or in measuring its cost."""
     study: str = ""
     """The study that asked for it, as TOML: kept with the results."""
 
@@ -144,7 +146,8 @@ class Run:
                 scales = [clip.scale for clip in dataset.clips if clip.size == size]
                 if scales:
                     part, parts = self.config.shard
-                    self.cost(cards[part::parts], size, scales[0], cost.FRAMES)
+                    timeout_s = self.config.timeout_s
+                    self.cost(cards[part::parts], size, scales[0], cost.FRAMES, timeout_s)
 
     @contextmanager
     def keep_log(self) -> Iterator[None]:
@@ -255,7 +258,12 @@ class Run:
         )
         frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
         about = executors.RunContext(
-            self.id, bool(flow), cache_folder() / "flow", self.store.logs, self.config.preset
+            self.id,
+            bool(flow),
+            cache_folder() / "flow",
+            self.store.logs,
+            self.config.preset,
+            self.config.timeout_s,
         )
         with (
             Progress(frames, len(jobs), self.config.quiet) as progress,
@@ -408,7 +416,7 @@ class Run:
                 for card in cards:
                     if any(n == card.name and a <= area and f <= frames for n, a, f in ended):
                         continue
-                    self.cost([card], size, scale, frames)
+                    self.cost([card], size, scale, frames, self.config.timeout_s)
                     record = self.store.latest()[self.asked[-1].keys["cost"]]
                     found.append(record)
                     if is_out_of_memory(record):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from vsrbench.core.progress import plain
 from vsrbench.core.types import Record, Size, size_text
 from vsrbench.results.advice import duration
 from vsrbench.results.limits import is_out_of_memory
 from vsrbench.results.summary import reason
-from vsrbench.show.tables import plain
 
 
 def grid(records: Sequence[Record]) -> str:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from vsrbench.core.progress import plain
 from vsrbench.core.types import size_text
 from vsrbench.results.summary import GT, Block, Cell, Column, Row, Summary
-from vsrbench.show.tables import COSTS, Footnotes, caption, heading, plain, row_title
+from vsrbench.show.tables import COSTS, Footnotes, caption, heading, row_title
 
 PREAMBLE = r"""% needs \usepackage{booktabs,graphicx}
 \providecommand{\best}[1]{\textbf{#1}}

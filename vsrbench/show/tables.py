@@ -10,7 +10,6 @@ import csv as csv_module
 import io
 import json as json_module
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from tabulate import tabulate
 
 from vsrbench.core.errors import unknown_name
+from vsrbench.core.progress import plain
 from vsrbench.core.types import Origin, size_text
 from vsrbench.results.summary import COST, GT, WEIGHTS, Block, Cell, Column, Row, Summary
 
@@ -232,12 +232,6 @@ def _grouped(values: Mapping[str, str]) -> str:
     if len(kinds) == 1:
         return kinds[0]
     return ", ".join(f"{k} ({', '.join(n for n, v in values.items() if v == k)})" for k in kinds)
-
-
-def plain(text: str) -> str:
-    """Text on one line, without control characters and those that turn the direction of writing."""
-    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
 
 
 def escape(text: str) -> str:

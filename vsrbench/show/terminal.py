@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vsrbench.core.progress import plain
 from vsrbench.results.compare import REGRESSIONS, WORDS, Change, format_signed, legend
 from vsrbench.results.summary import GT, Block, Cell, Column, Summary
-from vsrbench.show.tables import Footnotes, caption, heading, plain, row_title, weights_text
+from vsrbench.show.tables import Footnotes, caption, heading, row_title, weights_text
 
 SUPERSCRIPT = {"best": "¹", "second": "²", "": ""}
 VERDICTS = {"better": "green", "new": "cyan"}

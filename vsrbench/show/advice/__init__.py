@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from vsrbench.core.progress import plain
 from vsrbench.core.types import Clip, Record, size_text
 from vsrbench.data.frames import open_frames
 from vsrbench.results.advice import Advice, Candidate, duration
 from vsrbench.results.summary import metric_column, metric_infos
 from vsrbench.show.page import write_page
-from vsrbench.show.tables import plain
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame
