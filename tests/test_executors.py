@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import pytest
@@ -92,6 +92,9 @@ def test_two_processes_find_what_one_does(
     for folder in ("frames/good/lq/a", "frames/lanczos/lq/c"):
         names = {p.name for p in (tmp_path / "two" / folder).iterdir()}
         assert names == {p.name for p in (tmp_path / "one" / folder).iterdir()}
+    times = r"time: ([\d.]+) s, of which methods took ([\d.]+) s, metrics ([\d.]+) s more"
+    wall, methods, metrics = map(float, cast("re.Match[str]", re.search(times, one[2])).groups())
+    assert 0 < methods + metrics <= wall + 0.2
     again = run(*asked, "--device", "cpu,cpu", results="two")
     assert "done: 0 new results" in again[2]
     assert re.search(r"time: 2 x [\d.]+ s, of which methods took \d\.\d s, metrics", again[2])

@@ -274,6 +274,7 @@ def _no_method() -> Method:
 
 def _do_job(job: Job, method: Callable[[], Method], context: Context) -> Found:
     records: list[Record] = []
+    context = replace(context, spent=Spent())  # of this job alone
     try:
         for record in evaluate(job, method, context):
             records.append(record)

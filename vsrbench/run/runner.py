@@ -111,7 +111,12 @@ class Run:
         """
         places = len(self.config.devices)
         wall, spent = (time.monotonic() - self._started) * places, self._spent
-        rest = max(0.0, wall - spent.methods - spent.metrics)
+        rest = wall - spent.methods - spent.metrics
+        if rest < 0:  # a cluster has more places than this machine
+            return (
+                f"time: {wall / places:.1f} s, in which the machines together took "
+                f"{spent.methods:.1f} s for methods and {spent.metrics:.1f} s more for metrics"
+            )
         return (
             f"time: {f'{places} x ' * (places > 1)}{wall / places:.1f} s, of which methods took "
             f"{spent.methods:.1f} s, metrics {spent.metrics:.1f} s more, all else {rest:.1f} s"
