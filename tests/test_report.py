@@ -221,6 +221,35 @@ def test_a_report_is_made_again_only_where_something_changed(
     assert not kept()
 
 
+def test_a_clip_is_drawn_again_only_where_something_of_it_changed(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "results"
+    shutil.copytree(results, own, ignore=shutil.ignore_patterns("figures"))
+    out = own / "report.html"
+
+    def count_drawn() -> int:
+        out.unlink(missing_ok=True)
+        assert main(["report", "--results", str(own)]) == 0
+        return capsys.readouterr().err.count("pictures of ")
+
+    assert count_drawn() == 2
+    page = out.read_bytes()
+    assert count_drawn() == 0
+    assert out.read_bytes() == page
+    kept = next((own / "figures" / "report").glob("clip-*.json"))
+    kept.write_bytes(kept.read_bytes().replace(b"lanczos", b"bicubic", 1))
+    assert count_drawn() == 1
+    assert count_drawn() == 0
+    assert out.read_bytes() == page
+    picture = next(path for path in (own / "frames").rglob("*.png") if "lanczos" in str(path))
+    frame = np.array(Image.open(picture))
+    frame[0, 0, 0] ^= 1
+    Image.fromarray(frame).save(picture)
+    assert count_drawn() == 1
+    assert "altered" in out.read_text() or "changed" in out.read_text()
+
+
 def test_records_alone_make_a_report(tmp_path: Path) -> None:
     """No frames, no runs, a hostile name, a failure, cost of another size than the set's."""
     evil = "</script><script>alert(1)</script>"

@@ -28,8 +28,11 @@ def write_page(out: Path, room: str, made_of: str = "", **values: Any) -> None:
     page = environment.get_template("page.html").render(values).rstrip("\n").encode() + b"\n"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replace_atomically(out) as partial:
-            partial.write_bytes(page + (_seal(page, made_of) if made_of else b""))
+        if made_of:
+            write_sealed(out, page, made_of)
+        else:
+            with replace_atomically(out) as partial:
+                partial.write_bytes(page)
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error.strerror}", "choose another file: -o"
@@ -38,10 +41,21 @@ def write_page(out: Path, room: str, made_of: str = "", **values: Any) -> None:
 
 def is_made_of(out: Path, made_of: str) -> bool:
     """Whether a page lies there as `write_page` wrote it, made of the same."""
+    return read_sealed(out, made_of) is not None
+
+
+def write_sealed(out: Path, data: bytes, made_of: str) -> None:
+    """Write data and a last line that tells what it is made of, and whether it is whole."""
+    with replace_atomically(out) as partial:
+        partial.write_bytes(data + _seal(data, made_of))
+
+
+def read_sealed(out: Path, made_of: str) -> bytes | None:
+    """The data before that line, if it lies there as it was written, made of the same."""
     with suppress(OSError):
-        page, begin, end = out.read_bytes().rpartition(_SEAL)
-        return begin + end == _seal(page, made_of)
-    return False
+        data, begin, end = out.read_bytes().rpartition(_SEAL)
+        return data if begin + end == _seal(data, made_of) else None
+    return None
 
 
 _SEAL = b"<!-- made of "

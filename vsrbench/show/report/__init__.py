@@ -10,12 +10,13 @@ import io
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from PIL import Image
 
 from vsrbench.cards.specs import ROOT
@@ -41,7 +42,7 @@ from vsrbench.results.summary import (
 from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
 from vsrbench.show.figures.style import digest_inputs
-from vsrbench.show.page import is_made_of, write_page
+from vsrbench.show.page import is_made_of, read_sealed, write_page, write_sealed
 from vsrbench.show.report.loops import Loop, make_worst_loop
 from vsrbench.show.tables import Footnotes, caption, heading, row_title, select, weights_text
 
@@ -169,18 +170,23 @@ def build(
 
 
 def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) -> str:
-    """Digest of all frames that are kept of what is shown, and of what is kept beside them."""
-    files: list[tuple[str, str, Path]] = []
+    """Digest of all frames that are kept of what is shown."""
+    found = []
     for block in summary.blocks:
         methods = [BASELINE, *(row.method for row in block.rows), GT]
         for clip in block.clips if block.dataset else ():
             places = figures.locate_frames(store.frames, records, block.dataset, clip, methods)
-            for folder in (*places.values(), lq_of(places[BASELINE])):
-                if folder.is_dir():
-                    files += [(str(folder), *file) for file in list_below(folder)]
-                files += [
-                    (str(folder), "", file) for file in (mark_path(folder), digests_path(folder))
-                ]
+            found.append(_digest_frames((*places.values(), lq_of(places[BASELINE]))))
+    return digest(found)
+
+
+def _digest_frames(folders: Iterable[Path]) -> str:
+    """Digest of the frames in some folders, and of what is kept beside them."""
+    files: list[tuple[str, str, Path]] = []
+    for folder in folders:
+        if folder.is_dir():
+            files += [(str(folder), *file) for file in list_below(folder)]
+        files += [(str(folder), "", file) for file in (mark_path(folder), digests_path(folder))]
     return digest([(at, name, sha256_file(file)) for at, name, file in files if file.is_file()])
 
 
@@ -275,9 +281,8 @@ def _comparisons(
             if budget <= 0:
                 left_out.append(f"{place}: the pictures before it took all of --images")
                 continue
-            say(f"pictures of {place}")
             try:
-                comparison = _comparison(store, block.dataset, clip, kept, records)
+                comparison = _comparison(store, block.dataset, clip, kept, records, say)
             except UserError as error:
                 left_out.append(f"{place}: {error}")
                 continue
@@ -303,9 +308,46 @@ def _place(folder: Path) -> Iterator[Path]:
 
 
 def _comparison(
-    store: Store, dataset: str, clip: str, methods: Sequence[str], records: Sequence[Record]
+    store: Store,
+    dataset: str,
+    clip: str,
+    methods: Sequence[str],
+    records: Sequence[Record],
+    say: Callable[[str], None],
 ) -> Comparison:
-    """The middle frame by every method, the worst second, crops, profiles. Raises UserError."""
+    """What is to be seen of a clip; of the last report where nothing of it changed.
+
+    Raises UserError.
+    """
+    # When a score was last asked for changes nothing that is seen.
+    of_clip = (r for r in records if (r.dataset, r.clip) == (dataset, clip))
+    shown = [replace(r, at="") for r in of_clip if r.status == "ok"]
+    places = figures.locate_frames(store.frames, records, dataset, clip, [BASELINE, *methods, GT])
+    with _place(store.folder / "figures" / "report") as folder:
+        file = folder / f"clip-{dataset}-{clip}.json".replace("/", "-")
+        frames = _digest_frames((*places.values(), lq_of(places[BASELINE])))
+        made_of = digest_inputs(file, methods, shown, frames)
+        if (data := read_sealed(file, made_of)) is not None:
+            return msgspec.json.decode(data, type=Comparison)
+        say(f"pictures of {dataset}/{clip}")
+        found = _compare_frames(store, dataset, clip, methods, records, folder)
+        with suppress(OSError):
+            write_sealed(file, msgspec.json.encode(found), made_of)
+        return found
+
+
+def _compare_frames(
+    store: Store,
+    dataset: str,
+    clip: str,
+    methods: Sequence[str],
+    records: Sequence[Record],
+    folder: Path,
+) -> Comparison:
+    """The middle frame by every method, the worst second, crops, profiles. Raises UserError.
+
+    folder: crops and profiles wait there for the next report.
+    """
     frames = store.frames
     sources = figures.open_kept_frames(frames, dataset, clip, methods, records)
     scored = figures.read_kept_scores(frames, dataset, clip, sources, records)
@@ -329,13 +371,12 @@ def _comparison(
     height, width = next(iter(middle.values())).shape[:2]
     of_clip = [r for r in latest.values() if (r.dataset, r.clip) == (dataset, clip)]
     loop = make_worst_loop(sources, [r for r in of_clip if r.method in sources], _uri)
-    with _place(store.folder / "figures" / "report") as folder:
-        out = folder / f"profile-{dataset}-{clip}.png".replace("/", "-")
-        figures.profile(frames, dataset, clip, methods, out, records=records)
-        profile = _data("image/png", out.read_bytes())
-        out = folder / f"crops-{dataset}-{clip}.png".replace("/", "-")
-        figures.crops(frames, dataset, clip, methods, out, records=records)
-        crops = _data("image/png", out.read_bytes())
+    out = folder / f"profile-{dataset}-{clip}.png".replace("/", "-")
+    figures.profile(frames, dataset, clip, methods, out, records=records)
+    profile = _data("image/png", out.read_bytes())
+    out = folder / f"crops-{dataset}-{clip}.png".replace("/", "-")
+    figures.crops(frames, dataset, clip, methods, out, records=records)
+    crops = _data("image/png", out.read_bytes())
     spread = figures.spread(middle)
     size = (width, height)
     return Comparison(
