@@ -1,13 +1,19 @@
-"""The benchmark of speed at a small size: it runs, and two runs of it can be compared."""
+"""The benchmark of speed at a small size: it runs, and two runs of it can be compared.
+
+`pytest tests/benchmarks -n 0 --benchmark-enable` also times PSNR as a function.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.benchmarks.speed import main
+from vsrbench import metrics
 from vsrbench.cli import main as vsrbench
 
 
@@ -27,3 +33,10 @@ def test_two_runs_are_judged_by_compare(
     found = json.loads(capsys.readouterr().out)["changes"]
     assert {c["verdict"] for c in found if c["method"] == "png"} == {"same"}
     assert {c["verdict"] for c in found if c["method"] == "psnr"} == {"lost"}
+
+
+def test_psnr_as_a_function(benchmark: BenchmarkFixture) -> None:
+    """Two pictures of white noise: the mean of (a - b)^2 over 0..255 is (256^2 - 1) / 6."""
+    sr, gt = np.random.default_rng(0).integers(0, 256, (2, 4, 180, 320, 3), np.uint8)
+    score = benchmark(metrics.psnr, sr, gt)
+    assert score.value == pytest.approx(10 * np.log10(255**2 / ((256**2 - 1) / 6)), abs=0.02)

@@ -340,9 +340,8 @@ def check_pairs(
     they pair in their order, of which one side may have more at the end.
     """
     a, b = _numbered(first), _numbered(second)
-    why = numbering.explain_mismatch(
-        a, b, titles
-    )  # where both sides count without gaps, places suffice
+    # Where both sides count without gaps, places suffice.
+    why = numbering.explain_mismatch(a, b, titles)
     if why and len(first) != len(second) and places is None:
         places = range(min(len(first), len(second)))
         a = a[: len(places)]
