@@ -1,6 +1,7 @@
 """Broken inputs of every kind: one line and an exit code, never a traceback, nothing outside.
 
-`make fuzz` tries ten times as many; `FUZZ_ROUNDS=N` says how many of each kind.
+`make fuzz` tries ten times as many; `FUZZ_ROUNDS=N` says how many of each kind, `FUZZ_FIRST=S` from
+which seed on.
 """
 
 from __future__ import annotations
@@ -10,9 +11,15 @@ import os
 import random
 import re
 import shutil
+import signal
+import stat
+import tarfile
+import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -20,9 +27,13 @@ import pytest
 import torch
 
 from tests.test_cli import write_clip
+from tests.test_fetch import Server, server  # noqa: F401
 from vsrbench.cli import main
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "25"))
+FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
+HANGS_S = 120
+"""Of a command, on a machine with other work."""
 Change = Callable[[random.Random, bytes], bytes]
 WORDS = [
     *('""', "'x'", "-1", "0", "1e999", "nan", "true", "[]", "{}", "[[]]", "null", '"../../x"'),
@@ -115,15 +126,27 @@ def fields_mutated(rng: random.Random, data: bytes) -> bytes:
 
 def harmless(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> int:
     """Run a command in this process; anything raised is a traceback that a user would see."""
+    signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(HANGS_S)
     try:
         code = main(arguments)
     except SystemExit as error:
         code = int(error.code or 0)
+    finally:
+        signal.alarm(0)
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     assert code in (0, 1, 2, 3, 4), code
     assert code == 0 or out + err, "no word of what is wrong"
     return code
+
+
+def hangs(number: int, frame: FrameType | None) -> NoReturn:
+    raise AssertionError(f"no end after {HANGS_S} s")
+
+
+def seeds(rounds: int) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("seed", range(FIRST, FIRST + rounds))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +164,7 @@ def snapshot(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("seed", range(ROUNDS))
+@seeds(ROUNDS)
 def test_toml(seed: int, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Cards, specs, alignments, tables of programs."""
     rng = random.Random(seed)
@@ -171,7 +194,7 @@ def test_toml(seed: int, tmp_path: Path, root: Path, capsys: pytest.CaptureFixtu
     assert all(name.partition("/")[0] == "r" for name in made), made
 
 
-@pytest.mark.parametrize("seed", range(ROUNDS))
+@seeds(ROUNDS)
 def test_records(
     seed: int, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +213,7 @@ def test_records(
     harmless(["figure", "scatter", *there, "-o", str(tmp_path / "f.png")], capsys)
 
 
-@pytest.mark.parametrize("seed", range(ROUNDS))
+@seeds(ROUNDS)
 def test_pictures_and_videos(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(seed)
     picture = np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8)
@@ -212,19 +235,143 @@ def test_pictures_and_videos(seed: int, tmp_path: Path, capsys: pytest.CaptureFi
     harmless(["score", *arguments, "--results", str(tmp_path / "r")], capsys)
 
 
-@pytest.mark.parametrize("seed", range(max(4, ROUNDS // 4)))
+class Runs:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@seeds(max(6, ROUNDS // 4))
 def test_checkpoints(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = random.Random(seed)
+    """Damaged ones, what came instead of one, and one that holds code, which is not to run."""
+    rng, ran = random.Random(seed), tmp_path / "ran"
     path = tmp_path / rng.choice(["net.pth", "net.safetensors", "net.ckpt"])
-    torch.save({"params": {"conv_first.weight": torch.zeros(8, 3, 3, 3)}}, path)
+    weights: Any = {"params": {"conv_first.weight": torch.zeros(8, 3, 3, 3)}}
+    if seed % 3 == 0:
+        weights = rng.choice([Runs(ran), {"params": Runs(ran)}, weights | {"extra": [Runs(ran)]}])
+    torch.save(weights, path, _use_new_zipfile_serialization=rng.random() < 0.7)
     data = path.read_bytes()
-    page = b"<!doctype html><html><body>404</body></html>"
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
-    path.write_bytes(rng.choice([mutated(rng, data), page, pointer, b"", data]))
+    if seed % 3:
+        page = b"<!doctype html><html><body>404</body></html>"
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+        path.write_bytes(rng.choice([mutated(rng, data), page, pointer, b"", data]))
     harmless(["check", "--methods", str(path)], capsys)
+    assert snapshot(tmp_path) == {path.name}
 
 
-@pytest.mark.parametrize("seed", range(ROUNDS * 2))
+PARTS = ["LQ/a/0.png", "GT/a/0.png", "GT/a", "x", "a/" * 200 + "b", "é/\udcff", " ", ".", "a\nb"]
+OUTSIDE = [
+    "../v",
+    "/tmp/v",
+    "LQ/../../v",
+    "..",
+    "C:\\v",
+    "\\v",
+    "..\\v",
+    "//v",
+    "~/v",
+    "LQ/a/../../../v",
+]
+
+
+def archive(rng: random.Random) -> tuple[str, bytes]:
+    """(name, content) of an archive of some files, of which some lead astray."""
+    names = rng.choices([*PARTS, *OUTSIDE], k=rng.randint(0, 5))
+    made, form = BytesIO(), rng.choice(["zip", "tar", "tar.gz", "tar.xz"])
+    if form == "zip":
+        with zipfile.ZipFile(made, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_LZMA])) as pack:
+            for name in dict.fromkeys(name.replace("\udcff", "ÿ") for name in names):
+                info = zipfile.ZipInfo(name)
+                info.external_attr = rng.choice([0, stat.S_IFLNK | 0o777, stat.S_IFIFO]) << 16
+                pack.writestr(info, b"../../v")
+    else:
+        with tarfile.open(fileobj=made, mode=f"w:{form[4:]}") as tar:  # type: ignore[call-overload]
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.type = rng.choice([tarfile.REGTYPE] * 4 + [b"1", b"2", b"3", b"6", b"5"])
+                member.linkname, member.size = "../../v", 7 * (member.type == tarfile.REGTYPE)
+                tar.addfile(member, BytesIO(b"content"))
+    return f"pack.{form}", made.getvalue()
+
+
+@seeds(ROUNDS)
+def test_archives(
+    seed: int,
+    server: Server,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing of them goes anywhere but into the folder of the dataset, whole or not at all."""
+    rng = random.Random(seed)
+    name, data = archive(rng)
+    server.files[f"/{name}"] = data if rng.random() < 0.5 else mutated(rng, data)
+    (tmp_path / "root/datasets").mkdir(parents=True)
+    (tmp_path / "root/datasets/toy.toml").write_text(
+        'version = 1\ntitle = "Toy"\nkind = "real"\nscale = 4\nlicence = "MIT"\nsource = "-"\n'
+        f'lq = "LQ/{{clip}}"\n[[downloads]]\npack = "a"\nurl = "{server.url}/{name}"\n'
+    )
+    monkeypatch.setenv("VSRBENCH_DATA", str(tmp_path / "sets"))
+    before = snapshot(tmp_path)
+    where = ["--root", str(tmp_path / "root"), "--accept-licence"]
+    code = harmless(["datasets", "fetch", "toy", *where], capsys)
+    made = {n for n in snapshot(tmp_path) - before if not n.startswith(("sets/.", "sets/toy/"))}
+    assert made <= ({"sets", "sets/toy"} if code == 0 else {"sets"}), made
+    assert code == 0 or not (tmp_path / "sets/toy").exists()
+    assert not Path("/tmp/v").exists()
+
+
+SOURCES = b"""[methods]
+dove = "DOVE"
+[datasets]
+[metrics]
+own = { title = "O", better = "lower" }
+[sources.a]
+title = "A"
+paper = "A"
+pack = "p"
+read = "r"
+conventions = "c"
+"""
+VALUES = b"dataset,method,metric,value,notes\nudm10,dove,psnr,24.12,\nspmcs,dove,own,0.5,a note\n"
+VOTE = {"dataset": "s", "clip": "c", "left": "a", "right": "b", "choice": "left"}
+STUDY = b"""methods = ["bicubic"]
+datasets = ["synthetic"]
+frames = "0:2"
+tables = ["csv"]
+[[figures]]
+kind = "scatter"
+"""
+TRAINING = b'method = "x"\nsteps = 3\n'
+
+
+@seeds(ROUNDS)
+def test_numbers_votes_and_studies(
+    seed: int, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Published numbers (CSV and what names them), votes of people, a study that is not run."""
+    rng, folder = random.Random(seed), tmp_path / "results/published"
+    folder.mkdir(parents=True)
+    change = rng.choice([mutated, values_mutated])
+    (folder / "sources.toml").write_bytes(rng.choice([SOURCES, change(rng, SOURCES)]))
+    (folder / "a.csv").write_bytes(mutated(rng, VALUES))
+    for more in (["--published", "a"], ["--contradictions"]):
+        form = rng.choice(["markdown", "latex", "csv", "terminal"])
+        harmless(["table", "--root", str(tmp_path), *more, "--format", form], capsys)
+    votes = json.dumps({"schema": 1, "voter": "x", "votes": [VOTE]}).encode()
+    (tmp_path / "votes.json").write_bytes(rng.choice([mutated, fields_mutated])(rng, votes))
+    harmless(["votes", str(tmp_path / "votes.json"), "--results", str(results)], capsys)
+    (tmp_path / "study.toml").write_bytes(change(rng, STUDY))
+    harmless(
+        ["run", str(tmp_path / "study.toml"), "--dry-run", "--results", str(tmp_path / "r")], capsys
+    )
+
+
+@seeds(ROUNDS * 2)
 def test_command_lines(
     seed: int, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

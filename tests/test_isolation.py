@@ -76,6 +76,7 @@ DIES = {
     ),
     "group": ("os.killpg(0, 9)", "signal SIGKILL"),
     "loading": ("os.abort()", "signal SIGABRT", "load"),
+    "litters": ("__import__('tempfile').mkdtemp(); os.abort()", "signal SIGABRT"),
 }
 """Name -> code in the second frame, and how the worker ends."""
 RAISES = {
@@ -156,6 +157,7 @@ HARMLESS = {
     "nice": "os.nice(5)",
     "locale": "import locale; locale.setlocale(locale.LC_ALL, 'C')",
     "time": "time.time = time.sleep = time.monotonic = None",
+    "litter": "import tempfile as t; t.mkdtemp(); t.mkstemp()",
     "view": "threading.Timer(0.05, lambda: y.zero_()).start(); y = y.clone()",
 }
 """Name -> code, after which the frames are right."""
@@ -305,6 +307,7 @@ PROGRAMS = {
     "double": ("write(); os.fork() or (os.setsid(), os.fork(), time.sleep(300))", ""),
     "noenv": ("write(); subprocess.Popen(['env', '-i', 'setsid', '/bin/sleep', '300'])", ""),
     "nohup": ("write(); subprocess.Popen('nohup sleep 300 &', shell=True)", ""),
+    "litters": ("write(); import tempfile as t; t.mkdtemp(); t.mkstemp()", ""),
     "many": (
         "write(); [subprocess.Popen(['sleep', '300'], start_new_session=True) for _ in range(9)]",
         "",
@@ -475,10 +478,12 @@ def test_descendants_end_with_a_main_process_that_is_killed(
     bench: Path,  # noqa: F811
     root: Path,
     tmp_path: Path,
+    scratch: Path,
 ) -> None:
-    """A grandchild in a session of its own, of a worker that is busy and deaf."""
+    """A grandchild in a session of its own, of a worker that is busy and deaf; and its files."""
     code = (
-        "subprocess.Popen(['setsid', 'sleep', '300']); signal.signal(15, signal.SIG_IGN); "
+        "__import__('tempfile').mkdtemp(); subprocess.Popen(['setsid', 'sleep', '300']); "
+        "signal.signal(15, signal.SIG_IGN); "
         f"open({str(tmp_path / 'there')!r}, 'w').close(); time.sleep(300)"
     )
     write_cards(bench, {"deaf": (code, "")})
@@ -493,7 +498,7 @@ def test_descendants_end_with_a_main_process_that_is_killed(
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20
-    while started_by(tmp_path) and time.monotonic() < deadline:
+    while (started_by(tmp_path) or any(scratch.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not started_by(tmp_path)
 

@@ -68,6 +68,28 @@ def test_a_run_without_home_shared_memory_or_unicode(root: Path, tmp_path: Path)
     assert {r.status for r in Store(tmp_path / "r").read()} == {"ok"}
 
 
+def test_a_run_that_cannot_import_what_it_needs(root: Path, tmp_path: Path) -> None:
+    """Nothing is computed, the exit code says that something is missing, and a rerun has it all."""
+    (tmp_path / "broken/torch").mkdir(parents=True)
+    (tmp_path / "broken/torch/__init__.py").write_text("raise ImportError('cannot map libtorch')")
+    lq = write_clip(tmp_path / "lq", 2)
+    rest = ["--metrics", "lr_psnr", "--results", tmp_path / "r"]
+    run = ["--methods", "bicubic", "--input", lq, "--no-cost", *rest]
+    for argv in (
+        [*run, "--device", "cpu"],
+        [*run, "--device", "cpu,cpu"],
+        ["score", "--outputs", write_clip(tmp_path / "sr", 2, gt=True), "--lq", lq, *rest],
+        ["cost", "--methods", "bicubic", "--size", "32x24", "--results", tmp_path / "r"],
+    ):
+        code, _, err = call(root, *argv, PYTHONPATH=str(tmp_path / "broken"))
+        assert code == 3, err
+        assert "cannot be imported: cannot map libtorch" in err
+        assert "Traceback" not in err
+    assert {r.status for r in Store(tmp_path / "r").read()} == {"skipped"}
+    code, _, err = call(root, *run, "--device", "cpu")
+    assert code == 0, err
+
+
 def test_lists_without_a_cache_or_a_home(root: Path) -> None:
     nowhere = {"VSRBENCH_CACHE": "/proc/nobody/cache", "HOME": "/proc/nobody"}
     for what in ("methods", "datasets", "metrics"):

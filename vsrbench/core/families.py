@@ -3,7 +3,7 @@
 A process that goes into a session of its own, or outlives its parent, keeps its environment. Marks
 are nested: that of a run is the beginning of those of its workers, theirs of those of the programs
 that they start. A guard, which holds nothing but the end of a pipe, ends the family of a main
-process that is killed.
+process that is killed, and removes its temporary files.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import functools
 import itertools
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,6 +53,11 @@ def own_mark() -> str:
     return mark
 
 
+def scratch_folder(mark: str) -> Path:
+    """Where a process with this mark has its temporary files; it is made and removed with it."""
+    return Path(tempfile.gettempdir(), f"vsrbench-{mark.replace('/', '.')}")
+
+
 def python(module: str, call: str) -> list[str]:
     """The start of a command line: a fresh interpreter that finds what this one finds."""
     start = f"import sys; sys.path[:] = {sys.path!r}; from {module} import *; "
@@ -60,6 +67,9 @@ def python(module: str, call: str) -> list[str]:
 def _guard() -> None:
     sys.stdin.buffer.read()
     end_family(sys.argv[1])
+    own = scratch_folder(sys.argv[1])
+    for folder in own.parent.glob(f"{own.name}.*"):  # of processes whose main process was killed
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_family(*of: str | int) -> None:

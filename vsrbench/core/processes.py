@@ -15,6 +15,7 @@ import os
 import pickle
 import queue
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -34,7 +35,16 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.families import GRACE_S, MARK, end_family, new_mark, own_mark, python
+from vsrbench.core.families import (
+    GRACE_S,
+    MARK,
+    end_family,
+    new_mark,
+    own_mark,
+    python,
+    scratch_folder,
+)
+from vsrbench.core.variables import LOGS, logs_folder
 
 T = TypeVar("T")
 Told = Callable[[Any], None]
@@ -54,7 +64,7 @@ class Died(Exception):
 
 
 class Process:
-    """A process that does what it is given, in order. `end` it.
+    """A process that does what it is given, in order. `end` it: its temporary files go with it.
 
     fresh: not forked from the template, so that its memory is its own.
     """
@@ -66,8 +76,10 @@ class Process:
         self._died: Died | None = None
         self._gone = threading.Event()
         self._code, self._ending, self._late = 0, False, ""
+        self._scratch = scratch_folder(self.mark)
         try:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it has ended
+            self._scratch.mkdir(0o700)
         except OSError as error:
             raise UserError(
                 f"no temporary file can be made: {error.strerror}",
@@ -83,8 +95,20 @@ class Process:
                 _thread(lambda: self._note_end(popen.wait()))
             else:
                 _template().fork(self, [*fds, 2])
-        self._connection.send((dict(os.environ) | {MARK: self.mark}, Path.cwd(), sys.path))
+        self._connection.send((self._environment(), Path.cwd(), sys.path))
         _thread(self._listen)
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, with what belongs to the process; what is to stay is not among its own files."""
+        compiled = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+        return {
+            "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+            LOGS: str(logs_folder()),
+            **os.environ,
+        } | {
+            MARK: self.mark,
+            "TMPDIR": str(self._scratch),
+        }
 
     def submit(
         self,
@@ -129,7 +153,11 @@ class Process:
         self._ending = True
         with contextlib.suppress(OSError):  # one that is not yet forked hears it when it is
             self._socket.shutdown(socket.SHUT_RDWR)
+        self._end_family()
+
+    def _end_family(self) -> None:
         end_family(self.mark, *([self.pid] if self.pid else []))
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _note_end(self, code: int) -> None:
         """It has ended: an exit code, or minus the number of a signal."""
@@ -158,7 +186,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         self._gone.wait(2 * GRACE_S)
-        end_family(self.mark, *([self.pid] if self.pid else []))
+        self._end_family()
         self._log.seek(0)
         log = self._log.read().decode(errors="replace").strip()
         died = Died(self._late or describe_exit(self._code), log, bool(self._late))
@@ -384,6 +412,7 @@ def _serve(fd: int, log: int) -> NoReturn:
         os._exit(0)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR is another one than where this was imported
     with contextlib.suppress(OSError):
         os.chdir(folder)
     sys.path[:] = path

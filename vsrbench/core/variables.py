@@ -6,6 +6,7 @@ And the one folder that none of them moves: where vsrbench itself lies.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from vsrbench.core.errors import UserError
@@ -55,10 +56,12 @@ def cache_limit_gib(usual: float) -> float:
         raise UserError(f"${CACHE_GIB} is '{given}'", "give it a number of GiB") from error
 
 
-def logs_folder() -> Path | None:
-    """$VSRBENCH_LOGS, which a run sets for its workers: what programs of others said and got."""
-    given = os.environ.get(LOGS, "")
-    return Path(given) if given else None
+def logs_folder() -> Path:
+    """$VSRBENCH_LOGS, which a run sets for its workers: what programs of others said and got.
+
+    Without a run it lies among the temporary files.
+    """
+    return Path(os.environ.get(LOGS) or Path(tempfile.gettempdir(), "vsrbench-logs"))
 
 
 def offline() -> bool:

@@ -241,11 +241,10 @@ class _Program:
 def make_workplace(name: str, secrets: Mapping[str, str]) -> Iterator[Path]:
     """A folder for what a program is given, gives back and says. Where it fails, it is kept.
 
-    It lies in $VSRBENCH_LOGS, where a run has the folder `logs` of its results, else among the
-    temporary files. The error then names it, and no longer what `secrets`, the user's table, and
-    variables of tokens hold.
+    It lies in `logs_folder`, which a run has in its results. The error then names it, and no longer
+    what `secrets`, the user's table, and variables of tokens hold.
     """
-    logs = logs_folder() or Path(tempfile.gettempdir(), "vsrbench-logs")
+    logs = logs_folder()
     kept = logs / f"{name}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{token_hex(2)}"
     place = name_partial(kept)
     try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
+from vsrbench.core.config import build
 from vsrbench.core.errors import UserError, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.metrics import METRICS
@@ -38,7 +40,7 @@ class Source:
     """How the numbers came here."""
     conventions: str
     """Definitions and scales that differ between papers."""
-    measured: Mapping[str, str]
+    measured: Mapping[str, str] = field(default_factory=dict)
     """Its metric -> the metric here of the same definition; empty text for none."""
 
 
@@ -66,6 +68,24 @@ class Value:
         return len(self.text.partition(".")[2])
 
 
+class Unmeasured(TypedDict):
+    """A column that no metric here computes."""
+
+    title: str
+    better: Literal["higher", "lower", ""]
+    unit: NotRequired[str]
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What sources.toml holds."""
+
+    methods: Mapping[str, str]
+    datasets: Mapping[str, str]
+    metrics: Mapping[str, Unmeasured]
+    sources: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Published:
     """Everything in results/published."""
@@ -76,8 +96,8 @@ class Published:
     """Method -> name in tables."""
     datasets: Mapping[str, str]
     """Dataset -> name in tables."""
-    metrics: Mapping[str, Mapping[str, Any]]
-    """Columns that no metric here computes: title, unit, better."""
+    metrics: Mapping[str, Unmeasured]
+    """Columns that no metric here computes."""
 
     def of(self, source: str) -> list[Value]:
         """The values of a source. Raises UserError for an unknown one."""
@@ -90,23 +110,19 @@ class Published:
         if metric in METRICS:
             return replace(metric_column(METRICS[metric]), decimals=decimals)
         about = self.metrics[metric]
-        better: Literal["higher", "lower", ""] = about["better"]
-        return Column(metric, about["title"], about.get("unit", ""), better, decimals)
+        return Column(metric, about["title"], about.get("unit", ""), about["better"], decimals)
 
 
 def read(root: Path) -> Published:
     """All published numbers of a checkout. Raises UserError for anything out of place."""
     folder = root / "results" / "published"
     index = folder / "sources.toml"
-    table = read_toml(index)
-    try:
-        sources = {
-            name: Source(name=name, **{"measured": {}, **about})
-            for name, about in table["sources"].items()
-        }
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{index} cannot be used: {error}") from error
-    found = Published(sources, (), table["methods"], table["datasets"], table["metrics"])
+    table: _Index = build(_Index, read_toml(index), index)
+    sources = {
+        name: build(Source, about, f"{index}: {name}", name=name)
+        for name, about in table.sources.items()
+    }
+    found = Published(sources, (), table.methods, table.datasets, table.metrics)
     values: list[Value] = []
     for path in sorted(folder.glob("*.csv")):
         if path.stem not in sources:
@@ -118,24 +134,30 @@ def read(root: Path) -> Published:
 
 
 def _values(path: Path, source: Source, known: Published) -> Iterable[Value]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != FIELDS:
-            raise UserError(f"{path}: the header must be {','.join(FIELDS)}")
-        for row in reader:
-            value = Value(
-                source, row["dataset"], row["method"], row["metric"], row["value"], row["notes"]
-            )
-            where = f"{path}:{reader.line_num}"
-            if value.method not in known.methods:
-                raise UserError(f"{where}: {unknown_name('method', value.method, known.methods)}")
-            if value.metric not in {*METRICS, *known.metrics}:
-                raise UserError(f"{where}: {unknown_name('metric', value.metric, known.metrics)}")
-            try:
-                float(value.text)
-            except ValueError as error:
-                raise UserError(f"{where}: '{value.text}' is not a number") from error
-            yield value
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not valid CSV: {error}") from error
+    if not rows or rows[0][1] != FIELDS:
+        raise UserError(f"{path}: the header must be {','.join(FIELDS)}")
+    for number, row in rows[1:]:
+        where = f"{path}:{number}"
+        if len(row) != len(FIELDS):
+            raise UserError(f"{where} has {len(row)} fields, not {len(FIELDS)}")
+        value = Value(source, *row)
+        if value.method not in known.methods:
+            raise UserError(f"{where}: {unknown_name('method', value.method, known.methods)}")
+        if value.metric not in {*METRICS, *known.metrics}:
+            raise UserError(f"{where}: {unknown_name('metric', value.metric, known.metrics)}")
+        try:
+            finite = math.isfinite(value.number)
+        except ValueError:
+            finite = False
+        if not finite:
+            raise UserError(f"{where}: '{value.text}' is not a number")
+        yield value
 
 
 def summary(

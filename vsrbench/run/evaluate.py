@@ -96,9 +96,8 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
     for name, why in job.refused.items():
         yield _record(job, context, metric_info(name), "skipped", error_json(why))
     if job.error is not None:
-        status = "skipped" if isinstance(job.error, MissingError) else "failed"
         for metric in job.todo:
-            yield _record(job, context, metric, status, error_json(job.error))
+            yield _failed(job, context, metric, error_json(job.error))
         if job.keep and not job.todo:
             raise job.error
         return
@@ -153,7 +152,7 @@ def evaluate(job: Job, method: Callable[[], Method], context: Context) -> Iterat
                 who = f"metric '{metric.name}'"
                 failures[metric.name] = _failure(who, "after the last frame", error)
         if metric.name in failures:
-            yield _record(job, context, metric, "failed", failures[metric.name], seconds)
+            yield _failed(job, context, metric, failures[metric.name], seconds)
             continue
         record = _record(job, context, metric, "ok", None, seconds)
         extra = {**record.extra, **extra, **delay.result()}
@@ -363,6 +362,18 @@ def error_json(error: UserError) -> Mapping[str, str]:
     if (log := error.cause()) and not isinstance(error, MissingError):
         found["log"] = log
     return found
+
+
+def _failed(
+    job: Job,
+    context: Context,
+    metric: MetricInfo,
+    error: Mapping[str, str],
+    seconds: float = 0.0,
+) -> Record:
+    """Skipped where something is missing that the score needs."""
+    status = "skipped" if error["type"] == MissingError.__name__ else "failed"
+    return _record(job, context, metric, status, error, seconds)
 
 
 def _record(

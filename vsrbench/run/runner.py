@@ -309,24 +309,26 @@ class Run:
             raise found.error
         self._spent.methods += found.spent.methods
         self._spent.metrics += found.spent.metrics
-        outcome = "ok"
-        logs = dict[str, None]()
         self.store.append_all(found.records)
         for record in found.records:
             self.counts[record.status] += 1
-            if record.status == "failed" and record.error:
-                outcome = f"FAILED: {record.error['message']}"
-                logs[record.error.get("log", "")] = None
-        if found.error is not None:  # frames were to be kept and nothing was to be scored
-            self.counts["failed"] += 1
-            outcome = f"FAILED: {found.error}"
-            logs[error_json(found.error).get("log", "")] = None
+        told = [(r.status, r.error) for r in found.records if r.metric not in job.refused]
+        if error := found.error or (None if job.todo else job.error):  # of which no record tells
+            status = "skipped" if isinstance(error, MissingError) else "failed"
+            told.append((status, error_json(error)))
+            self.counts[status] += 1
+        outcome = "ok"
+        logs = dict[str, None]()
+        for status, why in told:
+            if status == "failed" and why:
+                outcome = f"FAILED: {why['message']}"
+                logs[why.get("log", "")] = None
+            elif status == "skipped" and why:
+                outcome = f"skipped: {why['message']} ({why['hint']})"
+                self.missing = True
         if self.config.verbose:
             for log in filter(None, logs):
                 progress.line(log.rstrip())
-        if isinstance(job.error, MissingError):
-            self.missing = True
-            outcome = f"skipped: {job.error}"
         return outcome
 
     def _append(self, record: Record) -> None:
