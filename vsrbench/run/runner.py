@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -312,7 +312,9 @@ class Run:
         self.store.append_all(found.records)
         for record in found.records:
             self.counts[record.status] += 1
-        told = [(r.status, r.error) for r in found.records if r.metric not in job.refused]
+        told: list[tuple[str, Mapping[str, str] | None]] = [
+            (r.status, r.error) for r in found.records if r.metric not in job.refused
+        ]
         if error := found.error or (None if job.todo else job.error):  # of which no record tells
             status = "skipped" if isinstance(error, MissingError) else "failed"
             told.append((status, error_json(error)))
