@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in args or "--verbose" in args
     signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
     gc.set_threshold(50_000, 10, 1000)  # a million records hold no cycles: to look takes a sixth
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
@@ -132,6 +133,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("interrupted: finished results are kept; the same command resumes")
         return INTERRUPTED
+
+
+def _open_streams() -> None:
+    """Where a standard stream is closed, no file of ours may get its number and what goes there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _silence() -> None:
