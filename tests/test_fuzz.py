@@ -32,7 +32,7 @@ from vsrbench.cli import main
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "25"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
-HANGS_S = 120
+HANGS_S = 300
 """Of a command, on a machine with other work."""
 Change = Callable[[random.Random, bytes], bytes]
 WORDS = [

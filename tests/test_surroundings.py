@@ -46,6 +46,16 @@ def test_stdout_that_is_full(root: Path) -> None:
     assert "Exception" not in err
 
 
+def test_stderr_that_is_full(root: Path) -> None:
+    """What is said there is no reason to fail."""
+    argv = [sys.executable, root / "run_bench.py", "compare", *[root / "results/reference"] * 2]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*map(str, argv), "-v"], stdout=subprocess.PIPE, stderr=full)
+        fails = subprocess.run([*map(str, argv[:2]), "nothing"], stderr=full)
+    assert (done.returncode, fails.returncode) == (0, 2)
+    assert done.stdout
+
+
 def test_a_run_without_home_shared_memory_or_unicode(root: Path, tmp_path: Path) -> None:
     """All at once: nothing can be cached, and the table has signs that cannot be shown."""
     argv = [sys.executable, root / "run_bench.py", "--methods", "bicubic", "--no-cost", "-q"]

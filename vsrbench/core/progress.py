@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -25,12 +26,18 @@ def plain(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Plain lines on stderr; on a terminal broken between words where they are too long."""
+    """Plain lines on stderr; on a terminal broken between words where they are too long.
+
+    Where stderr takes no more, on a full disk, all goes on in silence.
+    """
     lines = [plain(line.expandtabs()) for line in text.split("\n")]
     if sys.stderr.isatty():
         width = max(shutil.get_terminal_size().columns, 40)
         lines = [_broken(line, width) for line in lines]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    try:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _broken(line: str, width: int) -> str:
