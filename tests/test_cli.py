@@ -704,7 +704,7 @@ def test_tables_show_the_cost_that_was_asked_for(run: Run, tmp_path: Path) -> No
     alone = ("cost", "--methods", "bicubic", "--size", "40x32", "--device", "cpu:0", "--frames")
     for args, timed, new in (
         (ours, 10, "2 new results"),
-        ((*alone, 4), 4, "1 new results"),
+        ((*alone, 4), 4, "1 new result,"),
         ((*alone, 10), 10, "0 new results"),  # of the run: another name of the same device
         (ours, 10, "0 new results"),
     ):

@@ -352,7 +352,7 @@ def test_on_github(
     base, new = stored(tmp_path / "base", clips(30.0)), stored(tmp_path / "new", clips(29.0))
     assert main(["compare", str(base), str(new)]) == 4
     out, err = capsys.readouterr()
-    assert summary.read_text() == out.removesuffix("\n")
+    assert summary.read_text() == out
     assert re.search(r"^::error title=vsrbench regression::.*30.00 -> 29.00", err, re.M)
     assert main(["compare", str(base), str(base), "--format", "json"]) == 0
     out, err = capsys.readouterr()

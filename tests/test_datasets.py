@@ -339,7 +339,7 @@ def test_check_on_the_command_line(
     assert main(args) == 0
     out = capsys.readouterr().out
     assert "udm10: as its spec says" in out
-    assert "beware: LQ of other degradations" in out
+    assert "pitfall: LQ of other degradations" in out
     lose_a_frame(*sides(spec, tmp_path / "UDM10"))
     assert main(args) == 1
     assert "error: clip '000': LQ lacks frame 00000001" in capsys.readouterr().out

@@ -1,8 +1,9 @@
-"""The set `footage`: made of a video as its table says, and read from the cache afterwards."""
+"""The dataset `footage`: made of a video as its table says, and read from the cache afterwards."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,9 @@ def test_without_network_it_says_so(tmp_path: Path) -> None:
         footage.clips(tmp_path, lambda text: None)
 
 
-def test_pinned_pixels(tmp_path: Path) -> None:
+def test_pinned_pixels(tmp_path: Path, registry: Callable[..., list[Path]]) -> None:
     """Digests of all clips, with the versions in constraints.txt."""
-    if any(footage.make_need(cut.file).locate() is None for cut in footage.CUTS.values()):
-        pytest.skip("needs clips out of the package registry: run --datasets footage once")
+    registry(*(footage.make_need(cut.file) for cut in footage.CUTS.values()))
     said: list[str] = []
     made = footage.clips(tmp_path, said.append)
     assert [clip.digest for clip in made] == [cut.digest for cut in footage.CUTS.values()]

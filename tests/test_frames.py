@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.conftest import SHARED
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.data.frames import RECENT, FrameWriter, digest, open_frames
 from vsrbench.data.images import image_size, read_image
@@ -876,16 +877,23 @@ FOLDERS = {
 }
 
 
-def test_real_videos(shared: Path) -> None:
-    for name, (count, size, fps) in REAL_VIDEOS.items():
-        path = shared / "real" / name
-        source = open_frames(path)
-        assert (len(source), source.size, source.fps) == (count, size, pytest.approx(fps)), name
-        frames = list(source)
+def test_real_videos(real: Path) -> None:
+    videos = sorted(real.glob("clips-*/*.mp4"))
+    assert len(videos) == len(REAL_VIDEOS) or not SHARED.is_dir()
+    for path in videos:
+        name, source = path.relative_to(real).as_posix(), open_frames(path)
+        about = (len(source), source.size, source.fps)
+        if SHARED.is_dir():
+            count, size, fps = REAL_VIDEOS[name]
+            assert about == (count, size, pytest.approx(fps)), name
+        frames, count = list(source), len(source)
         assert len(frames) == count
         for k in (count - 1, 0, count // 2, 7, 6, 9):
             np.testing.assert_array_equal(source[k], frames[k])
         capture = cv2.VideoCapture(str(path))  # brings a decoder and a conversion of its own
+        told = (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
+        assert tuple(map(capture.get, told)) == (count, *source.size)
+        assert source.fps == pytest.approx(capture.get(cv2.CAP_PROP_FPS))
         for frame in frames:
             ok, other = capture.read()
             assert ok, name
@@ -893,10 +901,12 @@ def test_real_videos(shared: Path) -> None:
         assert not capture.read()[0]
 
 
-def test_real_folders(shared: Path) -> None:
+def test_real_folders(real: Path) -> None:
     for name, (count, size) in FOLDERS.items():
-        source = open_frames(shared / "real" / name)
+        source = open_frames(real / name)
         source.check()
+        if not SHARED.is_dir():
+            count = len(list((real / name).iterdir()))
         assert (len(source), source.size) == (count, size), name
         assert source.names == sorted(source.names)
         other = np.asarray(Image.open(source.files[-1]).convert("RGB")).astype(int)

@@ -342,9 +342,9 @@ def doves_scorer(pred: Path, gt: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_preset_dove_is_doves_scorer(score: Score, shared: Path, tmp_path: Path) -> None:
-    """Real frames: whole, of another size, and three frames short."""
-    clips = shared / "real" / "clips-gt"
+def test_preset_dove_is_doves_scorer(score: Score, real: Path, tmp_path: Path) -> None:
+    """Frames: whole, of another size, and three short."""
+    clips = real / "clips-gt"
     for name, count in (("vid4-calendar", 6), ("vid4-city", 2), ("davis-judo", 6)):
         (tmp_path / "gt" / name).mkdir(parents=True)
         for path in sorted((clips / name).iterdir())[:count]:

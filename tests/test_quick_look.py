@@ -63,7 +63,7 @@ def test_a_part_reads_like_a_list() -> None:
 def test_spans() -> None:
     assert (read_span("8"), read_span("100:124")) == ((0, 8), (100, 124))
     for wrong in ("0", "5:5", "a", "-3", "1:2:3", ""):
-        with pytest.raises(UserError, match="are no frames"):
+        with pytest.raises(UserError, match="is not a range of frames"):
             read_span(wrong)
 
 
@@ -204,7 +204,7 @@ def test_a_study_says_all_that_a_command_says(
     [
         ('metods = ["a"]', "Did you mean 'methods'"),
         ('methods = "a"', "methods must be"),
-        ('methods = ["a"]\nframes = "x"', "are no frames"),
+        ('methods = ["a"]\nframes = "x"', "is not a range of frames"),
         ('methods = ["a"]\nvideo = "gif"', "one of: "),
         ('methods = ["a"]\n[constraints]\nvram = "8"', "no size of memory"),
         ('methods = ["a"]\n[grid]\nsizes = ["x"]', "320x180"),

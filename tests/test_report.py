@@ -505,7 +505,7 @@ def test_the_vote_is_blind_and_its_file_is_read(
     capsys.readouterr()
     assert main(["votes", str(files[0]), "--results", str(results)]) == 0
     out = capsys.readouterr().out
-    assert "9 comparisons of 1 people, decoys apart" in out
+    assert "9 comparisons by 1 voter, decoys apart" in out
     assert {"Bicubic", "Lanczos"} <= set(re.findall("Bicubic|Lanczos", out))
     assert "agrees with people" in out
     assert main(["votes", str(page)]) == 1

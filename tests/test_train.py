@@ -486,7 +486,7 @@ def test_earlier_work_is_not_replaced_by_accident(
         code, line = run()
         assert (code, line) == (
             2,
-            f"error: {out.with_name(kept)} already exists (go on with --resume, start over with "
+            f"error: {out.with_name(kept)} already exists (resume with --resume, start over with "
             "--fresh, or name another --out)\n",
         )
         assert written() == made
@@ -810,7 +810,7 @@ def test_processes_stop_after_the_same_step(pool: Path, tmp_path: Path, root: Pa
             text=True,
             timeout=300,
         )
-        assert ran.stderr.count("interrupted; go on with --resume") == 2, ran.stderr
+        assert ran.stderr.count("interrupted; resume with --resume") == 2, ran.stderr
         assert "RuntimeError" not in ran.stderr
         state = torch.load(out.with_suffix(".train.pt"), weights_only=True)
         assert state["progress"]["step"] == 2

@@ -135,7 +135,7 @@ def server(online: Path) -> Iterator[str]:
 def test_a_download_goes_on_and_the_next_source_serves(server: str, online: Path) -> None:
     Handler.cut = 50_000
     source = Source(url=f"{server}/net.bin", sha256=SHA256)
-    with pytest.raises(MissingError, match=r"broke off.*the same command goes on from there; or"):
+    with pytest.raises(MissingError, match=r"broke off.*the same command resumes it; or"):
         sources.fetch([need(source)], quiet)
     Handler.cut = 0
     gone = Source(url=f"{server}/gone/net.bin")

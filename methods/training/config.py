@@ -244,7 +244,8 @@ FREE = {
     *("steps", "minutes", "validate_minutes", "validate_steps", "validation_frames"),
     *("threads", "workers", "compile", "checkpointing", "init", "flow_init"),
 }
-"""Settings that a resumed training may change: they say how long, or have done what they do."""
+"""Settings that a resumed training may change: budgets, resources, and initial weights that
+are already applied."""
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         if there and not args.resume and not args.fresh:
             raise UserError(
                 f"{there[0]} already exists",
-                "go on with --resume, start over with --fresh, or name another --out",
+                "resume with --resume, start over with --fresh, or name another --out",
             )
         trainer = Trainer(config, args.data, out, *join(args.device))
         if args.critics:
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt as error:
-        print("interrupted; go on with --resume", file=sys.stderr)
+        print("interrupted; resume with --resume", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from error
     finally:
         if dist.is_initialized():

@@ -28,7 +28,7 @@ FORMS = ("terminal", "markdown", "latex", "csv", "csv-wide", "json")
 FIGURES = ("teaser", "crops", "profile", "scatter", "drift", "growth", "video")
 """Kinds of figures."""
 FPS = 12.0
-"""Of frames that do not say how fast they go."""
+"""Frames per second, for clips that do not state their own."""
 
 Names = Sequence[str] | None
 Box = tuple[int, int, int, int]

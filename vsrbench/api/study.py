@@ -135,7 +135,7 @@ def read_study(path: Path | None, given: Mapping[str, Any]) -> Study:
             parts[name] = build(kind, table.pop(name), f"{where}: {name}")
     figures = table.pop("figures", [])
     if not isinstance(figures, list):
-        raise UserError(f"{where}: figures is no array of tables", "write [[figures]]")
+        raise UserError(f"{where}: figures is not an array of tables", "write [[figures]]")
     parts["figures"] = tuple(_figure(entry, f"{where}: figures") for entry in figures)
     table |= {name: value for name, value in given.items() if value not in (None, False)}
     study: Study = build(Study, table, where, **parts)
@@ -155,7 +155,7 @@ def read_study(path: Path | None, given: Mapping[str, Any]) -> Study:
 def _figure(entry: Any, where: str) -> Figure:
     """A figure; fields that not all kinds have are its options."""
     if not isinstance(entry, Mapping):
-        raise UserError(f"{where}: {entry!r} is no table", "write kind = ...")
+        raise UserError(f"{where}: {entry!r} is not a table", "write kind = ...")
     own = {f.name for f in fields(Figure)} - {"options"}
     hints = get_type_hints(Results.figure)
     options = {}

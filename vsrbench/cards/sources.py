@@ -32,7 +32,7 @@ from vsrbench.core.variables import (
 from vsrbench.core.wheels import KEPT
 
 PERMISSIVE = ("MIT", "BSD-2-Clause", "BSD-3-Clause", "BSD-2-Clause-Patent", "Apache-2.0", "CC0-1.0")
-"""Licences that ask nothing of who runs a network; they are shown, and need no acceptance."""
+"""Licences that place no condition on running a network: shown, but need no acceptance."""
 NOTES = "fetched.json"
 
 
@@ -51,7 +51,7 @@ class Need:
     folders: tuple[Path, ...] = ()
     """Where it is looked for before all other places."""
     also: tuple[str, ...] = ()
-    """Names of other files that serve."""
+    """Names of other files that can take its place."""
 
     place: Path | None = None
     """Where it is fetched to; None for the folder of all fetched weights."""
@@ -130,7 +130,7 @@ def fetch(
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or 'weights'}: {error.strerror or error}",
-            f"free some space or choose another folder by ${FETCHED}; what has come is kept",
+            f"free some space or choose another folder: ${FETCHED}; downloads so far are kept",
         ) from error
     finally:
         for place in {need.place or fetched_folder() for need in wanted}:
@@ -166,7 +166,7 @@ def _fetch(need: Need, folder: Path, note: Callable[[str], None], timeout_s: flo
     kind = type(first) if len(failures) == 1 else MissingError
     hint = explain_by_hand(need)
     if (folder / (need.name + download.PARTIAL)).exists():
-        hint = f"what has come is kept and the same command goes on from there; or {hint}"
+        hint = f"the partial download is kept, and the same command resumes it; or {hint}"
     raise kind("; ".join(f.message for f in failures), hint) from first
 
 
@@ -189,9 +189,9 @@ def find_missing(wanted: Iterable[Need]) -> list[Need]:
 
 
 def provide(wanted: Iterable[Need], note: Callable[[str], None], timeout_s: float) -> None:
-    """Fetch what is small and free; say of the rest, in a line each, how it can be had.
+    """Fetch what is small and free; print a line for each other file with the command for it.
 
-    What cannot be fetched is said, too; nothing is raised but for a wrong limit.
+    A failed download is a line, too; the only error raised is for a wrong limit.
     """
     for need in [] if offline() else find_missing(wanted):
         if need.is_small() and need.is_free():

@@ -194,7 +194,7 @@ def load_state(card: MethodCard) -> tuple[dict[str, torch.Tensor], dict[str, Any
 def load_strictly(
     net: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str, assign: bool = False
 ) -> None:
-    """Load every tensor or none. Raises DataError with the first names that do not fit.
+    """Strict loading. Raises DataError with the first names that do not fit.
 
     assign: take the tensors themselves instead of copying them, as a network on `meta` needs.
     """

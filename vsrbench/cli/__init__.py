@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = "-v" in args or "--verbose" in args
     signal.signal(signal.SIGTERM, _terminate)
     _open_streams()
-    gc.set_threshold(50_000, 10, 1000)  # a million records hold no cycles: to look takes a sixth
+    gc.set_threshold(50_000, 10, 1000)  # a million records hold no cycles; the search costs 1/6
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")  # what it cannot show is no reason to fail
@@ -143,7 +143,7 @@ def _open_streams() -> None:
 
 
 def _silence() -> None:
-    """Nobody can take what is left to be printed."""
+    """Discard what is still to be printed: its reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -30,7 +30,7 @@ def make_parser() -> Parser:
     """The arguments."""
     parser = new_parser(
         "advise",
-        "Which method to take for a clip of yours: runs what is ready on a short part of it, "
+        "Which method to use for your clip: runs what is ready on a short part of it, "
         "times it at the clip's size, and writes one page with answers, pictures and doubts.",
         "vsrbench advise --input my.mp4 [--fps 24] [--vram 8GiB] [options]",
     )

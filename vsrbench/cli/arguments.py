@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message, hint)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Lists take spaces; where they would take what the command itself needs, only commas."""
+        """Lists take spaces, unless that would swallow positional arguments: then only commas."""
         try:
             return super().parse_args(args, namespace)
         except UserError as error:
@@ -116,8 +116,8 @@ def add_format(group: Group) -> None:
         "--format",
         choices=["terminal", "markdown", "latex", "csv", "csv-wide", "json"],
         metavar="FORM",
-        help="terminal, markdown, latex, csv (long), csv-wide or json (default: terminal on one, "
-        "else markdown)",
+        help="terminal, markdown, latex, csv (long), csv-wide or json (default: terminal on a "
+        "terminal, else markdown)",
     )
 
 

@@ -46,7 +46,7 @@ def make_parser() -> Parser:
         "--format",
         choices=["terminal", "markdown", "json"],
         metavar="FORM",
-        help="terminal, markdown or json (default: terminal on one, else markdown)",
+        help="terminal, markdown or json (default: terminal on a terminal, else markdown)",
     )
     parser.add_argument("-o", "--output", type=Path, help="file instead of stdout")
     return parser
@@ -91,5 +91,5 @@ def execute(options: argparse.Namespace) -> int:
         write(options.output, text)
         note(found.verdict)
     else:
-        print(text)
+        print(text, end="")
     return REGRESSION if found.regressed else OK

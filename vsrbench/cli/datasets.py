@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser, positive, whole
 from vsrbench.core.errors import FAILED, OK, UserError
-from vsrbench.core.progress import note, plain
+from vsrbench.core.progress import counted, note, plain
 from vsrbench.core.variables import DATA
 
 
@@ -54,7 +54,7 @@ def check(options: argparse.Namespace) -> int:
     for kind in ("facts", "warnings", "errors"):
         for text in getattr(found, kind):
             print(plain(text if kind == "facts" else f"{kind[:-1]}: {text}"))
-    verdict = f"{len(found.errors)} errors, {len(found.warnings)} warnings"
+    verdict = f"{counted(len(found.errors), 'error')}, {counted(len(found.warnings), 'warning')}"
     print(f"{spec.name}: {verdict if found.errors or found.warnings else 'as its spec says'}")
     return FAILED if found.errors else OK
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser
 from vsrbench.core.errors import FAILED, OK
-from vsrbench.core.progress import note
+from vsrbench.core.progress import counted, note
 
 
 def make_parser() -> Parser:
@@ -32,7 +32,8 @@ def execute(options: argparse.Namespace) -> int:
     for line in found.conflicts:
         note(f"conflict: {line}; the first one is kept")
     note(
-        f"merged: {found.records} records and {found.runs} runs added, {found.overlap} scores were "
-        f"there already, {len(found.conflicts)} conflicts; records in {target.records}"
+        f"merged: added {counted(found.records, 'record')} and {counted(found.runs, 'run')}; "
+        f"{counted(found.overlap, 'score')} already there, "
+        f"{counted(len(found.conflicts), 'conflict')}; records in {target.records}"
     )
     return FAILED if found.conflicts else OK

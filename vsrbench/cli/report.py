@@ -20,7 +20,7 @@ def make_parser() -> Parser:
     )
     add_selection(parser)
     parser.add_argument(
-        "--images", type=number, metavar="MIB", help="size of all pictures (default: 48)"
+        "--images", type=number, metavar="MIB", help="size of all pictures together (default: 48)"
     )
     parser.add_argument(
         "--vote", action="store_true", help="add a blind vote on pairs of pictures; see: votes"

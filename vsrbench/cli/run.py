@@ -1,4 +1,4 @@
-"""`run`: methods on datasets or a video, scores, costs, a table. It is what no name means."""
+"""`run`: methods on datasets or a video, scores, costs, a table. The default command."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ exit codes: 0 all done, 1 some jobs failed, 2 bad command line or spec, 3 someth
 missing, 4 regression found, 130 interrupted (finished work is kept)"""
 COMMANDS = """\
 commands (each has its --help):
-  run        methods on datasets or a video; what no command means
-  advise     which method for a clip of yours, by a short part of it
-  score      frames or videos that exist already
+  run        methods on datasets or a video; the default command
+  advise     which method to use for your clip, from a short part of it
+  score      frames or videos that you already have
   cost       time, memory, energy, at sizes and lengths
   table      results as a table: terminal, Markdown, LaTeX, CSV, JSON
   figure     results as a figure, or as a video side by side
@@ -70,14 +70,14 @@ commands (each has its --help):
   list       methods, datasets, metrics: what is ready here
   check      files, hashes and imports before a run
   datasets   check, add, fetch or degrade a dataset
-  methods    set up a method's environment, or begin a new one
+  methods    set up a method's environment, or start a new one
   weights    list, fetch or check weights
   export     a method's networks as ONNX
 """
 
 
 def make_parser() -> Parser:
-    """The arguments. What a study may say has no default here."""
+    """The arguments. Those that a study can set have no default here."""
     parser = new_parser(
         "run",
         "Run video super-resolution methods on datasets or on your own video, score them,\n"
@@ -94,7 +94,7 @@ def make_parser() -> Parser:
         type=Path,
         nargs="?",
         metavar="STUDY.toml",
-        help="all of what follows in a file; options given here go before it",
+        help="a file with the options below; those on the command line override it",
     )
     what = parser.add_argument_group("what")
     add_names(what, "--methods", "methods, or paths of checkpoints")
@@ -103,7 +103,7 @@ def make_parser() -> Parser:
     what.add_argument("--gt", metavar="PATH", help="its ground truth, in the same layout")
     what.add_argument("--scale", type=positive, metavar="N", help="without --gt (default: 4)")
     add_names(what, "--metrics", METRICS)
-    part = parser.add_argument_group("a part of it, which has results of its own")
+    part = parser.add_argument_group("a part of the data, whose results are kept apart")
     add_names(part, "--clips", "these clips of the datasets")
     part.add_argument(
         "--limit", type=positive, metavar="N", help="the first N clips of each dataset"
@@ -131,7 +131,7 @@ def make_parser() -> Parser:
         "--timeout",
         type=positive,
         metavar="S",
-        help="seconds after which a method is given up on a clip, loading and scoring included "
+        help="give up on a clip after S seconds, loading and scoring included "
         "(default: no limit; a program's own timeout_s holds as well)",
     )
     how.add_argument(

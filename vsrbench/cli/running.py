@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.progress import note
+from vsrbench.core.progress import counted, note
 
 if TYPE_CHECKING:
     from vsrbench.core.types import MethodCard
@@ -45,7 +45,7 @@ def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None
 
     for dataset in sets:
         for card in cards:
-            print(f"# {card.name} on {dataset.spec.name}: {len(dataset.clips)} clips")
+            print(f"# {card.name} on {dataset.spec.name}: {counted(len(dataset.clips), 'clip')}")
             sizes = dict.fromkeys((clip.size, clip.scale) for clip in dataset.clips)
             for size, scale in sizes if card.kind == "command" else ():
                 try:
@@ -92,7 +92,7 @@ def say_counts(run: Run) -> None:
     c = run.counts
     note(run.describe_time())
     note(
-        f"done: {c['ok']} new results, {c['reused']} reused, {c['failed']} failed, "
+        f"done: {counted(c['ok'], 'new result')}, {c['reused']} reused, {c['failed']} failed, "
         f"{c['skipped']} skipped; records in {run.store.records}"
     )
     if c["failed"]:

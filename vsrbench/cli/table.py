@@ -25,13 +25,17 @@ def make_parser() -> Parser:
         type=Path,
         nargs="*",
         metavar="DIR",
-        help="results folders side by side, instead of --results; what they score differently has "
-        "a row for each",
+        help="results folders side by side, instead of --results; where their scores differ, each "
+        "has a row",
     )
     add_format(parser)
     add_selection(parser)
     parser.add_argument(
-        "--votes", type=Path, nargs="+", metavar="FILE", help="with what people prefer; see: votes"
+        "--votes",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="add a column of what people prefer; see: votes",
     )
     parser.add_argument("--no-cost", action="store_true", help="scores alone")
     parser.add_argument(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vsrbench.cli.arguments import Parser, add_names, new_parser, positive
 from vsrbench.core.errors import FAILED, MISSING, OK, UserError, unknown_name
-from vsrbench.core.progress import note, say_error
+from vsrbench.core.progress import counted, note, say_error
 
 if TYPE_CHECKING:
     from vsrbench.cards.sources import Need
@@ -132,8 +132,8 @@ def check(options: argparse.Namespace) -> int:
         wrong = sources.find_problem(need, path)
         good, bad = good + (not wrong), bad + bool(wrong)
         if wrong or asked:
-            print(f"{path}: {wrong or 'as it should be'}")
-    note(f"{good} files as they should be, {bad} are not, {absent} are not here")
+            print(f"{path}: {wrong or 'intact'}")
+    note(f"{counted(good, 'file')} intact, {bad} damaged or replaced, {absent} not here")
     return FAILED if bad else MISSING if absent and asked else OK
 
 

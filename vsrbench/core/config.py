@@ -19,7 +19,7 @@ from vsrbench.core.errors import UserError, unknown_name
 
 T = TypeVar("T")
 MOST_LETTERS = 100
-"""Of a name, which becomes a folder."""
+"""Longest name, in characters: it becomes the name of a folder."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Files from the network: whole or not at all, and on from where an earlier try stopped."""
+"""Files from the network: whole or not at all; an interrupted download resumes."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from vsrbench.core.variables import FETCHED, hub_endpoint
 from vsrbench.core.wheels import fetch_member
 
 TIMEOUT_S = 20.0
-"""Without an answer, or without a byte."""
+"""Seconds without an answer or a byte before giving up on a server."""
 SPARE = 64 << 20
 """Bytes that are left free on the disk."""
 PARTIAL = ".partial"
 HUB = ".hub"
-"""Folder beside the files for what is on its way from the Hub."""
+"""Folder beside the files for downloads in progress from the Hub."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 """Ends of names of what is unpacked."""
 DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
     *(NotImplementedError, UnicodeError),
 )
-"""What reading an archive raises that is damaged, or packed in an unknown way."""
+"""Raised when reading an archive that is damaged or packed in an unknown way."""
 LEDGER = ".fetched.json"
 """File that keeps the sha256 of what was fetched where no hash is published."""
 SLOWEST = 1 << 10
-"""Bytes a second; a server that gives less for three timeouts is given up."""
+"""Bytes per second; a server that sends less for three timeouts is abandoned."""
 _BLOCK = 1 << 16
-"""Bytes; what has come of a block is lost when the line breaks."""
+"""Bytes; a block that is being read is lost if the connection drops."""
 _silent: set[str] = set()
-"""Hosts that gave no answer; they are not asked again, and others get a fifth of the time."""
+"""Hosts that timed out: they are skipped, and later hosts get 1/5 of the timeout."""
 
 Note = Callable[[str], None]
 
@@ -73,11 +73,10 @@ def fetch(
 ) -> Path:
     """The file of a source, put into a folder; a folder in it for a whole repository of the Hub.
 
-    timeout_s: seconds without an answer or a byte after which a server is given up. ledger: where
-    the hash of a file is kept of which none is published: from then on it is to be that file.
-    Raises MissingError when it cannot be had (what came stays, and the same call goes on from
-    there) or a package is not here, DataError for another file than the source tells of, UserError
-    when there is no room.
+    timeout_s: seconds without an answer or a byte before giving up on a server. ledger: keeps the
+    hash of files for which none is published; later downloads must match it. Raises MissingError
+    when it cannot be downloaded (partial downloads are kept and resumed) or a package is missing,
+    DataError when the file is not the one the source declares, UserError when the disk is full.
     """
     url = source.url
     if source.github:
@@ -271,7 +270,7 @@ def require_room(place: Path, size: int) -> None:
 
 
 def mib(size: int) -> str:
-    """A number of bytes, for people."""
+    """A number of bytes as MiB, for messages."""
     return f"{size / (1 << 20):,.1f} MiB"
 
 
@@ -289,7 +288,7 @@ def _other_file_error(name: str, origin: str, sha256: str) -> DataError:
 
 
 def _hub_error(origin: str, error: Exception) -> MissingError:
-    """What a library says, in one line."""
+    """The error of a download: what the library said, in one line."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return MissingError(
         f"{origin} cannot be fetched: {text}",

@@ -69,7 +69,7 @@ class ContractError(UserError):
 
 
 MOST_NAMES = 16
-"""That an error lists in full."""
+"""Up to this many names are listed in full."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:

@@ -25,7 +25,7 @@ from pathlib import Path
 MARK = "VSRBENCH_PROCESS"
 """Variable that holds the mark."""
 GRACE_S = 5.0
-"""What is told to end has this long before it is killed."""
+"""Seconds between SIGTERM and SIGKILL."""
 _numbers = itertools.count()
 
 

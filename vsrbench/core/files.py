@@ -173,7 +173,7 @@ def _read_digests(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, known: dict[str, Any]) -> None:
-    """All or nothing; a cache that cannot be written is done without."""
+    """Written whole or not at all; a cache that cannot be written is skipped."""
     if len(known) > _MANY:
         for key in [key for key in known if not Path(key).exists()]:
             del known[key]

@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 
 def plain(text: str) -> str:
-    """Text on one line, without control characters and those that turn the direction of writing."""
+    """Text on one line, without control and bidirectional-override characters."""
     hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 clip, 2 clips, 1,000 clips."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def note(text: str) -> None:

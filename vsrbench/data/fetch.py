@@ -51,10 +51,10 @@ def fetch(
 ) -> None:
     """Download and unpack a pack into `root`.
 
-    keep: leave the archives beside it. timeout_s: seconds without an answer or a byte after which
-    a server is given up. Raises MissingError when the source cannot be had (what came stays, and
-    the same call goes on from there), DataError for a file that is not what it should be, UserError
-    when there is no room or something is in the way.
+    keep: keep the archives. timeout_s: seconds without an answer or a byte before giving up on a
+    server. Raises MissingError when the source cannot be downloaded (partial downloads are kept and
+    resumed), DataError for a file with the wrong content, UserError when the disk is full or a file
+    is in the way.
     """
     if offline():
         raise MissingError(
@@ -94,7 +94,7 @@ def _disk(place: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write below {place}: {error.strerror or error}",
-            "free some space or choose another folder; what has come is kept",
+            "free some space or choose another folder; downloads so far are kept",
         ) from error
 
 
@@ -220,5 +220,5 @@ def _extract(members: Sequence[_Member], inside: Path, file: Path) -> None:
 
 def _unsafe(file: Path, name: str, what: str) -> DataError:
     return DataError(
-        f"{file} is not unpacked: {name!r} {what}", "nothing of it was written; ask the publisher"
+        f"{file} is not unpacked: {name!r} {what}", "nothing was written; ask the publisher"
     )

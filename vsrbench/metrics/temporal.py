@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from vsrbench.core.errors import DataError
-from vsrbench.core.types import MetricInfo, PairFlow, Sample, Score
+from vsrbench.core.types import MetricInfo, PairFlow, Sample, Score, size_text
 from vsrbench.flow.estimators import Farneback, best_estimator, raft
 from vsrbench.flow.masks import occlusion_mask, visible, visible_mask
 from vsrbench.flow.warp import warp
@@ -128,8 +128,8 @@ class EWarp(MeanMetric):
             raise DataError(f"frame {sample.index}: the motion of the reference is not known")
         if sample.flow.forward.shape[:2] != sample.sr.shape[:2]:
             raise DataError(
-                f"frame {sample.index}: output is {sample.sr.shape[:2]}, "
-                f"flow {sample.flow.forward.shape[:2]}"
+                f"frame {sample.index}: output is {size_text(sample.sr.shape[:2])}, "
+                f"its flow {size_text(sample.flow.forward.shape[:2])}"
             )
         (own, real), covered = warping_errors(previous, self._previous, sample.flow, self.device)
         counts = covered >= CUT

@@ -95,7 +95,7 @@ class Evidence:
         if self.people is None:
             return "not held against people"
         chance = " (chance is 50 %)" if self.people < TRUSTED else ""
-        return f"agrees with people in {self.people:.0%} of clear pairs{chance}"
+        return f"agrees with people in {100 * self.people:.0f} % of clear pairs{chance}"
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,20 @@ from vsrbench.core.errors import MissingError
 from vsrbench.core.types import Measurement, MetricInfo, Record, size_text
 from vsrbench.metrics import METRICS, find_recorded
 from vsrbench.results.ranking import half_width
+from vsrbench.results.states import (
+    are_comparable,
+    cost_size,
+    list_conditions,
+    list_makers,
+    select_current_costs,
+)
 from vsrbench.results.summary import (
     COST,
     Column,
-    alike,
-    cost_size,
-    list_makers,
     metric_column,
     newest,
     reason,
     refuse,
-    scoring,
-    select_current_costs,
     setting_text,
 )
 
@@ -187,7 +189,7 @@ class _Score(NamedTuple):
     value: float | None
     """The score; None where there is none."""
     about: tuple[Any, ...]
-    """What another score must share to be held against it (`scoring`)."""
+    """What another score must share to be held against it (`list_conditions`)."""
     reason: str
     """Why there is none."""
     schema: int
@@ -243,7 +245,7 @@ def _side(
     same: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for (dataset, method, clip, metric), r in chosen.items():
         state = (r.clip_digest, r.metric_version, id(r.extra), r.border_px, r.flow)
-        about = same.get(state) or same.setdefault(state, scoring(r))
+        about = same.get(state) or same.setdefault(state, list_conditions(r))
         value, why = r.value, ""
         if r.status != "ok" or r.value is None:
             value, why = None, reason(r)
@@ -281,7 +283,7 @@ def _score_change(
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
         return change("lost", f"clip '{gone[0]}'{more}: {what}")
     for clip, score in old.items():
-        if not alike(score.about, now[clip].about):
+        if not are_comparable(score.about, now[clip].about):
             cause = _explain_difference(score.about, now[clip].about)
             return replace(change("apart", f"clip '{clip}': {cause}"), cause=cause)
     pairs = {clip: (_value(score), _value(now[clip])) for clip, score in old.items()}
@@ -311,7 +313,7 @@ def _value(score: _Score) -> float:
 
 
 def _explain_difference(a: Sequence[Any], b: Sequence[Any]) -> str:
-    """Between two results of `scoring`."""
+    """Between two results of `list_conditions`."""
     digest, version, flow, _, pyiqa, border, _ = zip(a, b, strict=True)
     if digest[0] != digest[1]:
         return "other frames (LQ, GT or number)"

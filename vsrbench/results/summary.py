@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 from vsrbench.core.errors import unknown_name
+from vsrbench.core.progress import counted
 from vsrbench.core.types import (
     DatasetSpec,
     Measurement,
@@ -26,6 +27,14 @@ from vsrbench.core.types import (
 from vsrbench.metrics import METRICS, find_recorded, metric_info
 from vsrbench.results.doubles import find_identical_scores
 from vsrbench.results.ranking import Better, Mark, half_width, marks, rank
+from vsrbench.results.states import (
+    are_comparable,
+    cost_size,
+    current_state,
+    list_conditions,
+    list_makers,
+    select_current_costs,
+)
 
 SELF = frozenset({"reference", "flow", "lq"})
 """Needs of metrics that, without GT, compare with LQ or with its bicubic upscaling, a row."""
@@ -204,8 +213,8 @@ def metric_column(info: MetricInfo) -> Column:
 
 def setting_text(m: Measurement) -> str:
     """How and where a cost was measured: what must agree before costs are ranked."""
-    plural = "" if m.threads == 1 else "s"
-    return f"{m.device}, {m.threads} CPU thread{plural}, region {m.region}, {m.frames} frames timed"
+    threads, frames = counted(m.threads, "CPU thread"), counted(m.frames, "frame")
+    return f"{m.device}, {threads}, region {m.region}, {frames} timed"
 
 
 def usual_size(sizes: Iterable[Size]) -> Size:
@@ -289,35 +298,6 @@ def refuse(kind: str, asked: Sequence[str] | None, known: Iterable[str]) -> None
             raise unknown_name(kind, name, known)
 
 
-def cost_size(record: Record) -> Size:
-    """LQ size at which a cost was measured."""
-    return record.measurement.size if record.measurement else record.size
-
-
-def select_current_costs(records: Iterable[Record], scores: Iterable[Record]) -> list[Record]:
-    """Those of cost, the newest last; one that is not of what was scored counts as failed.
-
-    Precision may differ: scores of a GPU can stand beside the cost on a CPU.
-    """
-
-    def list_run_state(r: Record) -> tuple[Any, ...]:
-        *before, _, settings = list_makers(r)
-        return (*before, settings)
-
-    scored = sorted((r for r in scores if r.kind == "quality"), key=lambda r: r.at)
-    state = {
-        m: list_run_state(r) for m, r in {r.method: r for r in scored if r.status == "ok"}.items()
-    }
-    error = {"message": "measured with other weights, code or settings than scored; run it again"}
-    found = sorted((r for r in records if r.kind == "cost"), key=lambda r: r.at)
-    return [
-        r
-        if r.status != "ok" or state.get(r.method, list_run_state(r)) == list_run_state(r)
-        else replace(r, status="failed", measurement=None, size=cost_size(r), error=error)
-        for r in found
-    ]
-
-
 def _block(
     empty: Block,
     heads: Sequence[Record],
@@ -392,34 +372,6 @@ def _lossy(quality: Iterable[Record]) -> dict[str, dict[str, None]]:
     return found
 
 
-def current_state(quality: Iterable[Record]) -> dict[Any, tuple[Any, ...]]:
-    """What records must agree on to share a mean (per method) or a column (per clip and metric)."""
-    current: dict[Any, tuple[Any, ...]] = {}
-    for r in sorted(quality, key=lambda r: r.at):
-        if r.status == "ok":
-            current[r.method] = list_makers(r)
-            current[r.clip, r.metric] = scoring(r)
-    return current
-
-
-def list_makers(r: Record) -> tuple[Any, ...]:
-    """What the scores of one method must share to be averaged."""
-    settings = {k: v for k, v in r.settings.items() if k not in ("timeout_s", "leave_out")}
-    return (r.method_version, r.weights_sha256, r.code, r.precision, settings)
-
-
-def scoring(r: Record) -> tuple[Any, ...]:
-    """What two scores of one clip must share to be compared."""
-    beside = map(r.extra.get, ("flow", "protocol", "pyiqa"))
-    return (r.clip_digest, r.metric_version, *beside, r.border_px, r.flow or None)
-
-
-def alike(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    """Whether two scores can be compared, by `scoring`; records of schema 1 lack the last two."""
-    later = zip(a[-2:], b[-2:], strict=True)
-    return a[:-2] == b[:-2] and all(x == y or None in (x, y) for x, y in later)
-
-
 def _extent(r: Record, border_px: int | None) -> str:
     """What was scored of a clip: which frames, and what was cut from them."""
     protocol = r.extra.get("protocol", {})
@@ -462,7 +414,7 @@ def _score(
             problems[clip] = reason(r) if r.status == "skipped" else f"failed: {reason(r)}"
         elif current[head.method] != list_makers(r):
             problems[clip] = "scored with older weights or settings; run it again"
-        elif not alike(current[clip, metric], scoring(r)):
+        elif not are_comparable(current[clip, metric], list_conditions(r)):
             problems[clip] = "scored on other frames or by another version; run it again"
         else:
             values[clip] = r.value
@@ -557,7 +509,7 @@ def _delays(used: Iterable[Record]) -> list[str]:
     for (title, delay), clips in found.items():
         first, *more = clips
         where = f"'{first}'" + (f" and {len(more)} more" if more else "")
-        count = f"{abs(delay)} frame{'s' * (abs(delay) > 1)}"
+        count = counted(abs(delay), "frame")
         notes.append(
             f"Registration: the frames of {title} come {count} too "
             f"{'late' if delay > 0 else 'early'} on clip {where}: they fit those of another "

@@ -18,6 +18,7 @@ import numpy as np
 from tabulate import tabulate
 
 from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.progress import counted
 from vsrbench.core.types import Record
 from vsrbench.metrics import find_recorded
 from vsrbench.results.summary import GT, Cell, Column, Summary, rank_rows
@@ -243,9 +244,10 @@ def add_preferences(summary: Summary, votes: Sequence[Vote]) -> Summary:
                 cell = Cell(p.score, p.ci95, comparable=fair)
             rows.append(replace(row, cells={**row.cells, column.name: cell}))
         people = len({v.voter for v in own})
+        pairs = sum(not v.decoy for v in own)
         note = (
-            f"People: Bradley-Terry score of {sum(not v.decoy for v in own)} comparisons by "
-            f"{people} voters, ± 95 %; one ahead by 1.0 is preferred in 73 % of pairs."
+            f"People: Bradley-Terry score of {counted(pairs, 'comparison')} by "
+            f"{counted(people, 'voter')}, ± 95 %; one ahead by 1.0 is preferred in 73 % of pairs."
         )
         made = replace(block, columns=(column, *block.columns), notes=(*block.notes, note))
         blocks.append(replace(made, rows=rank_rows(rows, [column])))
@@ -271,16 +273,21 @@ def markdown(
     voters = {vote.voter for vote in votes}
     compared = sum(not vote.decoy for vote in kept)
     parts.append(
-        f"{compared} comparisons of {len(voters) - len(careless)} people, decoys apart. A method "
-        "ahead by 1.0 is preferred in 73 % of pairs."
+        f"{counted(compared, 'comparison')} by {counted(len(voters) - len(careless), 'voter')}, "
+        "decoys apart. A method ahead by 1.0 is preferred in 73 % of pairs."
     )
     if careless:
-        told = ", ".join(f"{voter} ({share:.0%})" for voter, share in sorted(careless.items()))
+        told = ", ".join(
+            f"{voter} ({100 * share:.0f} %)" for voter, share in sorted(careless.items())
+        )
         parts.append(
-            f"Left out, for calling fewer than {CONSISTENT:.0%} of identical pairs equal: {told}."
+            f"Left out, for calling fewer than {100 * CONSISTENT:.0f} % of identical pairs equal: "
+            f"{told}."
         )
     if metrics := agreements(kept, records):
-        rows = [[a.metric, f"{a.share:.0%}", f"±{a.ci95:.0%}", a.pairs] for a in metrics]
+        rows = [
+            [a.metric, f"{100 * a.share:.0f} %", f"±{100 * a.ci95:.0f} %", a.pairs] for a in metrics
+        ]
         head = ["metric", "agrees with people", "95 %", "pairs"]
         parts.append(tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True))
     return "\n\n".join(parts) + "\n"

@@ -69,8 +69,7 @@ REACH_S = 5.0
 LOOK_S = 1.0
 """How often machines that come and go are looked for."""
 EMPTY_S = 15.0
-"""A cluster that has lost all its places, or its first machine, is given up after this time: well
-before the minute after which Ray ends a process that cannot reach the latter."""
+"""A cluster that has lost all its places is given up after this time."""
 PATIENCE_S = 10.0
 """Devices that others hold are spoken of after this time."""
 ATTEMPTS = 3
@@ -116,7 +115,7 @@ class Cluster:
         self._ray: Any = None
         self._digests = dict[tuple[Path, int], str]()
         self._places = list[_Place]()
-        self._stop, self._gone = threading.Event(), False
+        self._stop = threading.Event()
         self._alone: _Place | None = None
         self._machine: dict[str, Any] = {}
 
@@ -126,7 +125,7 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        if self._ray is not None and not self._gone:
+        if self._ray is not None:
             self._ray.shutdown()
 
     def ask(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -273,20 +272,9 @@ class Cluster:
     ) -> None:
         """Keep an actor on each device of each machine, until told to stop."""
         tries, reasons = Counter[tuple[str, int]](), dict[str, None]()
-        first = self._ray.get_runtime_context().gcs_address
-        began = empty_since = seen = time.monotonic()
+        began = empty_since = time.monotonic()
         try:
             while not self._stop.is_set():
-                try:
-                    _reach(first)
-                except MissingError as error:  # what is asked of Ray now does not come back
-                    if time.monotonic() - seen > EMPTY_S:
-                        self._gone = True
-                        text = f"the cluster is gone: {error.message}; what is done is kept"
-                        raise MissingError(text, START) from error
-                    self._stop.wait(LOOK_S)
-                    continue
-                seen = time.monotonic()
                 held = {(p.node, p.number) for p in self._places if p.state != "lost"}
                 for node in self._nodes():
                     for number in range(_count(node, devices)):
@@ -309,7 +297,7 @@ class Cluster:
                     empty_since = now
                 elif "lost" not in states or now - empty_since > EMPTY_S:
                     raise MissingError(
-                        "no machine of the cluster is left for these jobs; what is done is kept",
+                        "no machine of the cluster is left for these jobs; finished work is kept",
                         "; ".join(reasons) or START,
                     )
                 if "working" not in states and now - began > PATIENCE_S:
@@ -321,7 +309,7 @@ class Cluster:
         except UserError as error:
             tell(error)
         except self._ray.exceptions.RayError as error:
-            tell(MissingError(f"the cluster is gone: {_line(error)}; what is done is kept", START))
+            tell(MissingError(f"the cluster is gone: {_line(error)}; finished work is kept", START))
 
     def _joined(self, place: _Place) -> str:
         """Take what a machine answers; why it is left out, or ''."""
@@ -341,8 +329,6 @@ class Cluster:
     def _clear(self) -> None:
         """End all actors."""
         places, self._places, self._alone = self._places, [], None
-        if self._gone:
-            return
         idle = [p for p in places if p.state == "working" and not p.busy]
         with suppress(Exception):
             leaving = [p.actor.leave.remote() for p in idle]
@@ -422,7 +408,7 @@ class Cluster:
             return measurement
         raise ContractError(
             f"the machine that measured '{card.name}' was lost: {why}",
-            "the same command tries again",
+            "run it again to retry",
         )
 
 
@@ -447,8 +433,7 @@ class _Remote:
             if self._place.busy:
                 self._place.state = "lost"
             if self._place.state == "lost":  # it may be at work all the same, out of reach
-                kill = self._ray.kill  # which does not return when the cluster is gone
-                threading.Thread(target=kill, args=[self._place.actor], daemon=True).start()
+                self._ray.kill(self._place.actor)
             else:
                 self._ray.get(self._place.actor.end_worker.remote(), timeout=LEAVE_S)
         self._thread.shutdown(wait=False)

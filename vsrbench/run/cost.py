@@ -118,7 +118,7 @@ def _run_guarded(card: MethodCard, where: str, work: Callable[..., Result], *arg
         return work(*args)
     except (UserError, Ended):
         raise
-    except BaseException as error:  # here: not all that foreign code raises travels
+    except BaseException as error:  # here: third-party exceptions may not be picklable
         raise foreign_error(f"'{card.name}'", where, error) from error
 
 

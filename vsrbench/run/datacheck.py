@@ -82,7 +82,7 @@ def check(
     others = [f"'{other.layout.name}'" for other in layouts[1:] if other.lq]
     if others:
         found.facts.append(f"also here, not used: {', '.join(others)}")
-    found.facts += [f"beware: {text}" for text in spec.pitfalls]
+    found.facts += [f"pitfall: {text}" for text in spec.pitfalls]
     _check_sides(spec, here, found)
     clips = [_opened(name, here, found) for name in sorted(set(here.lq) | set(here.gt))]
     _check_counts(spec, clips, found)
@@ -303,7 +303,7 @@ def _compare(
         if manifest.is_file():
             held = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{manifest} is not JSON: {error}", "remove it to begin anew") from error
+        raise DataError(f"{manifest} is not JSON: {error}", "remove it to start over") from error
     old = held.get(layout, {}).get("clips")
     if old is not None and not accept:
         changed = [

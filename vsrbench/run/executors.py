@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Watcher(Protocol):
-    """Is told how the jobs go."""
+    """Receives progress callbacks."""
 
     def start(self, label: str) -> None:
         """A job begins."""
@@ -47,7 +47,7 @@ class Watcher(Protocol):
         """One more frame is done."""
 
     def say_once(self, text: str) -> None:
-        """Something that a user should know; the same line may come again and again."""
+        """A line that a user should see; repeats are expected."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def run(
                 else:
                     done = (
                         job,
-                        fail_job(job, ContractError(why, "the same command tries again"), about),
+                        fail_job(job, ContractError(why, "run it again to retry"), about),
                     )
             except Exception as error:  # it could not even begin
                 crew.pop(place).end()

@@ -47,7 +47,7 @@ class Job:
     todo: tuple[MetricInfo, ...]
     """Metrics to compute."""
     refused: Mapping[str, UserError]
-    """Metrics that cannot be had for this clip, with the reason."""
+    """Metrics that cannot be computed for this clip, with the reason."""
     flow: str
     """Identity of the reference's flow estimator; `exact` where motion is known."""
     depends: Mapping[str, str]

@@ -27,7 +27,7 @@ from vsrbench.core.errors import (
     WriteError,
 )
 from vsrbench.core.files import remove_leftovers
-from vsrbench.core.progress import Progress, note, say_error
+from vsrbench.core.progress import Progress, counted, note, say_error
 from vsrbench.core.types import Asked, MethodCard, Record, Size
 from vsrbench.core.variables import cache_folder
 from vsrbench.data.datasets import Dataset
@@ -235,7 +235,7 @@ class Run:
         for dataset in sets:
             for name, error in dataset.broken.items():
                 say_error(error)
-                note(f"  clip '{name}' goes on record as failed; the rest goes on")
+                note(f"  clip '{name}' is recorded as failed; the rest of the run continues")
             more, asked_here = plan(
                 cards,
                 dataset,
@@ -256,10 +256,12 @@ class Run:
         self.counts["reused"] += len(keys) - sum(len(j.todo) + len(j.refused) for j in jobs)
         mine = self._make_shard_filter(cards, sets)
         jobs = [job for job in jobs if mine(job)]
+        clips = counted(sum(len(d.clips) for d in sets), "clip")
         note(
-            f"plan: {len(cards)} methods, {sum(len(d.clips) for d in sets)} clips; "
-            f"{self.counts['reused']} results on disk, {sum(len(j.todo) for j in jobs)} to compute "
-            f"in {len(jobs)} jobs on {', '.join(self.config.devices)}"
+            f"plan: {counted(len(cards), 'method')}, {clips}; "
+            f"{counted(self.counts['reused'], 'result')} on disk, "
+            f"{sum(len(j.todo) for j in jobs):,} to compute in {counted(len(jobs), 'job')} "
+            f"on {', '.join(self.config.devices)}"
         )
         frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
         about = executors.RunContext(

@@ -108,26 +108,29 @@ def _scaled(view: Frame, size: tuple[int, int]) -> Frame:
 
 
 def _wipe(views: list[Frame], titles: Sequence[str], phase: float) -> Frame:
-    """The first left of a bar, the second right of it; the bar goes there and back."""
+    """The first left of a bar, the second right of it; the bar goes there and back.
+
+    A name fades while less than a quarter of the picture is of its method.
+    """
     left, right = views
     width = left.shape[1]
     at = round(width * (0.5 - 0.5 * math.cos(2 * math.pi * phase)))
     picture = right.copy()
     picture[:, :at] = left[:, :at]
     picture[:, max(0, at - 1) : at + 1] = (255, 176, 0)
-    names = np.concatenate(
-        [_label(titles[0], width // 2), _label(titles[1], width - width // 2)], axis=1
-    )
-    return np.concatenate([names, picture])
+    halves = (titles[0], width // 2, at), (titles[1], width - width // 2, width - at)
+    names = [_label(title, room, min(1.0, 4 * shown / width)) for title, room, shown in halves]
+    return np.concatenate([np.concatenate(names, axis=1), picture])
 
 
-def _label(title: str, width: int) -> Frame:
+def _label(title: str, width: int, strength: float = 1.0) -> Frame:
     strip = Image.new("RGB", (width, BAR), (20, 20, 20))
     draw = ImageDraw.Draw(strip)
     font = ImageFont.load_default(26)
     while draw.textlength(title, font) > width - 12 and len(title) > 2:
         title = title[:-2].rstrip("…") + "…"
-    draw.text((width / 2, BAR / 2), title, (240, 240, 240), font, anchor="mm")
+    ink = (round(60 + 180 * strength),) * 3
+    draw.text((width / 2, BAR / 2), title, ink, font, anchor="mm")
     return np.asarray(strip)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from tabulate import tabulate
 
 from vsrbench.core.errors import unknown_name
-from vsrbench.core.progress import plain
+from vsrbench.core.progress import counted, plain
 from vsrbench.core.types import Origin, size_text
 from vsrbench.results.summary import COST, GT, WEIGHTS, Block, Cell, Column, Row, Summary
 
@@ -159,7 +159,7 @@ def heading(block: Block) -> str:
     if not block.dataset:
         return f"{block.title}, LQ {size_text(block.size)}"
     scale = f", x{block.scale}" if block.scale else ""
-    clips = f", {_count(len(block.clips), 'clip')}" if block.clips else ""
+    clips = f", {counted(len(block.clips), 'clip')}" if block.clips else ""
     return f"{block.title}{scale}{clips}"
 
 
@@ -173,10 +173,6 @@ def weights_text(row: Row) -> str:
     return "published" if row.published else WEIGHTS[row.origin]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
     """Everything a reader needs to read and repeat the table, as sentences.
 
@@ -187,7 +183,7 @@ def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
     if block.clips:
         lengths = sorted(set(block.clips.values()) - {0}) or [0]
         each = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-        said.append(f"Means over {_count(len(block.clips), 'clip')} of {each} frames.")
+        said.append(f"Means over {counted(len(block.clips), 'clip')} of {each} frames.")
         for extent, metrics in block.scored_on.items():
             which = f"{', '.join(metrics)}: s" if len(block.scored_on) > 1 else "S"
             said.append(f"{which}cored on {extent}.")

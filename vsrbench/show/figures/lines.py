@@ -13,7 +13,8 @@ import numpy as np
 
 from vsrbench.core.errors import MissingError
 from vsrbench.core.types import Record, size_text
-from vsrbench.results.summary import BASELINE, GT, cost_size, metric_column, metric_infos, newest
+from vsrbench.results.states import cost_size
+from vsrbench.results.summary import BASELINE, GT, metric_column, metric_infos, newest
 from vsrbench.show.figures.choice import FIRST
 from vsrbench.show.figures.kept import titles_of
 from vsrbench.show.figures.style import (

@@ -61,6 +61,8 @@ UNIT = DPI / 72
 """About how many px a point of type is on a sheet."""
 TALLEST, LOWEST = 260.0, 170.0
 """Height at most of a sheet of crops, and of one with something beside them, points."""
+LONG = 14
+"""Characters of a title from which on there is room for a second line."""
 
 
 def profile(
@@ -300,7 +302,8 @@ def crop_sheet(
         views = {m: (shown, title, ()) for m, (shown, title, _) in views.items()}
     x, y, w, h = chosen.box
     lines = max(len(said) for *_, said in views.values())
-    gap, label, below = 4.0, 13.0 + 8.5 * lines, 32.0 * bool(about[0])  # points
+    second = 5.5 * any(len(title) > LONG for _, title, _ in views.values())  # line of a title
+    gap, label, below = 4.0, 13.0 + second + 8.5 * lines, 32.0 * bool(about[0])  # points
     room = 72 * (inches - beside) - 2 - 3 * gap * bool(beside)
     ratio = full.shape[1] / full.shape[0]
     layouts = []
@@ -350,9 +353,10 @@ def crop_sheet(
             paste(page, resize(shown, w * zoom, h * zoom), view_x, view_y)
             middle, end = view_x + view * u / 2, view_y + h * zoom + 2 * u
             middling: Any = {"ha": "center", "va": "top"}
-            write(page, middle, end, title, view * u, **middling, **HEAD)
+            write(page, middle, end, title, view * u, lines=2, **middling, **HEAD)
             for j, score in enumerate(known):
-                write(page, middle, end + (9 + 8 * j) * u, score, view * u, **middling, **SMALL)
+                at = end + (9 + second + 8 * j) * u
+                write(page, middle, at, score, view * u, **middling, **SMALL)
         yield page, (1 + room + 3 * gap) * u, bottom, u
 
 
