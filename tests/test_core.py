@@ -339,3 +339,21 @@ def test_what_lies_beside_a_score_is_checked(tmp_path: Path, extra: dict[str, ob
     assert [r.key for r in whole] == [r.key for r in lean]
     assert len(whole) == (2 if extra == {"shift": [1, 1]} else 1)
     assert summarise(whole) == summarise(lean)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a matter of glibc")
+def test_memory_that_was_freed_is_used_again() -> None:
+    """Of 20 rounds over 16 MiB, which would touch 81,920 pages of the system anew."""
+    code = (
+        "import resource\n"
+        "import numpy as np\n"
+        "from vsrbench.core.processes import keep_memory\n"
+        "keep_memory()\n"
+        "def work(): np.ones((4, 1 << 20), np.float32)\n"
+        "work()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): work()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000

@@ -41,6 +41,7 @@ from vsrbench.core import variables
 from vsrbench.core.env import device_name
 from vsrbench.core.errors import UserError
 from vsrbench.core.keys import digest
+from vsrbench.core.processes import keep_memory
 from vsrbench.core.types import Measurement, MethodCard, PairFlow, Record, Sample, Size, Weights
 from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.data.images import read_image
@@ -594,6 +595,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    keep_memory()  # as a run has it: for all ways alike
     rows, records = [], []
     with TemporaryDirectory() as folder:
         material = Material(Path(folder), options.size, options.frames)

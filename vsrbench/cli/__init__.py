@@ -45,6 +45,7 @@ from vsrbench.core.errors import (
     missing_package,
     unknown_name,
 )
+from vsrbench.core.processes import keep_memory
 from vsrbench.core.progress import note, say_error
 
 COMMANDS: Mapping[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     _open_streams()
     gc.set_threshold(50_000, 10, 1000)  # a million records hold no cycles; the search costs 1/6
+    keep_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")  # what it cannot show is no reason to fail

@@ -382,6 +382,24 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
+_MALLOC = {-3: 32 << 20, -1: 1 << 30}
+"""M_MMAP_THRESHOLD, of which this is the most that there is, and M_TRIM_THRESHOLD; bytes."""
+
+
+def keep_memory() -> None:
+    """Memory that this process frees stays its own, up to a GiB, in blocks of 32 MiB at most.
+
+    What makes and drops the same frames and feature maps again and again would else have glibc give
+    each back to the system and ask for it anew, with every page cleared: up to an eighth of the CPU
+    time of a network at 160 x 90, without any number changed. Other C libraries are left alone.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "gnu_get_libc_version"):
+            for option, value in _MALLOC.items():
+                libc.mallopt(option, value)
+
+
 class Ended(BaseException):
     """Unwinds the work of a process that is told to end."""
 
@@ -404,6 +422,7 @@ def _serve(fd: int, log: int) -> NoReturn:
     signal.signal(signal.SIGINT, lambda *_: None)  # what it starts is not to ignore it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _adopt_orphans()
+    keep_memory()
     faulthandler.enable(log, all_threads=False)
     _pipe = Connection(fd)
     try:
