@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vsrbench.cards.specs import ROOT, method_card
 from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.files import read_json
 from vsrbench.core.keys import digest
 from vsrbench.core.progress import say_error
 from vsrbench.core.types import Clip, PairFlow
@@ -181,13 +182,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
     Raises MissingError when the folder holds none, UserError when they were made by other shares.
     """
-    try:
-        about: dict[str, Any] = json.loads((folder / "pool.json").read_text())
-    except FileNotFoundError as error:
+    if not (folder / "pool.json").exists():
         raise MissingError(
             f"no training clips in {folder}",
             f"render some: python -m vsrbench.methods.training.pool {folder} --clips 300 --seed 1",
-        ) from error
+        )
+    about: dict[str, Any] = read_json(folder / "pool.json")
     if (about["mix"], about.get("still")) != (MIX, STILL):
         raise UserError(f"{folder} holds a pool of other settings", "render a new one")
     return about
@@ -208,7 +208,7 @@ def render_pool(
     folder.mkdir(parents=True, exist_ok=True)
     about = {"seed": seed, "size": list(size), "frames": frames, "mix": MIX, "still": STILL}
     manifest = folder / "pool.json"
-    if manifest.exists() and json.loads(manifest.read_text()) != about:
+    if manifest.exists() and read_json(manifest) != about:
         raise UserError(f"{folder} holds a pool of other settings", "name a new folder")
     manifest.write_text(json.dumps(about))
     job = partial(render_clip, seed=seed, size=size, frames=frames)

@@ -18,7 +18,7 @@ from typing import Any
 from vsrbench.cards.weights import search
 from vsrbench.core import download
 from vsrbench.core.errors import DataError, MissingError, UserError
-from vsrbench.core.files import content, replace_atomically
+from vsrbench.core.files import content, read_json, replace_atomically
 from vsrbench.core.types import MethodCard, Source
 from vsrbench.core.variables import (
     FETCHED,
@@ -209,8 +209,8 @@ def provide(wanted: Iterable[Need], note: Callable[[str], None], timeout_s: floa
 
 def _notes() -> dict[str, Any]:
     """{files: {name: sha256}, licences: [accepted]} of the folder of fetched weights."""
-    with suppress(OSError, ValueError):
-        held = json.loads((fetched_folder() / NOTES).read_text(encoding="utf-8"))
+    with suppress(UserError, ValueError, TypeError):
+        held = read_json(fetched_folder() / NOTES)
         if isinstance(held, dict):
             return {"files": dict(held.get("files", {})), "licences": [*held.get("licences", ())]}
     return {"files": {}, "licences": []}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vsrbench.core.errors import DataError, MissingError, UserError, install_hint
-from vsrbench.core.files import recognise_page, replace_atomically
+from vsrbench.core.files import read_json, recognise_page, replace_atomically
 from vsrbench.core.keys import sha256_file
 from vsrbench.core.progress import Bytes
 from vsrbench.core.types import Source
@@ -150,8 +150,8 @@ def _is_archive(file: Path) -> bool:
 
 def _read_ledger(ledger: Path) -> dict[str, str]:
     found: Any = None
-    with suppress(OSError, ValueError):
-        found = json.loads(ledger.read_text(encoding="utf-8"))
+    with suppress(UserError):
+        found = read_json(ledger)
     fits = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
     return found if fits else {}
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read as TOML, and hashed once while they stay as they are."""
+"""Files: written whole or not at all, read as TOML or JSON, hashed once while they stay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _SETTLED_NS = 2 * 10**9
 """A file that was written less than this before it was hashed is not remembered: it could be
 written once more without a trace in its times."""
 _MANY = 20_000
-_LARGEST_TOML = 16 * 2**20
+_LARGEST = 64 * 2**20
+"""Bytes of a file of TOML or JSON."""
 _PARTIAL = re.compile(r"(.+)\.(\d+)\.[0-9a-f]{8}\.partial$")
 _OLD_S = 24 * 3600.0
 _remembered: dict[Path, dict[str, Any]] = {}
@@ -81,15 +82,25 @@ def remove_leftovers(*folders: Path) -> None:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in a TOML file. Raises UserError if it is not there or holds no TOML."""
+    table: dict[str, Any] = _read(path, "TOML", tomllib.loads)
+    return table
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises UserError if it is not there or holds no JSON."""
+    return _read(path, "JSON", json.loads)
+
+
+def _read(path: Path, form: str, decode: Callable[[str], Any]) -> Any:
     try:
         about = path.stat()
-        if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST_TOML:
-            raise UserError(f"{path} is not a TOML file (a pipe, a folder, or too large)")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _LARGEST:
+            raise UserError(f"{path} is not a {form} file (a pipe, a folder, or too large)")
+        return decode(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid {form}: {error}") from error
     except RecursionError as error:
-        raise UserError(f"{path} is not valid TOML here: nested too deeply") from error
+        raise UserError(f"{path} is not valid {form} here: nested too deeply") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -163,8 +174,8 @@ def _read_digests(file: Path) -> dict[str, Any]:
     """Path -> [size, mtime, ctime, inode, sha256], as read once from the cache folder."""
     if file not in _remembered:
         found: Any = None
-        with suppress(OSError, ValueError):
-            found = json.loads(file.read_text(encoding="utf-8"))
+        with suppress(UserError):
+            found = read_json(file)
         fits = isinstance(found, dict) and all(
             isinstance(entry, list) and len(entry) == 5 for entry in found.values()
         )

