@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
+from vsrbench.cards.specs import method_card
 from vsrbench.core import processes
 from vsrbench.core.errors import UserError, WriteError
 from vsrbench.core.families import end_family, family, new_mark, own_mark
@@ -31,6 +33,7 @@ from vsrbench.core.processes import Died, Process
 from vsrbench.data.frames import FrameWriter
 from vsrbench.programs.process import make_workplace, mask_secrets
 from vsrbench.results.store import Store
+from vsrbench.run.method import load_method
 
 ADAPTER = """
 import os, signal, sys, threading, time, ctypes, subprocess, asyncio
@@ -220,6 +223,14 @@ def test_in_process_misbehaviours(
     scores = {r.value for r in Store(tmp_path / "results").latest().values() if r.method in scored}
     assert len(scores) == 1, "nobody is changed by whoever was there before"
     assert not family(own_mark()) - {t._popen.pid for t in processes._templates}
+
+
+def test_a_method_does_not_decide_how_its_metrics_round(bench: Path) -> None:  # noqa: F811
+    code = "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True"
+    write_cards(bench, {"rounds": (code, "", "load")})
+    load_method(method_card(bench, "rounds"), "cpu")
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_crash_leaves_where_it_was(run: Run, bench: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -35,7 +35,7 @@ def test_the_page_on_adding_a_method_works_as_it_stands(
 ) -> None:
     page = (root / "docs/adding-a-method.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```", page, flags=re.S | re.M)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     commands = tmp_path / "bin"
     commands.mkdir()
     for name in ("vsrbench", "pytest"):

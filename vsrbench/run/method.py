@@ -85,6 +85,7 @@ def load_method(card: MethodCard, device: str) -> Method:
     try:
         method: Method = load(given, device, dtype_of(card, device))
         backends.accelerate(method, card, device)
+        no_tf32()  # its code may have allowed it, for metrics, too, which share its process
     except UserError:
         raise
     except ImportError as error:
