@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -109,6 +110,7 @@ def test_two_machines_find_what_one_process_does(
     assert one[0] == two[0] == 1
     assert one[1].splitlines()[2:10] == two[1].splitlines()[2:10]
     assert "tried once more" in two[2]
+    assert re.search(r"time: [\d.]+ s, in which the machines together took", two[2])
     found = scores(tmp_path / "two")
     assert found == scores(tmp_path / "one")
     assert {key[0] for key in found} >= {
@@ -226,6 +228,55 @@ def kill(
     elif pids := workers():
         with suppress(ProcessLookupError):
             os.kill(chance.choice(pids), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not ROUNDS, reason="starts clusters of its own: ROUNDS_OF_KILLS=7")
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_cluster_of_its_own_ends_with_the_run(
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+    end: str,
+) -> None:
+    """Nothing stays behind, what is done is kept, and the same command does the rest."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    asked = ["--methods", "slow", "--input", str(clips(tmp_path / "lq", "abc"))]
+    asked += ["--metrics", "lr_psnr", "--no-cost", "--device", "cpu,cpu"]
+    assert run(*asked, results="whole")[0] == 0
+    mark, file = f"VSR_TEST={tmp_path}", tmp_path / "study" / "records.jsonl"
+    asked = [sys.executable, "run_bench.py", *asked, "--root", str(bench), "--ray"]
+    asked += ["--results", str(file.parent)]
+    environment = os.environ | dict([mark.split("=", 1)])
+
+    def start() -> subprocess.Popen[bytes]:
+        given: dict[str, Any] = {"cwd": ROOT, "env": environment, "preexec_fn": heed_interrupts}
+        return subprocess.Popen(
+            asked, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **given
+        )
+
+    driver = start()
+    while not lines(file):
+        time.sleep(0.1)
+        assert driver.poll() is None
+    driver.send_signal(getattr(signal, end))
+    assert driver.wait(60) == (-signal.SIGKILL if end == "SIGKILL" else INTERRUPTED)
+    known = lines(file)
+    assert all(gone(int(pid)) for pid in marked(mark))
+    assert lines(file) == known
+    assert start().wait() == 0
+    assert lines(file)[: len(known)] == known
+    assert scores(file.parent) == scores(tmp_path / "whole")
+    assert all(gone(int(pid)) for pid in marked(mark))
+
+
+def marked(mark: str) -> list[str]:
+    """Ids of the processes that have this in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(entry.name)
+    return found
 
 
 def lines(file: Path) -> list[bytes]:

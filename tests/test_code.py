@@ -79,6 +79,37 @@ def test_what_the_code_names_counts(mine: Path, line: str, file: str) -> None:
     assert digest_code(card(mine)) == before or "{name}" in line or "+ name" in line
 
 
+@pytest.mark.parametrize(
+    "read", ['os.environ["SHARPEN"]', "os.environ.get('SHARPEN', '1')", 'getenv( "SHARPEN" )']
+)
+def test_environment_variables_that_the_code_reads_count(
+    mine: Path, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine / "adapter.py").write_text("from .helper import x\n")
+    (mine / "helper.py").write_text(
+        f"x = {read}\nos.environ['LOCAL_RANK'], os.environ['NET_DIR']\n"
+    )
+
+    def now() -> str:
+        return digest_code(card(mine))
+
+    found = [now()]
+    for value in ("1", "2"):
+        monkeypatch.setenv("SHARPEN", value)
+        found.append(now())
+    for name in ("a", "b"):  # a file counts by its content, wherever it lies
+        (mine / name).write_text("kernel")
+        monkeypatch.setenv("SHARPEN", str(mine / name))
+        found.append(now())
+    assert found.pop() == found[-1]
+    (mine / "b").write_text("another kernel")
+    found.append(now())
+    assert len(set(found)) == 5
+    for name, value in (("OTHER", "1"), ("LOCAL_RANK", "3"), ("NET_DIR", str(mine))):
+        monkeypatch.setenv(name, value)
+    assert now() == found[-1]
+
+
 def test_a_helper_behind_a_link_counts(mine: Path, tmp_path: Path) -> None:
     real = tmp_path / "elsewhere.py"
     real.write_text("x = 1\n")

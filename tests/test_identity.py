@@ -500,6 +500,31 @@ def test_two_values_of_one_key_are_named_and_refused(run: Run, tmp_path: Path) -
     assert (code, "under one key" in said) == (1, True)
 
 
+def test_other_software_is_named_where_its_results_are_used(run: Run, tmp_path: Path) -> None:
+    """Versions of packages are in no key, as they differ from machine to machine."""
+    data = write_set(tmp_path / "set", clips="a")
+    what = ("--methods", "mine", "--input", data / "LQ", "--gt", data / "GT", "--metrics", "psnr")
+    assert "computed with" not in run(*what, "--no-cost")[2]
+    shutil.copytree(tmp_path / "results", tmp_path / "old")
+    assert "computed with" not in run(*what, "--no-cost")[2]
+    for name in ("results", "old"):
+        file = tmp_path / name / "runs.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        lines[0]["env"]["packages"] |= {"torch": "1.0", "numpy": "1.1", "gone": "3"}
+        lines[0]["env"] |= {"driver": "500.1"}
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = run(*what, "--no-cost")[2]
+    versions = f"torch 1.0, numpy 1.1 against torch {torch.__version__.partition('+')[0]}"
+    assert f"note: what is reused was computed with {versions}" in said.replace("+cu130", "")
+    run(*what, "--no-cost", "--fresh")
+    assert "computed with" not in run(*what, "--no-cost")[2]
+    code, text, _ = run("compare", tmp_path / "old", tmp_path / "results")
+    assert code == 0
+    assert re.search(r"no regression: .*; computed with torch 1.0, numpy 1.1 against torch", text)
+    text = run("compare", tmp_path / "old", tmp_path / "results", "--format", "json")[1]
+    assert json.loads(text)["software"].startswith("torch 1.0, numpy 1.1 against")
+
+
 def test_a_clip_that_is_no_more_leaves_the_mean(run: Run, tmp_path: Path) -> None:
     data = write_set(tmp_path / "set", clips="abc")
     what = ("--input", data / "LQ", "--gt", data / "GT", "--metrics", "psnr", "--no-cost")

@@ -16,7 +16,7 @@ from vsrbench.core.errors import OK, UserError, unknown_name
 from vsrbench.core.progress import note
 from vsrbench.core.types import DatasetSpec, Record
 from vsrbench.results.compare import Change
-from vsrbench.results.store import Store
+from vsrbench.results.store import Store, explain_software
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +64,8 @@ class Comparison:
 
     changes: tuple[Change, ...]
     """One for each mean, cost or lost result."""
+    software: str = ""
+    """Versions of packages that the two were computed with, where they differ."""
 
     @property
     def regressed(self) -> bool:
@@ -77,13 +79,13 @@ class Comparison:
         """One line."""
         from vsrbench.results.compare import verdict_line
 
-        return verdict_line(self.changes)
+        return verdict_line(self.changes, self.software)
 
     def json(self) -> str:
         """All changes and the verdict."""
         from vsrbench.results.compare import to_json
 
-        return to_json(self.changes)
+        return to_json(self.changes, self.software)
 
     def annotations(self) -> list[str]:
         """A line for each regression that GitHub shows beside a workflow's run."""
@@ -95,7 +97,7 @@ class Comparison:
         """The changes as a table; with what is unchanged, if `everything` or nothing changed."""
         from vsrbench.results.compare import markdown
 
-        return markdown(self.changes, everything)
+        return markdown(self.changes, everything, self.software)
 
     def terminal(self, width: int, everything: bool = False) -> str:
         """The same, drawn for a terminal of that width."""
@@ -155,9 +157,11 @@ class Results:
         finally:
             self._say_notices()
 
-    def _read_strictly(self) -> Iterator[Record]:
-        """For a comparison; read when the first one is asked for."""
-        yield from self._read(strict=True, lean=True)
+    def _read_strictly(self, runs: set[str]) -> Iterator[Record]:
+        """For a comparison, when the first one is asked for; `runs` takes where they are from."""
+        for record in self._read(strict=True, lean=True):
+            runs.add(record.run_id)
+            yield record
 
     def _say_notices(self) -> None:
         for line in self.store.notices:
@@ -399,16 +403,18 @@ class Results:
         from vsrbench.results import compare
 
         other = base if isinstance(base, Results) else load(base, self.root)
+        before, now = set[str](), set[str]()
         changes = compare.compare(
-            other._read_strictly(),
-            self._read_strictly(),
+            other._read_strictly(before),
+            self._read_strictly(now),
             methods,
             datasets,
             metrics,
             dict(tolerances or {}),
             cost_percent,
         )
-        return Comparison(tuple(changes))
+        software = explain_software(other.store.software(before), self.store.software(now))
+        return Comparison(tuple(changes), software)
 
 
 def _colour() -> bool:

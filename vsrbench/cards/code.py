@@ -7,6 +7,10 @@ that the entry's name begins with, or the folder of a module that lies in none. 
 names counts, too: files in its settings, and those of its weights beside the one that is hashed as
 such.
 
+Environment variables that the code reads by names that are written out count with their values, or
+with the content of the file that a value names; but for those that say where and how a machine
+works (PATH, RANK, CUDA_VISIBLE_DEVICES, ...), and for folders.
+
 Names are read where they are written out. What is named too much costs a run; what code puts
 together in other ways (a name from a network, say) is what `version` of the card is for.
 """
@@ -17,7 +21,7 @@ import ast
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -30,6 +34,14 @@ from vsrbench.core.keys import digest
 from vsrbench.core.types import MethodCard
 
 _INSTALLED = {"site-packages", "dist-packages"}
+_VARIABLE = re.compile(
+    rb"""environ\s*(?:\.(?:get|setdefault|pop)\s*\(|\[)\s*["'](\w+)["']|getenv\s*\(\s*["'](\w+)["']"""
+)
+_OF_MACHINES = re.compile(
+    r"(LD_LIBRARY_|PYTHON)?PATH|(\w+_)?(RANK|WORLD_SIZE|NUM_THREADS|VISIBLE_DEVICES|PORT|ADDR|TOKEN"
+    r"|USER|HOST|HOSTNAME)|(VSRBENCH|SLURM|XDG|RAY)_\w+"
+)
+"""Variables that say where and how a machine works."""
 _CHANGING = (("proc",), ("sys",), ("dev",))
 """Folders of the system whose files say something else every time."""
 
@@ -57,8 +69,23 @@ def _digest(entry: str, place: _Place | None, *more: object) -> str:
     if place is None:
         return digest([entry])
     module, _, name = entry.partition(":")
-    found = [[_label(p, place.top), content(p)] for p in sorted(_collect_files(place))]
-    return digest([module, name, found, *more])
+    files = sorted(_collect_files(place))
+    found = [[_label(p, place.top), content(p)] for p in files]
+    variables = _read_variables(files)
+    return digest([module, name, found, *more, *([variables] if variables else [])])
+
+
+def _read_variables(files: Iterable[Path]) -> list[list[str]]:
+    """[name, value] of the variables that are set and that these files read."""
+    sources = (path.read_bytes() for path in files if path.suffix == ".py")
+    names = {(a or b).decode() for source in sources for a, b in _VARIABLE.findall(source)}
+    found = []
+    for name in sorted(names & set(os.environ)):
+        value = os.environ[name]
+        if _OF_MACHINES.fullmatch(name) or Path(value).is_dir():
+            continue
+        found.append([name, content(Path(value)) if Path(value).is_file() else value])
+    return found
 
 
 def list_files(card: MethodCard) -> set[Path]:

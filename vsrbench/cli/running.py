@@ -73,8 +73,12 @@ def print_tables(
 ) -> None:
     """One table for each dataset: what this run asked for, whether new or reused."""
     from vsrbench.api import Results
+    from vsrbench.results.store import explain_software
 
     records = run.store.of_run(run.id)
+    earlier = run.store.software({r.run_id for r in records} - {run.id})
+    if software := explain_software(earlier, run.store.software({run.id})):
+        note(f"note: what is reused was computed with {software}; --fresh computes it again")
     for dataset in sets:
         spec = dataset.spec
         at = (r.dataset for r in records if spec.path and r.dataset_source == spec.path)

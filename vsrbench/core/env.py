@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from vsrbench.core.nvml import driver_version
+
 PACKAGES = (
     *("torch", "torchvision", "numpy", "scipy", "opencv-python", "opencv-python-headless", "av"),
     *("pillow", "diffusers", "safetensors", "spandrel", "pyiqa", "lpips", "DISTS-pytorch"),
@@ -84,6 +86,7 @@ def capture(root: Path) -> dict[str, Any]:
         else os.cpu_count(),
         "ram_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         "cuda": None,
+        "driver": None,
         "gpus": [],
         "packages": packages,
         "git": own_git_state(),
@@ -92,7 +95,7 @@ def capture(root: Path) -> dict[str, Any]:
 
 
 def find_accelerators() -> dict[str, Any]:
-    """CUDA and the GPUs, as torch sees them; empty without torch."""
+    """CUDA, the driver and the GPUs, as torch sees them; empty without torch or a GPU."""
     try:
         import torch
     except ImportError:
@@ -104,4 +107,5 @@ def find_accelerators() -> dict[str, Any]:
         }
         for i in range(torch.cuda.device_count())
     ]
-    return {"cuda": torch.version.cuda, "gpus": gpus} if gpus else {}
+    driver = driver_version()
+    return {"cuda": torch.version.cuda, "driver": driver, "gpus": gpus} if gpus else {}

@@ -42,6 +42,17 @@ def _handle(pynvml: Any, uuid: str) -> Any:
         return pynvml.nvmlDeviceGetHandleByUUID(uuid.replace("GPU-", "MIG-", 1))
 
 
+def driver_version() -> str | None:
+    """Version of the driver; None where NVML does not tell."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:
+        return None
+
+
 def energy_counter(uuid: str | None) -> tuple[Callable[[], float] | None, str]:
     """(reads the energy in J that the GPU has used so far, ""), or (None, why it cannot be read).
 

@@ -1,4 +1,4 @@
-"""Whether a video file ends before the frames that its own structure announces.
+"""Whether a video file lacks frames that its own structure announces, or is several files in one.
 
 Demuxers end without a word where a file does, and durations are wrong in many whole files. What
 tells is the structure: an element that holds frames and runs past the end of the file.
@@ -6,12 +6,22 @@ tells is the structure: an element that holds frames and runs past the end of th
 
 from __future__ import annotations
 
+import mmap
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _IN_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0x5854, 0xAF, 0xEC, 0xBF})
+_ELEMENTS = _IN_CLUSTER | {
+    *(0x1A45DFA3, _SEGMENT, 0x114D9B74, 0x1549A966, 0x1654AE6B, _CLUSTER, 0x1C53BB6B, 0x1941A469),
+    *(0x1043A770, 0x1254C367),
+}
+"""And head, index, information, tracks, cues, attachments, chapters, tags."""
+_HEADS = {"flv": 13, "asf": 16, "nut": 25, "apng": 33}
+"""Bytes at the beginning of a file that come there alone, where FFmpeg reads the first of several
+files that were joined."""
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
@@ -28,7 +38,12 @@ def is_cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: 
             state = _matroska(file, size)
             return state == "frames" or (state == "between" and shorter)
         if container.startswith("mov"):
-            cut, fragmented = _boxes(file, size)
+            boxes = list(_boxes(file, size))
+            last, end = boxes[-1] if boxes else (b"", 0)
+            fragmented = any(kind == b"moof" for kind, _ in boxes)
+            cut = end > size and last in (b"moof", b"mdat")
+            if fragmented and not cut and end != size:  # what follows is no box
+                cut = _goes_on(file, boxes[-2][1] if end > size else end, b"moof")
             return cut and (fragmented or fewer)
         if container == "avi":
             return _riff_end(file) > size and fewer
@@ -47,28 +62,44 @@ def is_cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: 
         if container == "apng":
             file.seek(max(0, size - 64))
             return b"IEND" not in file.read()
+        if container == "mjpeg":
+            file.seek(max(0, size - payload))
+            return b"\xff\xd9" not in file.read()
     return False
 
 
+def is_joined(path: Path, container: str) -> bool:
+    """Whether a file is several ones, one after another, of which FFmpeg reads only the first."""
+    with path.open("rb") as file:
+        if container.startswith("mov"):
+            return [kind for kind, _ in _boxes(file, file.seek(0, 2))].count(b"moov") > 1
+        if container not in _HEADS:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(data[: _HEADS[container]], 1) > 0
+
+
 def _matroska(file: BinaryIO, size: int) -> str:
-    """`frames` when a block or a cluster is cut, `between` when the file ends between clusters
-    of a longer segment, else empty.
+    """`frames` when a block or a cluster is cut, or what lies between is no element; `between` when
+    the file ends between clusters of a longer segment; else empty.
     """
     at = segment_end = cluster_end = 0
-    inside = False  # a cluster that is walked through: its size is unknown, or more than there is
+    inside = False  # a cluster
     while at < size:
+        inside &= not 0 < cluster_end <= at
         file.seek(at)
         kind = _number(file, True)
         length = None if kind is None else _number(file, False)
         if kind is None or length is None:
             return "frames" if inside or segment_end > size else ""
-        if kind == 0:  # padding
-            return ""
         content = file.tell()
         end = content + length if length >= 0 else -1
+        if kind not in _ELEMENTS:  # demuxers go on at the next cluster, if there is one
+            lost = at < max(cluster_end, segment_end if kind else 0)
+            return "frames" if lost or _goes_on(file, at, _CLUSTER.to_bytes(4, "big")) else ""
         if kind == _SEGMENT:
             segment_end, inside, at = end, False, content
-        elif kind == _CLUSTER and not 0 <= end <= size:
+        elif kind == _CLUSTER:
             cluster_end, inside, at = end, True, content
         elif end > size:
             return "frames" if inside and kind in _IN_CLUSTER else ""
@@ -80,6 +111,12 @@ def _matroska(file: BinaryIO, size: int) -> str:
     if inside and cluster_end > size:
         return "frames"
     return "between" if segment_end > size else ""
+
+
+def _goes_on(file: BinaryIO, at: int, mark: bytes) -> bool:
+    """Whether more that begins with a mark follows."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(mark, at) > 0
 
 
 def _number(file: BinaryIO, keep_marker: bool) -> int | None:
@@ -98,24 +135,19 @@ def _number(file: BinaryIO, keep_marker: bool) -> int | None:
     return -1 if whole & most == most else whole & most
 
 
-def _boxes(file: BinaryIO, size: int) -> tuple[bool, bool]:
-    """(whether a box with frames is cut, whether the file is made of fragments) of ISO media."""
-    at, fragmented = 0, False
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
+    """(kind, end) of the boxes of ISO media; the last one may end past the end of the file."""
+    at = 0
     while at + 8 <= size:
         file.seek(at)
         length, kind = struct.unpack(">I4s", file.read(8))
         if length == 1:
             wide = file.read(8)
             length = int.from_bytes(wide, "big") if len(wide) == 8 else 0
-        fragmented |= kind == b"moof"
-        if length == 0:
-            break  # to the end of the file
-        if length < 8:
-            return False, fragmented
+        if length < 8:  # 0: to the end of the file; else it is no box
+            return
         at += length
-        if at > size:
-            return kind in (b"moof", b"mdat"), fragmented
-    return False, fragmented
+        yield kind, at
 
 
 def _riff_end(file: BinaryIO) -> int:

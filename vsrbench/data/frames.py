@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
 
 RECENT = 5  # frames kept for indexing: a window t-2..t+2 sliding over a video decodes each once
-RULE = 2
-"""Version of the rules by which files become pixels, where they are not what they were at first."""
 EXACT = set("png bmp tif tiff webp-lossless ppm apng".split()) | set(  # noqa: SIM905
     "ffv1 ffvhuff huffyuv utvideo rawvideo targa qtrle zlib magicyuv r210 sgi pcx".split()  # noqa: SIM905
 )
@@ -396,7 +394,7 @@ def _open_images(path: Path, images: list[Path], note: str = "") -> FrameSource:
         starts=range(len(images)),
         decode=partial(_read_images, images),
         codec=" ".join(kinds),
-        rule=RULE if any(kind.startswith("tif") for kind in kinds) else 1,
+        rule=video.RULE if any(kind.startswith("tif") for kind in kinds) else 1,
         note=note,
     )
 
@@ -410,7 +408,7 @@ def _open_video(path: Path) -> FrameSource:
     opened = video.read_first(path)
     if opened is None:
         raise DataError(f"{path} holds no frames", FETCH_AGAIN)
-    frame, as_ever = opened
+    frame, rule = opened
     return FrameSource(
         path=path,
         files=[path],
@@ -421,7 +419,7 @@ def _open_video(path: Path) -> FrameSource:
         decode=partial(video.read, path, track.keys),
         codec=track.codec,
         pixel_format=track.pixel_format,
-        rule=1 if as_ever else RULE,
+        rule=rule,
         note=track.note,
     )
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import DataError
-from vsrbench.data.containers import is_cut_off
+from vsrbench.data.containers import is_cut_off, is_joined
 from vsrbench.data.images import FETCH_AGAIN
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from vsrbench.core.types import Frame
 
+RULE = 2
+"""Version of the rules by which files become pixels, where they are not what they were at first."""
 _RAW = frozenset({"h264", "hevc", "vvc", "mpegvideo", "m4v"})
 """Streams without a container: nothing but the decoder tells whether the last picture is whole."""
 _SLICES: dict[str, Callable[[int, int], bool]] = {
@@ -44,10 +47,18 @@ _SLICES: dict[str, Callable[[int, int], bool]] = {
 }
 """Those whose decoders stop where a whole picture ends, whatever follows it, and which units of
 them are parts of pictures, by their first bytes: ITU-T H.264, H.265 and H.266, table of types."""
+_STARTS: dict[str, Callable[[int, int], bool]] = {
+    "h264": lambda first, _: first & 31 == 5,
+    "hevc": lambda first, _: 16 <= first >> 1 & 63 <= 21,
+    "vvc": lambda _, second: 7 <= second >> 3 <= 9,
+}
+"""Units of pictures that need no others, by their first bytes."""
 _UNIT = re.compile(b"\0\0\1(..)", re.DOTALL)
 _LISTS = frozenset({"hls", "concat", "dash", "imf", "sdp", "webm_dash_manifest"})
 _STILLS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
 _PLANAR = re.compile(r"yuva?j?(420|422|444|411|440|410)p(\d*)(le|be)?")
+_TENS = {"x2rgb10le": (20, 10, 0), "x2bgr10le": (0, 10, 20)}
+"""Three samples of 10 bits in a word of 32, and where red, green and blue begin."""
 _AS_THEY_ARE = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"})
 
 
@@ -87,6 +98,11 @@ def scan(path: Path) -> Track:
                     continue
                 if join == 1 and not packet.is_keyframe:
                     raise DataError(f"{path} lacks a part at frame {total:08d}", FETCH_AGAIN)
+                if join and packet.is_keyframe:
+                    note = note or (
+                        f"{path}: another stream begins at frame {len(shown):08d}, or some before "
+                        "it are lost"
+                    )
                 join = 0 if packet.is_keyframe else max(0, join - 1)
                 if packet.is_corrupt and container.format.name == "mpegts":
                     join = 2
@@ -111,13 +127,18 @@ def scan(path: Path) -> Track:
             lost = round((length_s - end_s) * fps) if len(container.streams) == 1 else 0
     except av.FFmpegError as error:
         raise undecodable_error(path, error, len(shown)) from error
+    if is_joined(path, name):
+        raise DataError(
+            f"{path} is several videos, one after another, of which programs read the first",
+            "join them with a program that knows the format, or take them apart",
+        )
     missing = is_cut_off(path, name, total < declared, lost > 1, payload)
     if len(shown) != declared or corrupt or missing or not steady:
         pictures = _check_pictures(path, _pictures(path), 0)
         shown = [(frame.pts, frame.key_frame) for frame in pictures]
         missing |= name in _RAW and total - 1 not in {stamp for stamp, _ in shown}
         if name in _SLICES and not missing:
-            missing = _reads_past_end(path)
+            missing = _is_open_ended(path)
             note = note or f"{path} has no container, so a cut in its last frame can go unseen"
         if missing or corrupt:
             raise cut_short_error(path, len(shown), declared if total < declared else 0)
@@ -138,10 +159,14 @@ def read(path: Path, keys: dict[int, int], start: int) -> Iterator[Frame]:
     return (to_rgb(path, picture) for picture in _decode_from(path, keys, start))
 
 
-def read_first(path: Path) -> tuple[Frame, bool] | None:
-    """(the first frame, whether OpenCV reads it in the same way); None when there is none."""
+def read_first(path: Path) -> tuple[Frame, int] | None:
+    """(the first frame, version of the rule that makes it); None when there is none.
+
+    Version 1 is how OpenCV reads it; 3 reads the formats of 10 bits that version 2 got wrong.
+    """
     for picture in _pictures(path):
-        return to_rgb(path, picture), _is_plain(picture)
+        version = 1 if _is_plain(picture) else 3 if picture.format.name in _TENS else RULE
+        return to_rgb(path, picture), version
     return None
 
 
@@ -207,6 +232,8 @@ def _pictures(path: Path, seek: int | None = None, first: int = 0) -> Iterator[V
     try:
         with _open(path) as container:
             stream, _ = _track(path, container)
+            if stream.codec_context.name == "h264":
+                stream.codec_context.thread_count = 1  # several do not see that a slice is missing
             if seek is not None:
                 container.seek(seek, stream=stream)
             for packet in container.demux(stream):
@@ -234,39 +261,54 @@ def _count_slices(form: str, packet: Packet) -> int:
     """How many parts of a picture a packet of a stream without a container holds; of others 1."""
     if form not in _SLICES or not packet.size:
         return 1
-    units = (_SLICES[form](*found[1]) for found in _UNIT.finditer(bytes(packet)))
-    return sum(units)
+    return _count(form, bytes(packet))
 
 
-def _reads_past_end(path: Path) -> bool:
-    """Whether the frames of a stream without a container change with what follows its end.
+def _count(form: str, data: bytes) -> int:
+    """How many units of them are parts of pictures."""
+    return sum(_SLICES[form](*unit[1]) for unit in _UNIT.finditer(data))
 
-    They do where the last one is cut, since its decoder goes on. Not seen is a cut within a few
-    bytes of where a slice begins or ends, nor one of H.265 or H.266 in several slices, of which
-    decoders read more than there is.
+
+def _is_open_ended(path: Path) -> bool:
+    """Whether the last frames of a stream without a container are not settled by what is there.
+
+    They are decoded twice by one decoder, from the last picture on that needs no other. Where one
+    is cut, they change with the bytes that follow, which its decoder reads, too, and with what the
+    memory held before that a missing part is not written to. Of H.265 and H.266 in several slices,
+    of which decoders read more than there is, only the latter counts, and whether the last picture
+    has as many slices as all others. Not seen is a cut within a few bytes of the end of a slice.
     """
     import av
 
     with _open(path) as container:
         stream, _ = _track(path, container)
-        form, name = container.format.name, stream.codec_context.name
-        held = [(bytes(p), _count_slices(form, p)) for p in container.demux(stream) if p.size]
-    *packets, (last, slices) = [(data, slices) for data, slices in held if slices]
-    if slices > 1 and form != "h264":
-        return False
-    found = []
-    for byte in (b"\x55", b"\xa7"):
-        decoder = av.CodecContext.create(name, "r")
-        units = [*(data for data, _ in packets), last + 256 * byte, b""]  # b"": what is left
-        digests = list[bytes]()
+        form, about = container.format.name, stream.codec_context
+        held = [bytes(p) for p in container.demux(stream) if _count_slices(form, p) and p.size]
+        decoder = av.CodecContext.create(about.name, "r")
+        decoder.thread_count, decoder.extradata = 1, about.extradata
+    slices = [_count(form, data) for data in held]
+    if len(set(slices[:-1])) == 1 and slices[-1] < slices[0]:
+        return True
+    first = max((k for k, data in enumerate(held) if _begins(form, data)), default=0)
+    found = list[list[bytes]]()
+    several = form != "h264" and slices[-1] > 1
+    for tail in (b"", b"") if several else (256 * b"\x55", 256 * b"\xa7"):
+        digests, alive = list[bytes](), deque[Any](maxlen=8)  # their memory is not used again
         try:
-            for unit in units:
-                for picture in decoder.decode(av.Packet(unit)):
+            for unit in (*held[first:-1], held[-1] + tail, None):  # None: what is left
+                for picture in decoder.decode(None if unit is None else av.Packet(unit)):
                     digests.append(hashlib.sha256(picture.to_ndarray()).digest())
+                    alive.append(picture)
         except av.FFmpegError as error:
             digests.append(str(error.errno).encode())
-        found.append(digests)
+        found.append(sorted(digests))
+        decoder.flush_buffers()
     return found[0] != found[1]
+
+
+def _begins(form: str, data: bytes) -> bool:
+    """Whether decoding can begin at a packet of a stream without a container."""
+    return any(_STARTS[form](*unit[1]) for unit in _UNIT.finditer(data))
 
 
 def _decode_from(path: Path, keys: dict[int, int], start: int) -> Iterator[VideoFrame]:
@@ -315,6 +357,8 @@ def to_rgb(path: Path, picture: VideoFrame) -> Frame:
         rgb = np.repeat(_grey(picture)[..., None], 3, -1)
     elif re.fullmatch(r"(gbra?p\d+|(rgb|bgr)a?(48|64))(le|be)", name):
         rgb = _deep_rgb(picture)
+    elif name in _TENS:
+        rgb = _packed_tens(picture)
     elif _is_yuv(picture):
         rgb = _repeat_chroma(picture, matrix, full)
     else:  # 8-bit RGB and what swscale alone knows
@@ -399,6 +443,15 @@ def _deep_rgb(picture: VideoFrame) -> Any:
         rgb = line.reshape(picture.height, width, count)[..., :3]
         rgb = rgb[..., ::-1] if form.name.startswith("bgr") else rgb
     return _to_8_bits(rgb, bits, True)
+
+
+def _packed_tens(picture: VideoFrame) -> Any:
+    import numpy as np
+
+    (plane,) = picture.planes
+    words = np.frombuffer(plane, "<u4").reshape(plane.height, -1)[:, : picture.width]
+    rgb = np.stack([words >> first & 1023 for first in _TENS[picture.format.name]], -1)
+    return _to_8_bits(rgb, 10, True)
 
 
 def _repeat_chroma(picture: VideoFrame, matrix: int, full: bool) -> Any:

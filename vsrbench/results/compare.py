@@ -367,8 +367,11 @@ def has_regressed(changes: Iterable[Change]) -> bool:
     return any(change.verdict in REGRESSIONS for change in changes)
 
 
-def verdict_line(changes: Sequence[Change]) -> str:
-    """All verdicts counted, in one line, with what could not be compared and why."""
+def verdict_line(changes: Sequence[Change], software: str = "") -> str:
+    """All verdicts counted, in one line, with what could not be compared and why.
+
+    software: what the two sides were computed with, where that differs.
+    """
     counted = Counter(change.verdict for change in changes)
     causes: dict[str, dict[str, None]] = {}
     for change in changes:
@@ -382,6 +385,8 @@ def verdict_line(changes: Sequence[Change]) -> str:
             f"; {unsaid} of these with records of schema 1, which do not say border and flow: "
             "taken for equal"
         )
+    if software:
+        text += f"; computed with {software}"
     verdict = "REGRESSION" if has_regressed(changes) else "no regression"
     return f"{verdict}: {text or 'nothing to compare'}"
 
@@ -401,13 +406,14 @@ def github_annotations(changes: Iterable[Change]) -> list[str]:
     return lines
 
 
-def to_json(changes: Sequence[Change]) -> str:
+def to_json(changes: Sequence[Change], software: str = "") -> str:
     """All changes and the verdict as JSON."""
-    found = {"regressed": has_regressed(changes), "changes": [asdict(c) for c in changes]}
+    verdict = {"regressed": has_regressed(changes), "software": software}
+    found = {**verdict, "changes": [asdict(c) for c in changes]}
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
-def markdown(changes: Sequence[Change], everything: bool = False) -> str:
+def markdown(changes: Sequence[Change], everything: bool = False, software: str = "") -> str:
     """A table of what changed (of all with `everything`, or if nothing did), then the verdict."""
     changed = [c for c in changes if c.verdict not in ("same", "unjudged")]
     shown = changes if everything or not changed else changed
@@ -427,7 +433,7 @@ def markdown(changes: Sequence[Change], everything: bool = False) -> str:
     align = ("left", "left", "left", "right", "right", "right", "left", "left")
     table = tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
     parts = [table, legend(shown)] if rows else []
-    return "\n\n".join([*parts, verdict_line(changes)]) + "\n"
+    return "\n\n".join([*parts, verdict_line(changes, software)]) + "\n"
 
 
 def legend(shown: Sequence[Change]) -> str:

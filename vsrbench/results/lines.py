@@ -31,6 +31,7 @@ class _Env(TypedDict):
     cores: int | None
     ram_mib: int
     cuda: str | None
+    driver: NotRequired[str | None]
     gpus: list[_Gpu]
     packages: dict[str, str]
     git: _Git

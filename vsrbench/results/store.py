@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -90,6 +90,18 @@ class Store:
     def append_run(self, run: dict[str, Any]) -> None:
         """Write one line about a run: arguments, environment, counts, exit code."""
         _append(self.runs, [_line(run)])
+
+    def software(self, runs: Collection[str]) -> dict[str, str]:
+        """What these runs computed with: Python, packages, CUDA, driver -> versions."""
+        found: dict[str, dict[str, None]] = {}
+        for data in self.read_runs():
+            if data["run_id"] in runs:
+                env = data["env"]
+                own = {"Python": env["python"], "CUDA": env["cuda"], "driver": env.get("driver")}
+                for name, version in (own | env["packages"]).items():
+                    if version:
+                        found.setdefault(name, {})[version] = None
+        return {name: " and ".join(versions) for name, versions in found.items()}
 
     def append_lines(self, records: Iterable[bytes]) -> None:
         """Write lines of another store's records as they are. Raises WriteError."""
@@ -228,6 +240,16 @@ class Store:
                         self.notices.append(notice)
                 else:
                     yield line, made
+
+
+def explain_software(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """What two results of `Store.software` differ in: versions then and now; empty if in nothing.
+
+    What only one of them has is no version of the same thing.
+    """
+    changed = [name for name in old if name in new and old[name] != new[name]]
+    sides = (", ".join(f"{name} {side[name]}" for name in changed) for side in (old, new))
+    return " against ".join(sides) if changed else ""
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -109,16 +109,16 @@ class Run:
 
         Metrics score beside the method that makes the next frame: theirs is the time beyond that.
         """
-        places = len(self.config.devices)
-        wall, spent = (time.monotonic() - self._started) * places, self._spent
-        rest = wall - spent.methods - spent.metrics
-        if rest < 0:  # a cluster has more places than this machine
+        wall, spent = time.monotonic() - self._started, self._spent
+        if self.crew.hosts:  # their places come and go: there is no such rest
             return (
-                f"time: {wall / places:.1f} s, in which the machines together took "
+                f"time: {wall:.1f} s, in which the machines together took "
                 f"{spent.methods:.1f} s for methods and {spent.metrics:.1f} s more for metrics"
             )
+        places = len(self.config.devices)
+        rest = wall * places - spent.methods - spent.metrics
         return (
-            f"time: {f'{places} x ' * (places > 1)}{wall / places:.1f} s, of which methods took "
+            f"time: {f'{places} x ' * (places > 1)}{wall:.1f} s, of which methods took "
             f"{spent.methods:.1f} s, metrics {spent.metrics:.1f} s more, all else {rest:.1f} s"
         )
 

@@ -476,7 +476,8 @@ def _runs(store: Store, ids: set[str]) -> list[dict[str, Any]]:
                     "hardware": f"{env['cpu']}, {env['cores']} cores, {env['ram_mib']} MiB"
                     + (f"; {gpus}" if gpus else "; no GPU"),
                     "system": f"{env['system']}, Python {env['python']}"
-                    + (f", CUDA {env['cuda']}" if env["cuda"] else ""),
+                    + (f", CUDA {env['cuda']}" if env["cuda"] else "")
+                    + (f", driver {env['driver']}" if env.get("driver") else ""),
                     "packages": ", ".join(f"{k} {v}" for k, v in env["packages"].items()),
                     "code": f"vsrbench {run['version']}, commit {commit}"
                     + (" with uncommitted changes" if env["git"]["dirty"] else ""),
