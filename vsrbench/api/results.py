@@ -238,7 +238,7 @@ class Results:
         self, summary: Summary, form: str | None = "markdown", columns: Literal[1, 2] = 2
     ) -> str:
         """A summary in one of FORMS, as `table` gives it."""
-        from vsrbench.show import latex, tables, terminal
+        from vsrbench.show import latex, tables
 
         if form is None:
             form = "terminal" if sys.stdout.isatty() else "markdown"
@@ -255,6 +255,8 @@ class Results:
         if form == "latex":
             return latex.latex(summary, code, columns)
         if form == "terminal":
+            from vsrbench.show import terminal
+
             return terminal.terminal(summary, shutil.get_terminal_size().columns, _colour(), code)
         return tables.markdown(summary, code)
 

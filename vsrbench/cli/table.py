@@ -76,7 +76,7 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.api import known_specs
     from vsrbench.api.results import load_side_by_side
     from vsrbench.cards.specs import ROOT
-    from vsrbench.results import agreement, published, votes
+    from vsrbench.results import agreement, published
     from vsrbench.show.tables import select
 
     if options.folders and options.results:
@@ -110,6 +110,8 @@ def execute(options: argparse.Namespace) -> int:
             bases = {name: spec.base or name for name, spec in sets.items()}
             summary = published.add_published(published.read(options.root), summary, bases)
         if options.votes:
+            from vsrbench.results import votes  # which needs numpy
+
             summary = votes.add_preferences(summary, votes.read(options.votes))
         whole = (form or "").startswith(("csv", "json"))
         drop_empty = options.drop_empty and not whole
