@@ -41,44 +41,99 @@ from vsrbench.run.plan import Job, identify_made, is_kept
 BY_FOUR = TOY.replace("fx=2, fy=2", "fx=4, fy=4")
 
 
-MACHINE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
+MACHINES = """
+import sys
+from ray.cluster_utils import Cluster
+machine = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
+cluster = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+cluster.add_node(**machine)
+print(cluster.address, flush=True)
+for _ in sys.stdin:
+    cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
+    cluster.add_node(**machine)
+    print("again", flush=True)
+cluster.shutdown()
+"""
+"""The machines: a line on stdin ends the second one and starts it anew, its end ends both."""
+
+
+class Machines:
+    """Two machines on loopback, each with a device.
+
+    They have a process of their own: when a start fails, Ray ends the group of processes of
+    whoever asked for it, and a driver that has lost its cluster is ended, too.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", MACHINES],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.address = self._read()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def replace(self) -> None:
+        """End the second machine at once, and start it anew."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        assert self._read() == "again"
+
+    def kill(self) -> None:
+        """As when they lose their power."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        self._process.communicate()
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two machines on loopback, each with a device; they know of a toy program."""
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """They know of a toy program."""
     pytest.importorskip("ray", reason="needs the extra ray")
-    from ray.cluster_utils import Cluster as Machines
-
     folder = tmp_path_factory.mktemp("machines")
     (folder / "repo").mkdir()
     (folder / "repo" / "toy.py").write_text(BY_FOUR)
     table = f'[program]\npython = "{sys.executable}"\nrepo = "{folder / "repo"}"\n'
     (folder / "commands.toml").write_text(table)
     theirs = {variables.COMMANDS: str(folder / "commands.toml"), variables.CACHE: str(folder)}
-    before = {name: os.environ.get(name) for name in (*theirs, "OMP_NUM_THREADS")}
-    os.environ |= ENVIRONMENT | theirs
-    head = {**MACHINE, "include_dashboard": False}
-    try:
-        found = Machines(initialize_head=True, head_node_args=head)
-    except Exception:  # Ray gives a busy machine 30 s, whatever one says
-        found = Machines(initialize_head=True, head_node_args=head)
-    try:
-        found.add_node(**MACHINE)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ENVIRONMENT | theirs).items():
+            patch.setenv(name, value)
+        found = Machines()
+        if not found.address:  # Ray gives a busy machine 30 s, whatever one says
+            found.end()
+            found = Machines()
         yield found
-    finally:
-        found.shutdown()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        found.end()
 
 
 @pytest.fixture
-def cluster(machines: Any) -> str:
+def cluster(machines: Machines) -> str:
     """Their address."""
-    return str(machines.address)
+    return machines.address
+
+
+@pytest.fixture
+def apart(bench: Path, tmp_path: Path) -> Run:  # noqa: F811
+    """Call the command line in a process of its own: (exit code, stdout, stderr)."""
+
+    def call(*args: object, results: str = "results") -> tuple[int, str, str]:
+        words = [*args, "--root", bench, "--results", tmp_path / results]
+        done = subprocess.run(
+            [sys.executable, "run_bench.py", *map(str, words)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return call
 
 
 PROGRAM = """
@@ -95,7 +150,7 @@ origin = "official"
 
 def test_two_machines_find_what_one_process_does(
     cluster: str,
-    run: Run,  # noqa: F811
+    apart: Run,
     bench: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -105,8 +160,8 @@ def test_two_machines_find_what_one_process_does(
     methods = f"lanczos,good,nan,program,{deadly(bench, 'SIGKILL', at=4)},{marks(bench)}"
     asked = ["--methods", methods, *given]
     asked += ["--metrics", "psnr,flicker,ewarp", "--no-cost", "--keep-frames"]
-    one = run(*asked, "--device", "cpu", results="one")
-    two = run(*asked, "--device", "cpu", "--ray", cluster, results="two")
+    one = apart(*asked, "--device", "cpu", results="one")
+    two = apart(*asked, "--device", "cpu", "--ray", cluster, results="two")
     assert one[0] == two[0] == 1
     assert one[1].splitlines()[2:10] == two[1].splitlines()[2:10]
     assert "tried once more" in two[2]
@@ -127,14 +182,14 @@ def test_two_machines_find_what_one_process_does(
 
 def test_costs_and_a_method_that_a_machine_does_not_know(
     cluster: str,
-    run: Run,  # noqa: F811
+    apart: Run,
     bench: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (bench / "methods" / "toy" / "program.toml").write_text(PROGRAM)
     asked = ["--device", "cpu", "--ray", cluster]
-    code, _, err = run("cost", "--methods", "lanczos", "--size", "16x24", *asked)
+    code, _, err = apart("cost", "--methods", "lanczos", "--size", "16x24", *asked)
     assert code == 0, err
     (record,) = Store(tmp_path / "results").latest().values()
     assert record.measurement is not None
@@ -145,7 +200,7 @@ def test_costs_and_a_method_that_a_machine_does_not_know(
     table.write_text(f'[program]\npython = "{sys.executable}"\nrepo = "{tmp_path / "repo"}"\n')
     monkeypatch.setenv(variables.COMMANDS, str(table))
     given = ("--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr")
-    code, _, err = run("--methods", "program", *given, "--no-cost", *asked)
+    code, _, err = apart("--methods", "program", *given, "--no-cost", *asked)
     assert code == 3
     assert "is left out: the program of 'program' there and here differ" in err
     assert "no machine of the cluster is left for these jobs" in err
@@ -170,8 +225,8 @@ ROUNDS = int(os.environ.get("ROUNDS_OF_KILLS", "1"))
 
 @pytest.mark.long
 def test_kills_at_random_moments_lose_nothing(
-    machines: Any,
-    run: Run,  # noqa: F811
+    machines: Machines,
+    apart: Run,
     bench: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -182,7 +237,7 @@ def test_kills_at_random_moments_lose_nothing(
     (bench / "methods" / "toy" / "program.toml").write_text(PROGRAM)
     asked = ["--methods", "slow,program", "--input", str(clips(tmp_path / "lq", "abc"))]
     asked += ["--metrics", "lr_psnr", "--no-cost", "--keep-frames", "--device", "cpu"]
-    assert run(*asked, results="whole")[0] == 0
+    assert apart(*asked, results="whole")[0] == 0
     expected, said, studies = scores(tmp_path / "whole"), tmp_path / "said", 0
     asked = [sys.executable, "run_bench.py", *asked, "--root", str(bench)]
     asked += ["--ray", machines.address, "--results"]
@@ -215,13 +270,11 @@ def test_kills_at_random_moments_lose_nothing(
 
 
 def kill(
-    victim: str, driver: subprocess.Popen[bytes], machines: Any, chance: random.Random
+    victim: str, driver: subprocess.Popen[bytes], machines: Machines, chance: random.Random
 ) -> None:
     """End a worker, all of a machine, or the main process by a signal."""
     if victim == "node":
-        (node,) = machines.worker_nodes
-        machines.remove_node(node, allow_graceful=False)
-        machines.add_node(**MACHINE)
+        machines.replace()
     elif victim != "worker":
         driver.send_signal(getattr(signal, victim))
         driver.wait(120)
@@ -230,10 +283,10 @@ def kill(
             os.kill(chance.choice(pids), signal.SIGKILL)
 
 
-@pytest.mark.skipif(not ROUNDS, reason="starts clusters of its own: ROUNDS_OF_KILLS=7")
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_cluster_of_its_own_ends_with_the_run(
-    run: Run,  # noqa: F811
+    apart: Run,
     bench: Path,  # noqa: F811
     tmp_path: Path,
     end: str,
@@ -242,7 +295,7 @@ def test_a_cluster_of_its_own_ends_with_the_run(
     pytest.importorskip("ray", reason="needs the extra ray")
     asked = ["--methods", "slow", "--input", str(clips(tmp_path / "lq", "abc"))]
     asked += ["--metrics", "lr_psnr", "--no-cost", "--device", "cpu,cpu"]
-    assert run(*asked, results="whole")[0] == 0
+    assert apart(*asked, results="whole")[0] == 0
     mark, file = f"VSR_TEST={tmp_path}", tmp_path / "study" / "records.jsonl"
     asked = [sys.executable, "run_bench.py", *asked, "--root", str(bench), "--ray"]
     asked += ["--results", str(file.parent)]
@@ -277,6 +330,33 @@ def marked(mark: str) -> list[str]:
             if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(entry.name)
     return found
+
+
+def test_a_run_ends_with_its_cluster(
+    machines: Machines,
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Comes last of those that need the machines. Ray would end the main process, silently."""
+    results, file = tmp_path / "results", tmp_path / "results/records.jsonl"
+    asked = ["--methods", "slow", "--input", str(clips(tmp_path / "lq", "abc"))]
+    asked += ["--metrics", "lr_psnr", "--no-cost", "--device", "cpu", "--ray", machines.address]
+    driver = subprocess.Popen(
+        [sys.executable, "run_bench.py", *asked, "--root", bench, "--results", results],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 120
+    while not lines(file) and driver.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    known = lines(file)
+    machines.kill()
+    _, err = driver.communicate(timeout=120)
+    assert driver.returncode == 3, err
+    assert "error: the cluster is gone: no Ray cluster at" in err
+    assert lines(file)[: len(known)] == known
+    assert list(Store(results).read_runs())[-1]["exit_code"] == 3
 
 
 def lines(file: Path) -> list[bytes]:

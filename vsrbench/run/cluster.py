@@ -71,7 +71,8 @@ REACH_S = 5.0
 LOOK_S = 1.0
 """How often machines that come and go are looked for."""
 EMPTY_S = 15.0
-"""A cluster that has lost all its places is given up after this time."""
+"""A cluster that has lost all its places, or its first machine, is given up after this time: well
+before the minute after which Ray ends a process that cannot reach the latter."""
 PATIENCE_S = 10.0
 """Devices that others hold are spoken of after this time."""
 ATTEMPTS = 3
@@ -117,7 +118,7 @@ class Cluster:
         self._ray: Any = None
         self._digests = dict[tuple[Path, int], str]()
         self._places = list[_Place]()
-        self._stop = threading.Event()
+        self._stop, self._gone = threading.Event(), False
         self._alone: _Place | None = None
         self._machine: dict[str, Any] = {}
 
@@ -127,7 +128,7 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        if self._ray is not None:
+        if self._ray is not None and not self._gone:
             self._ray.shutdown()
 
     def ask(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -280,9 +281,20 @@ class Cluster:
     ) -> None:
         """Keep an actor on each device of each machine, until told to stop."""
         tries, reasons = Counter[tuple[str, int]](), dict[str, None]()
-        began = empty_since = time.monotonic()
+        first = self._ray.get_runtime_context().gcs_address
+        began = empty_since = seen = time.monotonic()
         try:
             while not self._stop.is_set():
+                try:
+                    _reach(first)
+                except MissingError as error:  # what is asked of Ray now does not come back
+                    if time.monotonic() - seen > EMPTY_S:
+                        self._gone = True
+                        text = f"the cluster is gone: {error.message}; what is done is kept"
+                        raise MissingError(text, START) from error
+                    self._stop.wait(LOOK_S)
+                    continue
+                seen = time.monotonic()
                 held = {(p.node, p.number) for p in self._places if p.state != "lost"}
                 for node in self._nodes():
                     for number in range(_count(node, devices)):
@@ -337,6 +349,8 @@ class Cluster:
     def _clear(self) -> None:
         """End all actors."""
         places, self._places, self._alone = self._places, [], None
+        if self._gone:
+            return
         idle = [p for p in places if p.state == "working" and not p.busy]
         with suppress(Exception):
             leaving = [p.actor.leave.remote() for p in idle]
@@ -441,7 +455,8 @@ class _Remote:
             if self._place.busy:
                 self._place.state = "lost"
             if self._place.state == "lost":  # it may be at work all the same, out of reach
-                self._ray.kill(self._place.actor)
+                kill = self._ray.kill  # which does not return when the cluster is gone
+                threading.Thread(target=kill, args=[self._place.actor], daemon=True).start()
             else:
                 self._ray.get(self._place.actor.end_worker.remote(), timeout=LEAVE_S)
         self._thread.shutdown(wait=False)
