@@ -303,9 +303,7 @@ def test_a_cluster_of_its_own_ends_with_the_run(
 
     def start() -> subprocess.Popen[bytes]:
         given: dict[str, Any] = {"cwd": ROOT, "env": environment, "preexec_fn": heed_interrupts}
-        return subprocess.Popen(
-            asked, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **given
-        )
+        return subprocess.Popen(asked, **given)
 
     driver = start()
     while not lines(file):
