@@ -140,7 +140,7 @@ def measure_construction(card: MethodCard, sha256: str, device: str, cache: Path
         return known
     where = f"while it was built and run at {side}x{side}"
     found = run_apart(card, where, _construct, card, size, device)
-    with replace_atomically(file) as partial:
+    with suppress(OSError), replace_atomically(file) as partial:  # else it is measured again
         partial.write_text(json.dumps(found))
     return found
 
