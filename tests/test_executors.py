@@ -25,12 +25,13 @@ from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_adapter, write_card, write_clip  # noqa: F401
 from tests.test_evaluate import job
 from vsrbench.cards.specs import GT_CARD
-from vsrbench.core.errors import INTERRUPTED, UserError
+from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError
 from vsrbench.core.processes import Died
+from vsrbench.core.progress import Progress
 from vsrbench.core.types import MethodCard
 from vsrbench.programs import command
 from vsrbench.results.store import Store
-from vsrbench.run import executors
+from vsrbench.run import executors, runner
 from vsrbench.run.devices import pick_devices
 from vsrbench.run.plan import Job
 
@@ -194,7 +195,8 @@ def test_a_job_that_only_keeps_frames_fails_aloud(
     adapter.write_text(adapter.read_text().replace("i == self.at", "i == 1"))
     code, _, err = run(*asked, "--keep-frames")
     assert code == 1
-    assert err.count("FAILED: 'deadly' crashed its process") == 3
+    assert "FAILED: 'deadly' crashed its process" in err
+    assert err.count("FAILED: ") == 3
     assert not list((tmp_path / "results" / "frames" / "deadly" / "lq").glob("[abc]*"))
 
 
@@ -384,6 +386,25 @@ def test_workers_keep_to_their_method() -> None:
     assert Fake.made == 2
     scheduled("a b", "m n o")
     assert Fake.made == 3, "each method has a worker of its own"
+
+
+def test_what_fails_each_clip_alike_is_said_once(root: Path, tmp_path: Path) -> None:
+    shared = executors.RunContext("run", False, tmp_path, tmp_path)
+    store = Store(tmp_path / "results")
+    store.prepare()
+    own = runner.Run(runner.RunConfig(root, ("cpu",)), store)
+    progress = Progress(0, 4, quiet=True)
+    for error, says, code in (
+        (DataError("checkpoint does not fit 'sr'"), "FAILED: checkpoint does not fit 'sr'", 1),
+        (MissingError("sr needs x", "get x"), "skipped: sr needs x (get x)", 3),
+    ):
+        own.counts["failed"] = 0
+        found = executors.fail_job(job("psnr"), error, shared)
+        said = [own._record(job("psnr"), found, progress) for _ in range(3)]
+        again = f"{says.partition(':')[0]}: for the same reason as before"
+        assert said == [says, again, again]
+        assert own.exit_code == code
+    assert len(store.read(strict=True)) == 6
 
 
 def test_a_process_that_lost_its_device_is_replaced(

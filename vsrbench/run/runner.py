@@ -93,6 +93,7 @@ class Run:
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
         self._started, self._spent = time.monotonic(), Spent()
+        self._said = set[tuple[str, str]]()
         self.missing = False
         """Something that was asked for by name is not here."""
         self.asked: list[Asked] = []
@@ -324,12 +325,20 @@ class Run:
         outcome = "ok"
         logs = dict[str, None]()
         for status, why in told:
-            if status == "failed" and why:
+            if why is None:
+                continue
+            if status == "failed":
                 outcome = f"FAILED: {why['message']}"
                 logs[why.get("log", "")] = None
-            elif status == "skipped" and why:
+            else:
                 outcome = f"skipped: {why['message']} ({why['hint']})"
                 self.missing = True
+        if (
+            said := (job.card.name, outcome)
+        ) in self._said:  # such as a checkpoint that does not fit
+            outcome = f"{outcome.partition(':')[0]}: for the same reason as before"
+        elif outcome != "ok":
+            self._said.add(said)
         if self.config.verbose:
             for log in filter(None, logs):
                 progress.line(log.rstrip())
