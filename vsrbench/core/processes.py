@@ -390,8 +390,8 @@ def keep_memory() -> None:
     """Memory that this process frees stays its own, up to a GiB, in blocks of 32 MiB at most.
 
     What makes and drops the same frames and feature maps again and again would else have glibc give
-    each back to the system and ask for it anew, with every page cleared: up to an eighth of the CPU
-    time of a network at 160 x 90, without any number changed. Other C libraries are left alone.
+    each back to the system and ask for it anew, with every page cleared: a sixth of the CPU time
+    of a network at 160 x 90. No number changes. Other C libraries are left alone.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
