@@ -157,7 +157,8 @@ def _heads(advice: Advice, records: Sequence[Record]) -> list[tuple[str, bool, s
         tables = [c.rehearsed if rehearsal else c.scores for c in advice.candidates]
         for metric in (m for m in infos if any(m in t for t in tables)):
             column = metric_column(infos[metric])
-            found.append((metric, rehearsal, f"{column.label}\u00a0{column.arrow}"))
+            label = column.label.replace("x1e-", "x1e\u2011")  # x1e-3 stays on one line
+            found.append((metric, rehearsal, f"{label}\u00a0{column.arrow}"))
     return found
 
 
