@@ -299,6 +299,19 @@ def test_records_without_their_runs_say_that_they_may_not_be_the_last(
     assert "runs.jsonl" not in capsys.readouterr().err
 
 
+def test_a_path_tells_more_than_content() -> None:
+    """A set that was copied and edited in one clip: the other clip is the same in both."""
+
+    def lq(label: str, path: str, *values: float) -> list[Record]:
+        about = {"dataset": label, "dataset_source": path}
+        edited = [replace(r, clip_digest=path) for r in clips(values[0], **about)]
+        return [*edited, *clips(*values, **about)[1:]]
+
+    base = lq("LQ", "/y/LQ", 30.0, 31.0)
+    new = [*lq("x/LQ", "/x/LQ", 20.0, 31.0), *lq("y/LQ", "/y/LQ", 30.0, 31.0)]
+    assert {(c.where, c.verdict) for c in compare(base, new)} == {("LQ", "same"), ("x/LQ", "new")}
+
+
 @pytest.mark.parametrize("side", ["base", "new"])
 def test_a_damaged_line_is_no_pass(
     side: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

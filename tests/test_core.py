@@ -117,7 +117,15 @@ def test_store_passes_over_a_cut_line_and_goes_on(tmp_path: Path) -> None:
     assert [r.key for r in store.read()] == ["k1"]
     assert "cut line" in store.notices[0]
     store.append(a_record(key="k3"))
-    assert [r.key for r in Store(tmp_path).read()] == ["k1", "k3"]
+    assert [r.key for r in Store(tmp_path).read(strict=True)] == ["k1", "k3"]
+    data = store.records.read_bytes()
+    store.records.write_bytes(data[:-1])  # whole, but for its end
+    store.append_all([a_record(key="k4"), a_record(key="k" * 200_000)])
+    whole = store.records.read_bytes()
+    assert whole.startswith(data)
+    store.records.write_bytes(whole[:-20])
+    store.append(a_record(key="k5"))
+    assert [r.key for r in Store(tmp_path).read(strict=True)] == ["k1", "k3", "k4", "k5"]
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,8 @@ def align_labels(old: _Labels, new: Iterable[Record]) -> list[Record]:
     for field, before, now in zip(("dataset", "method"), old, _labels(found), strict=True):
         names: dict[str, str] = {}
         taken = {getattr(r, field) for r in found} - set(now)
-        for label, (path, holds) in now.items():
+        by_path = {path for path, _ in before.values()}  # which comes before what content tells
+        for label, (path, holds) in sorted(now.items(), key=lambda one: one[1][0] not in by_path):
             same = [
                 *(x for x, (p, _) in before.items() if p == path),
                 *(

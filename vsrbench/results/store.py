@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
@@ -257,6 +257,24 @@ def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
+def _end_line(file: BinaryIO) -> bytes:
+    """What ends the last line; one that was cut in writing says nothing and is taken away."""
+    end = start = file.seek(0, os.SEEK_END)
+    line = b""
+    while start and b"\n" not in line:
+        step = min(start, 1 << 16)
+        start -= step
+        file.seek(start)
+        line = file.read(step) + line
+    line = line[line.rfind(b"\n") + 1 :]
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        file.truncate(end - len(line))
+        return b""
+    return b"\n"
+
+
 def _append(path: Path, made: Iterable[bytes]) -> None:
     """Add lines to a file that other runs may be writing to, and flush them to disk.
 
@@ -270,8 +288,8 @@ def _append(path: Path, made: Iterable[bytes]) -> None:
                     fcntl.flock(file, fcntl.LOCK_EX)
                 if file.seek(0, os.SEEK_END) > 0:
                     file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":  # an earlier run was cut in the middle of a line
-                        batch = b"\n" + batch
+                    if file.read(1) != b"\n":
+                        batch = _end_line(file) + batch
                 left = memoryview(batch)
                 while left:
                     left = left[file.write(left) :]
