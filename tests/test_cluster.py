@@ -33,7 +33,8 @@ from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.run import executors, host
-from vsrbench.run.cluster import ENVIRONMENT, Cluster
+from vsrbench.run.cluster import Cluster
+from vsrbench.run.connection import ENVIRONMENT
 from vsrbench.run.host import Host, Received, Terms, pack, split_files, terms_of
 from vsrbench.run.method import set_scale
 from vsrbench.run.plan import Job, identify_made, is_kept

@@ -87,7 +87,7 @@ def test_environment_variables_that_the_code_reads_count(
 ) -> None:
     (mine / "adapter.py").write_text("from .helper import x\n")
     (mine / "helper.py").write_text(
-        f"x = {read}\nos.environ['LOCAL_RANK'], os.environ['NET_DIR']\n"
+        f"x = {read}\nos.environ['LOCAL_RANK'], os.environ['NET_DIR']\nos.environ['SET'] = '1'\n"
     )
 
     def now() -> str:
@@ -105,9 +105,12 @@ def test_environment_variables_that_the_code_reads_count(
     (mine / "b").write_text("another kernel")
     found.append(now())
     assert len(set(found)) == 5
-    for name, value in (("OTHER", "1"), ("LOCAL_RANK", "3"), ("NET_DIR", str(mine))):
+    others = {"OTHER": "1", "LOCAL_RANK": "3", "NET_DIR": str(mine / "later"), "SET": "2"}
+    for name, value in others.items():
         monkeypatch.setenv(name, value)
     assert now() == found[-1]
+    monkeypatch.setenv("SHARPEN", "x" * 500)
+    assert now() not in found
 
 
 def test_a_helper_behind_a_link_counts(mine: Path, tmp_path: Path) -> None:

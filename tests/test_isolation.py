@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,17 @@ import torch
 
 from tests.conftest import gone, heed_interrupts
 from tests.test_cli import Run, bench, run, write_card, write_clip  # noqa: F401
+from tests.test_evaluate import job
 from vsrbench.cards.specs import method_card
 from vsrbench.core import processes
 from vsrbench.core.errors import UserError, WriteError
 from vsrbench.core.families import end_family, family, new_mark, own_mark
 from vsrbench.core.files import name_partial, remove_leftovers
 from vsrbench.core.processes import Died, Process
-from vsrbench.data.frames import FrameWriter
+from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.programs.process import make_workplace, mask_secrets
 from vsrbench.results.store import Store
-from vsrbench.run.method import load_method
+from vsrbench.run.method import load_method, set_scale, upscale
 
 ADAPTER = """
 import os, signal, sys, threading, time, ctypes, subprocess, asyncio
@@ -225,10 +227,18 @@ def test_in_process_misbehaviours(
     assert not family(own_mark()) - {t._popen.pid for t in processes._templates}
 
 
-def test_a_method_does_not_decide_how_its_metrics_round(bench: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("when", ["load", ""])
+def test_a_method_does_not_decide_how_its_metrics_round(
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+    when: str,
+) -> None:
     code = "torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True"
-    write_cards(bench, {"rounds": (code, "", "load")})
-    load_method(method_card(bench, "rounds"), "cpu")
+    write_cards(bench, {"rounds": (code, "", *([when] if when else []))})
+    card = set_scale(method_card(bench, "rounds"), 4)
+    lq = open_frames(write_clip(tmp_path / "lq", 2))
+    clip = replace(job().clip, name="c", lq=lq, gt=None, outputs=None, count=2, size=lq.size)
+    assert len(list(upscale(load_method(card, "cpu"), card, clip, "cpu"))) == 2
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
 

@@ -35,10 +35,12 @@ from vsrbench.core.types import MethodCard
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _VARIABLE = re.compile(
-    rb"""environ\s*(?:\.(?:get|setdefault|pop)\s*\(|\[)\s*["'](\w+)["']|getenv\s*\(\s*["'](\w+)["']"""
+    rb"""environ\s*(?:\.get\s*\(\s*["'](\w+)["']|\[\s*["'](\w+)["']\s*\](?!\s*=[^=]))"""
+    rb"""|getenv\s*\(\s*["'](\w+)["']"""
 )
+"""Where code reads one; what it sets itself is known by the code."""
 _OF_MACHINES = re.compile(
-    r"(LD_LIBRARY_|PYTHON)?PATH|(\w+_)?(RANK|WORLD_SIZE|NUM_THREADS|VISIBLE_DEVICES|PORT|ADDR|TOKEN"
+    r"(LD_LIBRARY_|PYTHON)?PATH|(\w+_)?(HOME|DIR|CACHE|ROOT|RANK|WORLD_SIZE|NUM_THREADS|VISIBLE_DEVICES|PORT|ADDR|TOKEN"
     r"|USER|HOST|HOSTNAME)|(VSRBENCH|SLURM|XDG|RAY)_\w+"
 )
 """Variables that say where and how a machine works."""
@@ -78,13 +80,17 @@ def _digest(entry: str, place: _Place | None, *more: object) -> str:
 def _read_variables(files: Iterable[Path]) -> list[list[str]]:
     """[name, value] of the variables that are set and that these files read."""
     sources = (path.read_bytes() for path in files if path.suffix == ".py")
-    names = {(a or b).decode() for source in sources for a, b in _VARIABLE.findall(source)}
+    reads = (groups for source in sources for groups in _VARIABLE.findall(source))
+    names = {b"".join(groups).decode() for groups in reads}
     found = []
     for name in sorted(names & set(os.environ)):
         value = os.environ[name]
-        if _OF_MACHINES.fullmatch(name) or Path(value).is_dir():
+        if _OF_MACHINES.fullmatch(name) or (os.path.isabs(value) and os.path.isdir(value)):  # noqa: PTH112, PTH117
             continue
-        found.append([name, content(Path(value)) if Path(value).is_file() else value])
+        if os.path.isfile(value):  # noqa: PTH113  # of a Path it raises for what is too long
+            with suppress(OSError):
+                value = content(Path(value))
+        found.append([name, value])
     return found
 
 

@@ -54,8 +54,12 @@ def own_mark() -> str:
 
 
 def scratch_folder(mark: str) -> Path:
-    """Where a process with this mark has its temporary files; it is made and removed with it."""
-    return Path(tempfile.gettempdir(), f"vsrbench-{mark.replace('/', '.')}")
+    """Where a process with this mark has its temporary files; it is made and removed with it.
+
+    The name is short: a socket below it has at most 107 characters for its whole path.
+    """
+    own, *numbers = mark.split("/")
+    return Path(tempfile.gettempdir(), ".".join(["vsr-" + own[-8:], *numbers]))
 
 
 def python(module: str, call: str) -> list[str]:

@@ -101,14 +101,8 @@ class Process:
     def _environment(self) -> dict[str, str]:
         """Ours, with what belongs to the process; what is to stay is not among its own files."""
         compiled = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
-        return {
-            "TORCHINDUCTOR_CACHE_DIR": str(compiled),
-            LOGS: str(logs_folder()),
-            **os.environ,
-        } | {
-            MARK: self.mark,
-            "TMPDIR": str(self._scratch),
-        }
+        own = {MARK: self.mark, "TMPDIR": str(self._scratch), LOGS: str(logs_folder())}
+        return {"TORCHINDUCTOR_CACHE_DIR": str(compiled), **os.environ, **own}
 
     def submit(
         self,

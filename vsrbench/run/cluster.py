@@ -1,4 +1,4 @@
-"""Workers on the machines of a Ray cluster. All that this package knows of Ray is here.
+"""Workers on the machines of a Ray cluster. With `connection`, all that this package knows of Ray.
 
 Ray places an actor on each device, carries messages and files, and says who is gone. Which job runs
 where is decided by `executors.run`, as on one machine; what an actor does is `host.Host`.
@@ -6,15 +6,11 @@ where is decided by `executors.run`, as on one machine; what an actor does is `h
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,13 +25,13 @@ from vsrbench.core.errors import (
     MissingError,
     UserError,
     WriteError,
-    missing_package,
 )
 from vsrbench.core.files import name_partial
 from vsrbench.core.processes import Died
 from vsrbench.core.types import Measurement, MethodCard, Size
 from vsrbench.data import frames
 from vsrbench.data.frames import FrameSource
+from vsrbench.run.connection import EMPTY_S, LOOK_S, START, Watch, connect
 from vsrbench.run.executors import (
     LOSSES,
     Crew,
@@ -54,33 +50,12 @@ from vsrbench.run.plan import Job, identify_made
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LOCAL = "local"
-"""The address of a cluster of this machine, started for a run."""
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # who asked for no GPU sees what there is
-    "RAY_worker_niceness": "0",
-}
-"""Of a cluster that is started for a run."""
-UNASKED = ("start_api_server", "start_monitor", "start_log_monitor")
-"""Processes of Ray for its dashboard, for machines to order, and for what workers print."""
-LOCAL_STORE = 128 << 20
-"""Bytes of its object store; what travels does so in pieces."""
-REACH_S = 5.0
-"""An address answers within this time."""
-LOOK_S = 1.0
-"""How often machines that come and go are looked for."""
-EMPTY_S = 15.0
-"""A cluster that has lost all its places, or its first machine, is given up after this time: well
-before the minute after which Ray ends a process that cannot reach the latter."""
 PATIENCE_S = 10.0
 """Devices that others hold are spoken of after this time."""
 ATTEMPTS = 3
 """An actor that does not get as far as its first answer is started again this often."""
 LEAVE_S = 5.0
 """An actor tidies up within this time, or is ended without."""
-START = "start one: ray start --head; then on each other machine: ray start --address=HOST:6379"
-TOKEN = "where it asks for a token: RAY_AUTH_MODE=token, and ~/.ray/auth_token as on its machines"
 
 
 @dataclass(eq=False)
@@ -118,7 +93,7 @@ class Cluster:
         self._ray: Any = None
         self._digests = dict[tuple[Path, int], str]()
         self._places = list[_Place]()
-        self._stop, self._gone = threading.Event(), False
+        self._stop, self._connected = threading.Event(), Watch()
         self._alone: _Place | None = None
         self._machine: dict[str, Any] = {}
 
@@ -128,7 +103,8 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        if self._ray is not None and not self._gone:
+        self._connected.end()
+        if self._ray is not None and self._connected.gone is None:
             self._ray.shutdown()
 
     def ask(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -151,55 +127,16 @@ class Cluster:
                 f"--ray does not go with --device {asked}",
                 "cuda for every GPU of each machine; cpu, or cpu,cpu for two workers on each",
             )
-        self._connect(names)
-        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in self._nodes())
-        if names == ("cuda",) and not gpus:
+        gpus = (lambda: 0) if "cpu" in names else (lambda: self.ask(_gpus).result())
+        self._ray = connect(self.address, len(names), gpus)
+        self._connected.start(self._ray)
+        offered = sum(int(node["Resources"].get("GPU", 0)) for node in self._nodes())
+        if names == ("cuda",) and not offered:
             raise MissingError(
                 "--device cuda was asked for and no machine of the cluster offers a GPU to Ray",
                 "join them with: ray start --num-gpus N",
             )
-        return names or (("cuda",) if gpus else ("cpu",))
-
-    def _connect(self, names: tuple[str, ...]) -> None:
-        """Start Ray, or join it. Raises MissingError, UserError."""
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        try:
-            import ray
-        except ImportError as error:
-            raise missing_package(error, "--ray") from error
-        options: dict[str, Any] = {}
-        if self.address == LOCAL:
-            gpus = 0 if "cpu" in names else self.ask(_gpus).result()
-            options = {"num_gpus": gpus, "num_cpus": max(gpus, len(names), 1)}
-            options |= {"object_store_memory": LOCAL_STORE, "include_dashboard": False}
-        else:
-            _reach(self.address)
-        # It would print what machines log as they die; a line of ours says that they are gone.
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        self._ray, on_sigterm = ray, signal.getsignal(signal.SIGTERM)
-        node = ray._private.node.Node
-        aside = {name: getattr(node, name) for name in UNASKED if self.address == LOCAL}
-        for name in aside:  # a third of the CPU time of the start
-            setattr(node, name, lambda *_, **__: None)
-        try:
-            ray.init(
-                address=self.address,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                job_config=ray.job_config.JobConfig(code_search_path=[str(_PACKAGE.parent)]),
-                **options,
-            )
-        except Exception as error:  # of any kind: a machine that is too busy is a bare one
-            text = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"Ray does not start or join ({self.address}): {text}",
-                START if self.address == LOCAL else TOKEN,
-            ) from error
-        finally:
-            signal.signal(signal.SIGTERM, on_sigterm)
-            for name, start in aside.items():
-                setattr(node, name, start)
+        return names or (("cuda",) if offered else ("cpu",))
 
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -217,6 +154,7 @@ class Cluster:
             def open_places(tell: Callable[[Start | UserError], None]) -> None:
                 nonlocal watching
                 self._stop.clear()
+                self._connected.tell = tell
                 start = partial(self._start, devices, terms_of(jobs, mark), about)
 
                 def ready(place: _Place) -> None:
@@ -230,8 +168,9 @@ class Cluster:
                 yield from run(jobs, open_places, about, watcher)
             finally:
                 self._stop.set()
-                if watching is not None:
-                    watching.join()
+                self._connected.tell = None
+                while watching is not None and watching.is_alive() and self._connected.gone is None:
+                    watching.join(LOOK_S)
                 self._clear()
 
     def _digest(self, source: FrameSource) -> str:
@@ -281,20 +220,9 @@ class Cluster:
     ) -> None:
         """Keep an actor on each device of each machine, until told to stop."""
         tries, reasons = Counter[tuple[str, int]](), dict[str, None]()
-        first = self._ray.get_runtime_context().gcs_address
-        began = empty_since = seen = time.monotonic()
+        began = empty_since = time.monotonic()
         try:
             while not self._stop.is_set():
-                try:
-                    _reach(first)
-                except MissingError as error:  # what is asked of Ray now does not come back
-                    if time.monotonic() - seen > EMPTY_S:
-                        self._gone = True
-                        text = f"the cluster is gone: {error.message}; what is done is kept"
-                        raise MissingError(text, START) from error
-                    self._stop.wait(LOOK_S)
-                    continue
-                seen = time.monotonic()
                 held = {(p.node, p.number) for p in self._places if p.state != "lost"}
                 for node in self._nodes():
                     for number in range(_count(node, devices)):
@@ -349,7 +277,7 @@ class Cluster:
     def _clear(self) -> None:
         """End all actors."""
         places, self._places, self._alone = self._places, [], None
-        if self._gone:
+        if self._connected.gone is not None:
             return
         idle = [p for p in places if p.state == "working" and not p.busy]
         with suppress(Exception):
@@ -377,7 +305,8 @@ class Cluster:
                     start(node, 0)
             reasons = dict[str, None]()
             while refs := {p.joining: p for p in self._places if p.state == "joining"}:
-                for ref in self._ray.wait(list(refs))[0]:
+                self._connected.check()
+                for ref in self._ray.wait(list(refs), timeout=LOOK_S)[0]:
                     if why := self._joined(refs[ref]):
                         reasons[f"{refs[ref].host}: {why}"] = None
                     else:
@@ -393,7 +322,7 @@ class Cluster:
                 "no machine of the cluster can measure costs", "; ".join(reasons) or START
             )
         self._places = [self._alone]
-        self._machine = self._ray.get(self._alone.actor.machine.remote())
+        self._machine = self._connected.get(self._ray, self._alone.actor.machine.remote())
         return self._machine
 
     def measure(
@@ -417,8 +346,8 @@ class Cluster:
             assert self._alone is not None
             try:
                 measuring = self._alone.actor.measure
-                found = self._ray.get(
-                    measuring.remote(card, wanted, str(ROOT), size, frames, timeout_s)
+                found = self._connected.get(
+                    self._ray, measuring.remote(card, wanted, str(ROOT), size, frames, timeout_s)
                 )
             except self._ray.exceptions.RayError as error:
                 why = _line(error)
@@ -442,12 +371,21 @@ class _Remote:
     ) -> None:
         self._ray, self._place, self._about = ray, place, about
         self._digest_of = digest_of
-        self._thread = ThreadPoolExecutor(1)
 
     def submit(self, job: Job, told: Callable[[str], None]) -> Future[Found]:
         """Have it do a job; the future raises Died, Lost."""
         self._place.busy = True
-        return self._thread.submit(self._do, job, told)
+        future = Future[Found]()
+
+        def work() -> None:
+            try:
+                future.set_result(self._do(job, told))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # One that nobody waits for at the end: the cluster may be gone.
+        threading.Thread(target=work, daemon=True).start()
+        return future
 
     def end(self) -> None:
         """End it now, and all that it has started."""
@@ -455,11 +393,15 @@ class _Remote:
             if self._place.busy:
                 self._place.state = "lost"
             if self._place.state == "lost":  # it may be at work all the same, out of reach
-                kill = self._ray.kill  # which does not return when the cluster is gone
-                threading.Thread(target=kill, args=[self._place.actor], daemon=True).start()
+                killing = threading.Thread(target=self._kill, daemon=True)
+                killing.start()
+                killing.join(LEAVE_S)  # it takes longer when the cluster is gone
             else:
                 self._ray.get(self._place.actor.end_worker.remote(), timeout=LEAVE_S)
-        self._thread.shutdown(wait=False)
+
+    def _kill(self) -> None:
+        with suppress(Exception):
+            self._ray.kill(self._place.actor)
 
     def _do(self, job: Job, told: Callable[[str], None]) -> Found:
         errors = self._ray.exceptions
@@ -563,25 +505,10 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _reach(address: str) -> None:
-    """Raises UserError unless something listens at HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
-        raise UserError(
-            f"'{address}' is not the address of a Ray cluster",
-            "write it as HOST:PORT, on one of its machines; --ray alone starts one here",
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
-    except (OSError, OverflowError) as error:
-        raise MissingError(f"no Ray cluster at {address}: {error}", START) from error
-
-
 def _line(error: BaseException) -> str:
     """What an error of Ray says, in one line."""
     text = str(error).strip().splitlines() or [type(error).__name__]
     return (text[-1] if "Traceback" in str(error) else text[0])[:200]
 
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 FULL = "give it more with $VSRBENCH_CACHE_GIB"

@@ -38,7 +38,7 @@ from vsrbench.run.method import (
 if TYPE_CHECKING:
     import torch
 
-VERSION = 3
+VERSION = 4
 """Bumped when a figure can change."""
 Result = TypeVar("Result")
 

@@ -85,7 +85,6 @@ def load_method(card: MethodCard, device: str) -> Method:
     try:
         method: Method = load(given, device, dtype_of(card, device))
         backends.accelerate(method, card, device)
-        no_tf32()  # its code may have allowed it, for metrics, too, which share its process
     except UserError:
         raise
     except ImportError as error:
@@ -251,6 +250,7 @@ def _window(
         except (Exception, SystemExit) as error:
             doing = f"at frame {indices.start + produced} of clip '{clip.name}'"
             raise foreign_error(f"'{card.name}'", doing, error) from error
+        no_tf32()  # it may have allowed it, also for metrics, which share its process
         if y is None:
             break
         where = place(indices.start + produced)

@@ -331,11 +331,11 @@ class Run:
                 outcome = f"FAILED: {why['message']}"
                 logs[why.get("log", "")] = None
             else:
-                outcome = f"skipped: {why['message']} ({why['hint']})"
                 self.missing = True
-        if (
-            said := (job.card.name, outcome)
-        ) in self._said:  # such as a checkpoint that does not fit
+                if outcome == "ok":
+                    outcome = f"skipped: {why['message']} ({why['hint']})"
+        said = job.card.name, outcome
+        if said in self._said:  # such as a checkpoint that does not fit
             outcome = f"{outcome.partition(':')[0]}: for the same reason as before"
         elif outcome != "ok":
             self._said.add(said)
