@@ -139,6 +139,7 @@ class Cluster:
         return names or (("cuda",) if offered else ("cpu",))
 
     def _nodes(self) -> list[dict[str, Any]]:
+        self._connected.settle()
         return [node for node in self._ray.nodes() if node["Alive"]]
 
     def run(
@@ -277,7 +278,9 @@ class Cluster:
     def _clear(self) -> None:
         """End all actors."""
         places, self._places, self._alone = self._places, [], None
-        if self._connected.gone is not None:
+        try:
+            self._connected.settle()
+        except MissingError:
             return
         idle = [p for p in places if p.state == "working" and not p.busy]
         with suppress(Exception):
@@ -305,7 +308,7 @@ class Cluster:
                     start(node, 0)
             reasons = dict[str, None]()
             while refs := {p.joining: p for p in self._places if p.state == "joining"}:
-                self._connected.check()
+                self._connected.settle()
                 for ref in self._ray.wait(list(refs), timeout=LOOK_S)[0]:
                     if why := self._joined(refs[ref]):
                         reasons[f"{refs[ref].host}: {why}"] = None

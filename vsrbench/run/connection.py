@@ -95,22 +95,22 @@ class Watch:
         self.gone: MissingError | None = None
         self.tell: Callable[[MissingError], None] | None = None
         """Is told, from another thread."""
-        self._over = threading.Event()
+        self._first, self._over = "", threading.Event()
 
     def start(self, ray: Any) -> None:
         """Begin, once it is connected."""
-        first = ray.get_runtime_context().gcs_address
-        threading.Thread(target=self._look, args=[first], daemon=True).start()
+        self._first = ray.get_runtime_context().gcs_address
+        threading.Thread(target=self._look, daemon=True).start()
 
     def end(self) -> None:
         """Look no more."""
         self._over.set()
 
-    def _look(self, first: str) -> None:
+    def _look(self) -> None:
         seen = time.monotonic()
         while not self._over.wait(LOOK_S):
             try:
-                reach(first)
+                reach(self._first)
                 seen = time.monotonic()
             except MissingError as error:
                 if time.monotonic() - seen > EMPTY_S:
@@ -120,15 +120,21 @@ class Watch:
                         self.tell(self.gone)
                     return
 
-    def check(self) -> None:
-        """Raises MissingError when it is gone."""
-        if self.gone is not None:
-            raise self.gone
+    def settle(self) -> None:
+        """Return once it answers. Raises MissingError when it is gone."""
+        while self._first:
+            if self.gone is not None:
+                raise self.gone
+            try:
+                reach(self._first)
+                break
+            except MissingError:
+                time.sleep(LOOK_S)
 
     def get(self, ray: Any, ref: Any) -> Any:
-        """What a reference stands for. Raises as `check`."""
+        """What a reference stands for. Raises as `settle`."""
         while not ray.wait([ref], timeout=LOOK_S)[0]:
-            self.check()
+            self.settle()
         return ray.get(ref)
 
 
