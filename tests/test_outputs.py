@@ -368,7 +368,8 @@ def test_preset_dove_is_doves_scorer(score: Score, real: Path, tmp_path: Path) -
         for clip, scores in want.items():
             assert own[clip] == pytest.approx(scores[metric], abs=5e-5), clip
         mean = np.mean([round(scores[metric], 4) for scores in want.values()])  # as it prints it
-        assert np.mean(list(own.values())) == pytest.approx(mean, abs=5e-5)
+        # Each was rounded by up to 5e-5, beside what is allowed above.
+        assert np.mean(list(own.values())) == pytest.approx(mean, abs=1e-4)
     # What that scorer hides is said here.
     assert "frames 0 to 2 of 6" in out
     assert "frames 0 to 1 of 6" in out

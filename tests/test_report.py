@@ -509,4 +509,4 @@ def test_the_vote_is_blind_and_its_file_is_read(
     assert {"Bicubic", "Lanczos"} <= set(re.findall("Bicubic|Lanczos", out))
     assert "agrees with people" in out
     assert main(["votes", str(page)]) == 1
-    assert "is not JSON" in capsys.readouterr().err
+    assert "is not valid JSON" in capsys.readouterr().err
