@@ -126,6 +126,37 @@ def test_store_passes_over_a_cut_line_and_goes_on(tmp_path: Path) -> None:
     store.records.write_bytes(whole[:-20])
     store.append(a_record(key="k5"))
     assert [r.key for r in Store(tmp_path).read(strict=True)] == ["k1", "k3", "k4", "k5"]
+    store.records.write_text("[" * 100_000)  # nested too deeply
+    store.append(a_record(key="k6"))
+    assert [r.key for r in Store(tmp_path).read(strict=True)] == ["k6"]
+
+
+def test_without_locks_no_line_of_another_run_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    store = Store(tmp_path)
+    store.append(a_record())
+    cut = store.records.read_bytes()[:-40]
+    store.records.write_bytes(cut)
+    store.append(a_record(key="k2"))
+    assert store.records.read_bytes().startswith(cut + b"\n")
+    assert [r.key for r in store.read()] == ["k2"]
+
+
+def test_versions_of_software_are_in_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        {"run_id": v, "env": {"python": "3.12", "cuda": None, "packages": {"torch": v}}}
+        for v in ("2.6", "2.5")
+    ]
+    monkeypatch.setattr(Store, "read_runs", lambda _: runs)
+    found = Store(tmp_path).software({"2.5", "2.6"})
+    assert found == {"Python": "3.12", "torch": "2.5 and 2.6"}
 
 
 @pytest.mark.parametrize(

@@ -589,6 +589,30 @@ def test_whole_streams_without_a_container_are_read(
         assert len(open_frames(path)) == count
 
 
+def test_whole_streams_that_do_not_say_how_far_pictures_move_are_read(tmp_path: Path) -> None:
+    """Decoders of H.264 learn from the pictures how long they must wait, and lose one meanwhile."""
+    options = {"x264-params": "asm=0:bframes=5:b-pyramid=normal:b-adapt=0:ref=4"}
+    path = encode(tmp_path / "x.h264", scene(22, (96, 128)), gop=30, **options)
+    head, _, rest = path.read_bytes().partition(b"\0\0\1\x67")
+    described, mark, rest = rest.partition(b"\0\0\0\1")
+    bits = "".join(f"{byte:08b}" for byte in described.replace(b"\0\0\3", b"\0\0"))
+    bits, found, _ = bits.rpartition("111100010010001001011001011")  # the limits
+    assert found
+    bits = f"{bits}01"  # none
+    bits += "0" * (-len(bits) % 8)
+    bare = bytes(int(bits[k : k + 8], 2) for k in range(0, len(bits), 8))
+    bare = re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", bare)
+    path.write_bytes(head + b"\0\0\1\x67" + bare + mark + rest)
+    assert len(open_frames(path)) == 22
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_whole_streams_in_slices_of_one_size_are_read(tmp_path: Path, count: int) -> None:
+    options = {"x264-params": "asm=0:slice-max-size=120:bframes=0"}
+    path = encode(tmp_path / "x.h264", scene(count, (96, 128)), **options)
+    assert len(open_frames(path)) == count
+
+
 def test_a_slice_that_is_missing_is_damage(tmp_path: Path) -> None:
     """In the middle of a file: decoders with several threads do not see it."""
     options = {"x264-params": "asm=0:slices=3"}
@@ -620,6 +644,43 @@ def test_a_hole_in_the_structure_is_damage(tmp_path: Path, name: str) -> None:
         assert found == 20
 
 
+@pytest.mark.parametrize("name", ["x.mkv", "live.mkv", "x.webm"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_elements_that_nobody_knows_are_skipped(tmp_path: Path, name: str, inside: bool) -> None:
+    """As EBML demands: before a cluster, and before a block within one."""
+    whole = encode(tmp_path / name, scene(20), **WHOLE.get(name, {"gop": 6}))  # type: ignore[arg-type]
+    data, more = bytearray(whole.read_bytes()), b"\x4a\xbc\x84more"
+    segment, cluster = data.index(b"\x18\x53\x80\x67"), data.index(b"\x1f\x43\xb6\x75")
+    places = [(segment + 4, 8)]
+    if inside:
+        places.append((cluster + 4, 2))
+    for place, wide in places:
+        length = int.from_bytes(data[place : place + wide], "big")
+        if length != 0x01FFFFFFFFFFFFFF:  # else it is unknown
+            data[place : place + wide] = (length + len(more)).to_bytes(wide, "big")
+    at = data.index(b"\xe7\x81\0\xa3", cluster) + 3 if inside else cluster
+    data[at:at] = more
+    path = tmp_path / f"more-{name}"
+    path.write_bytes(data)
+    assert len(list(open_frames(path))) == 20
+
+
+def test_files_that_cannot_be_mapped_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some file systems in user space."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    one = encode(tmp_path / "x.flv", scene(6), gop=4)
+    monkeypatch.setattr("mmap.mmap", refuse)
+    assert len(open_frames(one)) == 6
+    one.write_bytes(one.read_bytes() * 2)
+    with pytest.raises(DataError, match="begins more than once"):
+        open_frames(one)
+
+
 @pytest.mark.parametrize("name", ["x.mp4", "fragments.mp4", "x.flv", "x.asf", "x.nut", "x.apng"])
 def test_files_that_were_joined_byte_by_byte_are_refused(tmp_path: Path, name: str) -> None:
     """Where FFmpeg reads the first one alone, or mixes them."""
@@ -631,7 +692,7 @@ def test_files_that_were_joined_byte_by_byte_are_refused(tmp_path: Path, name: s
     one = encode(tmp_path / name, scene(6), **how)
     assert len(open_frames(one)) == 6
     (tmp_path / f"joined-{name}").write_bytes(one.read_bytes() * 2)
-    with pytest.raises(DataError, match="is several videos, one after another"):
+    with pytest.raises(DataError, match="begins more than once: it is several videos"):
         open_frames(tmp_path / f"joined-{name}")
 
 

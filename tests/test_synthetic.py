@@ -344,6 +344,12 @@ def test_second_process_may_be_first(tmp_path: Path) -> None:
 
 def test_damaged_cache_is_named(tmp_path: Path) -> None:
     testset._render("static", tmp_path)
+    about = tmp_path / "static" / "clip.json"
+    for text in ("{}", "[]", '{"digest": 1}'):
+        about.write_text(text)
+        with pytest.raises(DataError, match=r"clip\.json is damaged"):
+            testset._clip(tmp_path / "static")
+    about.write_text('{"digest": "0"}')
     frame = tmp_path / "static" / "lq" / "00000002.png"
     frame.write_bytes(b"cut short")
     with pytest.raises(DataError, match=r"00000002\.png"):

@@ -1,4 +1,4 @@
-"""Whether a video file lacks frames that its own structure announces, or is several files in one.
+"""Whether a video file lacks frames that its own structure announces, or begins more than once.
 
 Demuxers end without a word where a file does, and durations are wrong in many whole files. What
 tells is the structure: an element that holds frames and runs past the end of the file.
@@ -69,14 +69,17 @@ def is_cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: 
 
 
 def is_joined(path: Path, container: str) -> bool:
-    """Whether a file is several ones, one after another, of which FFmpeg reads only the first."""
+    """Whether a file begins more than once, in formats of which FFmpeg does not read all then.
+
+    It is several files, one after another, or in fragments with their head repeated.
+    """
     with path.open("rb") as file:
         if container.startswith("mov"):
             return [kind for kind, _ in _boxes(file, file.seek(0, 2))].count(b"moov") > 1
         if container not in _HEADS:
             return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return data.find(data[: _HEADS[container]], 1) > 0
+        data = _content(file)
+        return data.find(data[: _HEADS[container]], 1) > 0
 
 
 def _matroska(file: BinaryIO, size: int) -> str:
@@ -94,7 +97,13 @@ def _matroska(file: BinaryIO, size: int) -> str:
             return "frames" if inside or segment_end > size else ""
         content = file.tell()
         end = content + length if length >= 0 else -1
-        if kind not in _ELEMENTS:  # demuxers go on at the next cluster, if there is one
+        if kind not in _ELEMENTS:
+            if kind and 0 < end <= size:  # readers skip what they do not know
+                file.seek(end)
+                if end in (cluster_end, segment_end) or _number(file, True) in _ELEMENTS:
+                    at = end
+                    continue
+            # else it is no element, and demuxers go on at the next cluster, if there is one
             lost = at < max(cluster_end, segment_end if kind else 0)
             return "frames" if lost or _goes_on(file, at, _CLUSTER.to_bytes(4, "big")) else ""
         if kind == _SEGMENT:
@@ -115,8 +124,16 @@ def _matroska(file: BinaryIO, size: int) -> str:
 
 def _goes_on(file: BinaryIO, at: int, mark: bytes) -> bool:
     """Whether more that begins with a mark follows."""
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(mark, at) > 0
+    return _content(file).find(mark, at) > 0
+
+
+def _content(file: BinaryIO) -> mmap.mmap | bytes:
+    """All of a file, in memory only where its file system cannot map it."""
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError:
+        file.seek(0)
+        return file.read()
 
 
 def _number(file: BinaryIO, keep_marker: bool) -> int | None:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from vsrbench.cards import sources
 from vsrbench.core.errors import DataError
-from vsrbench.core.files import read_json
 from vsrbench.core.types import Clip, Source
 from vsrbench.data.degrade import RECIPES, degrade
 from vsrbench.data.frames import open_frames
-from vsrbench.data.synthetic.testset import keep_clip
+from vsrbench.data.synthetic.testset import keep_clip, read_digest
 
 NAME, VERSION, SCALE = "footage", 1, 4
 FRAMES = 12
@@ -107,7 +106,7 @@ def _clip(folder: Path, cut: _Cut, note: Callable[[str], None]) -> Clip:
     lq, gt = open_frames(folder / "lq"), open_frames(folder / "gt")
     if not len(lq) == len(gt) == FRAMES:
         raise DataError(f"{folder} is incomplete", "delete it and it is made again")
-    digest = read_json(folder / "clip.json")["digest"]
+    digest = read_digest(folder)
     if digest != cut.digest:
         note(
             f"{NAME}/{folder.name}: other pixels than with the pinned versions of PyAV and OpenCV; "

@@ -77,7 +77,8 @@ class Track:
     pixel_format: str
     """As FFmpeg calls it, such as yuv420p."""
     note: str
-    """What of the file is left out; empty where all of it is read."""
+    """What a user must know: which track is read, where another stream begins, and that a cut can
+    go unseen; else empty."""
 
 
 def scan(path: Path) -> Track:
@@ -129,7 +130,8 @@ def scan(path: Path) -> Track:
         raise undecodable_error(path, error, len(shown)) from error
     if is_joined(path, name):
         raise DataError(
-            f"{path} is several videos, one after another, of which programs read the first",
+            f"{path} begins more than once: it is several videos, one after another, or one with "
+            "its head repeated, and programs differ in what they read of it",
             "join them with a program that knows the format, or take them apart",
         )
     missing = is_cut_off(path, name, total < declared, lost > 1, payload)
@@ -272,9 +274,9 @@ def _count(form: str, data: bytes) -> int:
 def _is_open_ended(path: Path) -> bool:
     """Whether the last frames of a stream without a container are not settled by what is there.
 
-    They are decoded twice by one decoder, from the last picture on that needs no other. Where one
-    is cut, they change with the bytes that follow, which its decoder reads, too, and with what the
-    memory held before that a missing part is not written to. Of H.265 and H.266 in several slices,
+    They are decoded twice, from the last picture on that needs no other. Where one is cut, they
+    change with the bytes that follow, which its decoder reads, too, and with what the memory of one
+    decoder held before that a missing part is not written to. Of H.265 and H.266 in several slices,
     of which decoders read more than there is, only the latter counts, and whether the last picture
     has as many slices as all others. Not seen is a cut within a few bytes of the end of a slice.
     """
@@ -284,15 +286,19 @@ def _is_open_ended(path: Path) -> bool:
         stream, _ = _track(path, container)
         form, about = container.format.name, stream.codec_context
         held = [bytes(p) for p in container.demux(stream) if _count_slices(form, p) and p.size]
-        decoder = av.CodecContext.create(about.name, "r")
-        decoder.thread_count, decoder.extradata = 1, about.extradata
+        decoders = [av.CodecContext.create(about.name, "r") for _ in range(2)]
+        for decoder in decoders:
+            decoder.thread_count, decoder.extradata = 1, about.extradata
     slices = [_count(form, data) for data in held]
-    if len(set(slices[:-1])) == 1 and slices[-1] < slices[0]:
+    several = form != "h264" and slices[-1] > 1
+    # One size for all slices gives any number of them, and among a few pictures the same by chance.
+    if form != "h264" and len(slices) > 3 and slices[-1] < slices[0] and len(set(slices[:-1])) == 1:
         return True
     first = max((k for k, data in enumerate(held) if _begins(form, data)), default=0)
     found = list[list[bytes]]()
-    several = form != "h264" and slices[-1] > 1
-    for tail in (b"", b"") if several else (256 * b"\x55", 256 * b"\xa7"):
+    tails = (b"", b"") if several else (256 * b"\x55", 256 * b"\xa7")
+    # That of H.264 remembers how far out of order pictures came, and may give more of them then.
+    for decoder, tail in zip(decoders if form == "h264" else decoders[:1] * 2, tails, strict=True):
         digests, alive = list[bytes](), deque[Any](maxlen=8)  # their memory is not used again
         try:
             for unit in (*held[first:-1], held[-1] + tail, None):  # None: what is left

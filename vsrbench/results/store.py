@@ -93,15 +93,15 @@ class Store:
 
     def software(self, runs: Collection[str]) -> dict[str, str]:
         """What these runs computed with: Python, packages, CUDA, driver -> versions."""
-        found: dict[str, dict[str, None]] = {}
+        found: dict[str, set[str]] = {}
         for data in self.read_runs():
             if data["run_id"] in runs:
                 env = data["env"]
                 own = {"Python": env["python"], "CUDA": env["cuda"], "driver": env.get("driver")}
                 for name, version in (own | env["packages"]).items():
                     if version:
-                        found.setdefault(name, {})[version] = None
-        return {name: " and ".join(versions) for name, versions in found.items()}
+                        found.setdefault(name, set()).add(version)
+        return {name: " and ".join(sorted(versions)) for name, versions in found.items()}
 
     def append_lines(self, records: Iterable[bytes]) -> None:
         """Write lines of another store's records as they are. Raises WriteError."""
@@ -260,16 +260,17 @@ def _line(value: dict[str, Any]) -> bytes:
 def _end_line(file: BinaryIO) -> bytes:
     """What ends the last line; one that was cut in writing says nothing and is taken away."""
     end = start = file.seek(0, os.SEEK_END)
-    line = b""
-    while start and b"\n" not in line:
+    parts, newline = list[bytes](), b""
+    while start and not newline:
         step = min(start, 1 << 16)
         start -= step
         file.seek(start)
-        line = file.read(step) + line
-    line = line[line.rfind(b"\n") + 1 :]
+        _, newline, part = file.read(step).rpartition(b"\n")
+        parts.append(part)
+    line = b"".join(reversed(parts))
     try:
         msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         file.truncate(end - len(line))
         return b""
     return b"\n"
@@ -284,12 +285,15 @@ def _append(path: Path, made: Iterable[bytes]) -> None:
     try:
         with path.open("ab+", buffering=0) as file:
             while batch := b"".join(islice(rest, _BATCH)):
+                locked = False
                 with suppress(OSError):  # not every file system has locks; released below
                     fcntl.flock(file, fcntl.LOCK_EX)
+                    locked = True
                 if file.seek(0, os.SEEK_END) > 0:
                     file.seek(-1, os.SEEK_END)
                     if file.read(1) != b"\n":
-                        batch = _end_line(file) + batch
+                        # Without a lock another run may be writing that line just now.
+                        batch = (_end_line(file) if locked else b"\n") + batch
                 left = memoryview(batch)
                 while left:
                     left = left[file.write(left) :]

@@ -217,6 +217,14 @@ def keep_clip(root: Path, name: str, lq: Sequence[Frame], gt: Sequence[Frame]) -
                 raise
 
 
+def read_digest(folder: Path) -> str:
+    """The digest that `keep_clip` wrote beside the pixels. Raises UserError when there is none."""
+    about = read_json(folder / "clip.json")
+    if not isinstance(about, dict) or not isinstance(about.get("digest"), str):
+        raise DataError(f"{folder / 'clip.json'} is damaged", f"delete {folder}: it is made again")
+    return str(about["digest"])
+
+
 def _clip(folder: Path) -> Clip:
     lq, gt = open_frames(folder / "lq"), open_frames(folder / "gt")
     if not len(lq) == len(gt) == FRAMES:
@@ -228,7 +236,7 @@ def _clip(folder: Path) -> Clip:
         size=lq.size,
         scale=SCALE,
         fps=FPS,
-        digest=read_json(folder / "clip.json")["digest"],
+        digest=read_digest(folder),
         lq=lq,
         gt=gt,
         flow=_Flow(folder.name),
