@@ -382,7 +382,7 @@ def test_what_lies_beside_a_score_is_checked(tmp_path: Path, extra: dict[str, ob
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a matter of glibc")
 def test_memory_that_was_freed_is_used_again() -> None:
-    """Of 20 rounds over 16 MiB, which would touch 81,920 pages of the system anew."""
+    """Of 20 rounds over 16 MiB none touches new pages; without it one does, 8 of 2 MiB at least."""
     code = (
         "import resource\n"
         "import numpy as np\n"
@@ -395,4 +395,4 @@ def test_memory_that_was_freed_is_used_again() -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000
+    assert int(done.stdout) < 100
