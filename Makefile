@@ -30,7 +30,7 @@ bench: $(VENV)/.bench
 	$(RUN) run_bench.py figure scatter --dataset synthetic
 	$(RUN) run_bench.py report
 
-# What loads other engines has a process of its own, as in a run: they change more than their results.
+# Ray and engines of networks change the process that loads them: their tests have one of their own.
 APART := tests/test_backends.py tests/test_cluster.py
 test: $(VENV)/.dev
 	$(RUN) -m pytest --cov --cov-report= $(APART:%=--ignore=%)

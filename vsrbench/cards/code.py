@@ -40,8 +40,8 @@ _VARIABLE = re.compile(
 )
 """Where code reads one; what it sets itself is known by the code."""
 _OF_MACHINES = re.compile(
-    r"(LD_LIBRARY_|PYTHON)?PATH|(\w+_)?(HOME|DIR|CACHE|ROOT|RANK|WORLD_SIZE|NUM_THREADS|VISIBLE_DEVICES|PORT|ADDR|TOKEN"
-    r"|USER|HOST|HOSTNAME)|(VSRBENCH|SLURM|XDG|RAY)_\w+"
+    r"(LD_LIBRARY_|PYTHON)?PATH|(VSRBENCH|SLURM|XDG|RAY)_\w+|(\w+_)?(HOME|DIR|CACHE|ROOT|RANK"
+    r"|WORLD_SIZE|NUM_THREADS|VISIBLE_DEVICES|PORT|ADDR|TOKEN|USER|HOST|HOSTNAME)"
 )
 """Variables that say where and how a machine works."""
 _CHANGING = (("proc",), ("sys",), ("dev",))
@@ -85,9 +85,10 @@ def _read_variables(files: Iterable[Path]) -> list[list[str]]:
     found = []
     for name in sorted(names & set(os.environ)):
         value = os.environ[name]
-        if _OF_MACHINES.fullmatch(name) or (os.path.isabs(value) and os.path.isdir(value)):  # noqa: PTH112, PTH117
+        # os.path, since a Path raises for what is too long to be one.
+        if _OF_MACHINES.fullmatch(name) or (os.path.isdir(value) and os.path.isabs(value)):  # noqa: PTH112, PTH117
             continue
-        if os.path.isfile(value):  # noqa: PTH113  # of a Path it raises for what is too long
+        if os.path.isfile(value):  # noqa: PTH113
             with suppress(OSError):
                 value = content(Path(value))
         found.append([name, value])

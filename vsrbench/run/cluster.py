@@ -31,7 +31,7 @@ from vsrbench.core.processes import Died
 from vsrbench.core.types import Measurement, MethodCard, Size
 from vsrbench.data import frames
 from vsrbench.data.frames import FrameSource
-from vsrbench.run.connection import EMPTY_S, LOOK_S, START, Watch, connect
+from vsrbench.run.connection import EMPTY_S, LOOK_S, START, Heartbeat, connect
 from vsrbench.run.executors import (
     LOSSES,
     Crew,
@@ -93,7 +93,7 @@ class Cluster:
         self._ray: Any = None
         self._digests = dict[tuple[Path, int], str]()
         self._places = list[_Place]()
-        self._stop, self._connected = threading.Event(), Watch()
+        self._stop, self._heartbeat = threading.Event(), Heartbeat()
         self._alone: _Place | None = None
         self._machine: dict[str, Any] = {}
 
@@ -103,8 +103,8 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        self._connected.end()
-        if self._ray is not None and self._connected.gone is None:
+        self._heartbeat.end()
+        if self._ray is not None and self._heartbeat.gone is None:
             self._ray.shutdown()
 
     def ask(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -129,7 +129,7 @@ class Cluster:
             )
         gpus = (lambda: 0) if "cpu" in names else (lambda: self.ask(_gpus).result())
         self._ray = connect(self.address, len(names), gpus)
-        self._connected.start(self._ray)
+        self._heartbeat.start(self._ray)
         offered = sum(int(node["Resources"].get("GPU", 0)) for node in self._nodes())
         if names == ("cuda",) and not offered:
             raise MissingError(
@@ -139,7 +139,7 @@ class Cluster:
         return names or (("cuda",) if offered else ("cpu",))
 
     def _nodes(self) -> list[dict[str, Any]]:
-        self._connected.settle()
+        self._heartbeat.settle()
         return [node for node in self._ray.nodes() if node["Alive"]]
 
     def run(
@@ -155,7 +155,7 @@ class Cluster:
             def open_places(tell: Callable[[Start | UserError], None]) -> None:
                 nonlocal watching
                 self._stop.clear()
-                self._connected.tell = tell
+                self._heartbeat.tell = tell
                 start = partial(self._start, devices, terms_of(jobs, mark), about)
 
                 def ready(place: _Place) -> None:
@@ -169,8 +169,8 @@ class Cluster:
                 yield from run(jobs, open_places, about, watcher)
             finally:
                 self._stop.set()
-                self._connected.tell = None
-                while watching is not None and watching.is_alive() and self._connected.gone is None:
+                self._heartbeat.tell = None
+                while watching is not None and watching.is_alive() and self._heartbeat.gone is None:
                     watching.join(LOOK_S)
                 self._clear()
 
@@ -279,7 +279,7 @@ class Cluster:
         """End all actors."""
         places, self._places, self._alone = self._places, [], None
         try:
-            self._connected.settle()
+            self._heartbeat.settle()
         except MissingError:
             return
         idle = [p for p in places if p.state == "working" and not p.busy]
@@ -308,7 +308,7 @@ class Cluster:
                     start(node, 0)
             reasons = dict[str, None]()
             while refs := {p.joining: p for p in self._places if p.state == "joining"}:
-                self._connected.settle()
+                self._heartbeat.settle()
                 for ref in self._ray.wait(list(refs), timeout=LOOK_S)[0]:
                     if why := self._joined(refs[ref]):
                         reasons[f"{refs[ref].host}: {why}"] = None
@@ -325,7 +325,7 @@ class Cluster:
                 "no machine of the cluster can measure costs", "; ".join(reasons) or START
             )
         self._places = [self._alone]
-        self._machine = self._connected.get(self._ray, self._alone.actor.machine.remote())
+        self._machine = self._heartbeat.get(self._ray, self._alone.actor.machine.remote())
         return self._machine
 
     def measure(
@@ -349,7 +349,7 @@ class Cluster:
             assert self._alone is not None
             try:
                 measuring = self._alone.actor.measure
-                found = self._connected.get(
+                found = self._heartbeat.get(
                     self._ray, measuring.remote(card, wanted, str(ROOT), size, frames, timeout_s)
                 )
             except self._ray.exceptions.RayError as error:

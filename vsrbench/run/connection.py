@@ -88,7 +88,7 @@ def connect(address: str, workers: int, gpus: Callable[[], int]) -> Any:
     return ray
 
 
-class Watch:
+class Heartbeat:
     """Notices that the first machine is gone: what is asked of Ray then does not come back."""
 
     def __init__(self) -> None:
