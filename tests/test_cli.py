@@ -265,6 +265,17 @@ def test_methods_that_break_their_contract_fail_alone(run: Run, tmp_path: Path) 
     assert "output holds NaN" in out  # the reason stands under the table
 
 
+def test_a_default_metric_asks_for_no_more_than_a_clip_has(run: Run, tmp_path: Path) -> None:
+    """Frames of 24 and 28 px: scored by what can, and nobody failed."""
+    given = ["--input", write_clip(tmp_path / "lq", h=6, w=7), "--no-cost", "--device", "cpu"]
+    code, _, err = run("--methods", "bicubic", *given)
+    assert (code, "FAILED" in err) == (0, False), err
+    assert {r["metric"] for r in records(tmp_path)} & {"niqe", "lpips", "brisque_svr"} == set()
+    code, _, err = run("--methods", "bicubic", *given, "--metrics", "tile_seams")
+    assert code == 3
+    assert "not computed: 'tile_seams' needs 64 px a side and clip 'lq' has 24" in err
+
+
 def test_failures_are_tried_again(run: Run, bench: Path, tmp_path: Path) -> None:
     lq = write_clip(tmp_path / "lq")
     assert run("--methods", "few", "--input", lq, *FAST)[0] == 1
@@ -287,6 +298,8 @@ def test_failures_are_tried_again(run: Run, bench: Path, tmp_path: Path) -> None
         (["--methods", "bicubic", "--device", "mps"], "nothing here runs on device 'mps'"),
         (["--methods", "nowhere.pth"], "no checkpoint at nowhere.pth"),
         (["cost", "--methods", "bicubic", "--size", "64"], "write it as 320x180"),
+        (["--quiet", "table", "--sort", "psnr"], "the command comes first: vsrbench table ..."),
+        (["--quiet", "table"], "it comes first: vsrbench table ..."),
     ],
 )
 def test_a_bad_command_line_is_exit_2(run: Run, args: list[str], message: str) -> None:

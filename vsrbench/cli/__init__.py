@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -104,7 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.make_parser().print_help(sys.stderr)
             return UserError.exit_code
         make_parser, execute = COMMANDS[name]
-        code = execute(make_parser().parse_args(args))
+        try:
+            options = make_parser().parse_args(args)
+        except UserError as error:
+            later = [word for word in args if word in {c.partition(" ")[0] for c in COMMANDS}]
+            if name == "run" and later:
+                error.hint = f"the command comes first: vsrbench {later[0]} ..."
+            raise
+        if name == "run" and (study := str(options.study)) in COMMANDS and not Path(study).exists():
+            raise UserError(f"'{study}' is a command", f"it comes first: vsrbench {study} ...")
+        code = execute(options)
         sys.stdout.flush()
         return code
     except UserError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vsrbench.core.errors import UserError, unknown_name
+from vsrbench.core.progress import note
 from vsrbench.core.variables import ROOT
 
 SEVERAL = "; cuda:0,cuda:1 or cpu,cpu: a process for each"
@@ -98,6 +100,12 @@ def new_parser(name: str, purpose: str, usage: str, epilog: str | None = None) -
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
     return parser
+
+
+def next_step(options: argparse.Namespace, command: str) -> None:
+    """Say what comes next: a command, with the root that was given."""
+    root = "" if options.root == ROOT else f" --root {shlex.quote(str(options.root))}"
+    note(f"next: vsrbench {command}{root}")
 
 
 def add_results(group: Group, default: str = "results/local") -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vsrbench.cli.arguments import Parser, new_parser, positive, whole
+from vsrbench.cli.arguments import Parser, new_parser, next_step, positive, whole
 from vsrbench.core.errors import FAILED, OK, UserError
 from vsrbench.core.progress import counted, note, plain
 from vsrbench.core.variables import DATA
@@ -82,7 +82,7 @@ def add(options: argparse.Namespace) -> int:
         options.root, options.name, options.folder, options.lq, options.gt, options.scale
     )
     print(f"{path}: {spec.kind}, x{spec.scale}")
-    note(f"next: vsrbench datasets check {spec.name}")
+    next_step(options, f"datasets check {spec.name}")
     return OK
 
 
@@ -138,7 +138,7 @@ def fetch(options: argparse.Namespace) -> int:
     print(place)
     if datasets.root_of(spec) != place:
         note(f"next: export {datasets.root_variable(spec)}={place.resolve()}")
-    note(f"next: vsrbench datasets check {spec.name}")
+    next_step(options, f"datasets check {spec.name}")
     return OK
 
 
@@ -167,5 +167,6 @@ def degrade(options: argparse.Namespace) -> int:
     spec = specs.dataset_spec(options.root, options.name)
     name, folder = newset.degrade_set(options.root, spec, options.recipe, options.seed, note)
     print(name)
-    note(f"LQ in {folder}; next: vsrbench --methods bicubic --datasets {name}")
+    note(f"LQ in {folder}")
+    next_step(options, f"--methods bicubic --datasets {name}")
     return OK

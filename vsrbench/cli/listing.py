@@ -24,13 +24,19 @@ def make_parser() -> Parser:
     parser = new_parser(
         "list", "List what exists, what is ready to use, and why the rest is not.", ""
     )
-    parser.usage = "vsrbench list methods|datasets|metrics [-v]"
+    parser.usage = "vsrbench list [methods|datasets|metrics] [-v]"
     parser.epilog = (
         "list methods -v adds what each method takes to build (time, peak memory in a process of "
         "its own)\nand its parameters and multiply-adds: measured the first time, then kept.\n"
         "list metrics -v adds what each metric computes and what it rewards wrongly."
     )
-    parser.add_argument("what", choices=["methods", "datasets", "metrics"])
+    parser.add_argument(
+        "what",
+        choices=["methods", "datasets", "metrics"],
+        nargs="?",
+        default="methods",
+        help="(default: methods)",
+    )
     return parser
 
 
@@ -128,6 +134,7 @@ def _entries(root: Path, kind: str) -> Iterator[Entry]:
             elif (wants := REQUIREMENTS.get(name)) and wants.package:
                 what += f"; package {wants.install} ({wants.licence})"
             more = info.source + (f" Rewards wrongly: {info.flaw}." if info.flaw else "")
+            more = re.sub(r"[*`]", "", more)  # Markdown is for docs/metrics.md
             yield Entry(name, what, metrics.unavailable(name, fetch=False), more)
         what = "any other of pyiqa that scores single frames, such as pyiqa:topiq_nr"
         yield Entry(f"{metrics.PYIQA}NAME", f"{what} (PolyForm-Noncommercial licence)")

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from vsrbench.cli.arguments import Parser, new_parser
+from vsrbench.cli.arguments import Parser, new_parser, next_step
 from vsrbench.core.errors import OK, UserError
 from vsrbench.core.progress import note
 
@@ -63,7 +63,7 @@ def setup(options: argparse.Namespace) -> int:
     table = programs.table_file(options.to)
     if not commands_file():
         note(f"next: export {COMMANDS}={shlex.quote(str(table))}")
-    note(f"next: vsrbench check --methods {card.name}")
+    next_step(options, f"check --methods {card.name}")
     print(table)
     return OK
 

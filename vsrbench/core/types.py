@@ -367,6 +367,8 @@ class MetricInfo:
     """What one entry of `per_frame` covers."""
     rule: Literal["all", "first-mid-last"] = "all"
     """The frames that it scores: slow ones look at three of each clip, and the table says so."""
+    smallest: int = 1
+    """px of the shorter side of frames that it can score."""
     decimals: int = 3
     """Printed decimals."""
     tolerance: float = 0.0

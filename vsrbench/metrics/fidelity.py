@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def psnr(a: Frame, b: Frame) -> float:
 
 def _decibels(mse: float) -> float:
     """PSNR in dB of a mean squared error in 8-bit levels, capped at 80."""
-    return min(PSNR_CAP_DB, float(-10 * np.log10(max(mse / 255**2, 10 ** (-PSNR_CAP_DB / 10)))))
+    return min(PSNR_CAP_DB, -10 * math.log10(max(mse / 255**2, 10 ** (-PSNR_CAP_DB / 10))))
 
 
 def luma(frame: Frame) -> Float64:

@@ -214,19 +214,19 @@ def by_name(name: str, network: bool) -> Any:
         return _inference_model(name, "cpu")
 
 
-_MODELS: Mapping[str, tuple[int, Callable[..., Any]]] = {
-    "musiq": (32, _musiq),
-    "clipiqa": (32, _clipiqa),
-    "maniqa": (224, _maniqa),
-    "piqe": (32, _piqe),
-    "liqe": (224, _liqe),
+_MODELS: Mapping[str, Callable[..., Any]] = {
+    "musiq": _musiq,
+    "clipiqa": _clipiqa,
+    "maniqa": _maniqa,
+    "piqe": _piqe,
+    "liqe": _liqe,
 }
-"""Smallest side in px, and what makes of (file, device) a function of 1 x 3 x H x W in 0..1."""
+"""What makes of (file, device) a function of 1 x 3 x H x W in 0..1."""
 
 
 @functools.cache
 def _model(name: str, path: Path | None, device: str) -> Any:
-    return _MODELS[name][1](path, device)
+    return _MODELS[name](path, device)
 
 
 class LPIPS(MeanMetric):
@@ -295,7 +295,7 @@ class NoReference(MeanMetric):
     @torch.inference_mode()
     def score(self, sample: Sample) -> float:
         """The number of this frame. Raises DataError if it is too small."""
-        require_side(_MODELS[self.info.name][0], sample.sr)
+        require_side(self.info.smallest, sample.sr)
         return float(self._model(_tensor(sample.sr, self.device)))
 
 

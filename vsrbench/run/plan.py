@@ -223,6 +223,11 @@ def explain_unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
         return UserError(
             f"'{metric.name}' needs GT or LQ as reference and clip '{clip.name}' has neither"
         )
+    side = min(clip.size) * (clip.scale or 1) - 2 * clip.border_px
+    if side < metric.smallest and "crop" not in clip.protocol:
+        return UserError(
+            f"'{metric.name}' needs {metric.smallest} px a side and clip '{clip.name}' has {side}"
+        )
     if metric.span != "frame" and clip.count == 1:
         return UserError(f"'{metric.name}' needs two frames and clip '{clip.name}' has one")
     if metric.span != "frame" and "frames" in clip.protocol:
