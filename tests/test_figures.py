@@ -19,10 +19,12 @@ from PIL import Image
 
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
+from vsrbench.data import frames
 from vsrbench.data.frames import FrameWriter, mark_path, write_sums
 from vsrbench.results.summary import summarise
 from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
+from vsrbench.show.figures import kept as figures_kept
 from vsrbench.show.figures import pictures as figures_pictures
 from vsrbench.show.figures import style
 
@@ -182,7 +184,7 @@ def test_rows_at_the_edges_are_not_chosen(edge: int) -> None:
 def test_profile(kept: Path, tmp_path: Path) -> None:
     out = tmp_path / "profile.png"
     records = [score("ours", "ewarp", 2.5), score("gt", "flicker", 0)]
-    about = figures.profile(kept, "toy", "pan", ["ours"], out, records=records)
+    about = figures.profile(figures.Kept(kept, "toy", "pan", ["ours"], records), out)
     assert about == json.loads((tmp_path / "profile.json").read_text())
     assert about["methods"] == ["bicubic", "ours", "gt"]
     assert (about["row"], about["reference"], about["frames"]) == (25, "gt", COUNT)
@@ -195,17 +197,43 @@ def test_profile(kept: Path, tmp_path: Path) -> None:
         assert shown(page, strip.repeat(25, axis=1).repeat(18, axis=0))
 
 
+def test_frames_are_decoded_once_for_all_figures(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    real = frames.read_image
+
+    def watched(path: Path) -> Any:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(frames, "read_image", watched)
+    once = figures.Kept(kept, "toy", "pan", ["ours"])
+    read.clear()  # the first of each tells the size
+    figures.profile(once, tmp_path / "p.png")
+    figures.crops(once, tmp_path / "c.png")
+    assert len(read) == len(set(read)) == 3 * COUNT
+    monkeypatch.setattr(figures_kept, "MEMORY", 3 * 40 * 60 * 3 * 2)  # two frames of each
+    few = figures.Kept(kept, "toy", "pan", ["ours"])
+    read.clear()
+    (tmp_path / "p.png").unlink()
+    assert figures.profile(few, tmp_path / "p.png")["row"] == 25
+    assert len(read) > 3 * COUNT
+
+
 def test_profile_of_a_given_row(kept: Path, tmp_path: Path) -> None:
-    about = figures.profile(kept, "toy", "pan", ["ours"], tmp_path / "p.png", 3)
+    about = figures.profile(figures.Kept(kept, "toy", "pan", ["ours"]), tmp_path / "p.png", 3)
     assert (about["row"], about["rule"]) == (3, "given")
     with pytest.raises(UserError, match="row 40 is outside"):
-        figures.profile(kept, "toy", "pan", ["ours"], tmp_path / "p.png", 40)
+        figures.profile(figures.Kept(kept, "toy", "pan", ["ours"]), tmp_path / "p.png", 40)
 
 
 def test_without_gt_bicubic_is_the_reference(tmp_path: Path) -> None:
     keep(tmp_path, "bicubic", clip(0, busy_row=30))
     keep(tmp_path, "ours", clip(1, busy_row=10))
-    about = figures.profile(tmp_path, "toy", "pan", ["ours", "bicubic"], tmp_path / "p.png")
+    about = figures.profile(
+        figures.Kept(tmp_path, "toy", "pan", ["ours", "bicubic"]), tmp_path / "p.png"
+    )
     assert (about["reference"], about["row"]) == ("bicubic", 30)
     assert about["methods"] == ["ours", "bicubic"]
 
@@ -213,7 +241,7 @@ def test_without_gt_bicubic_is_the_reference(tmp_path: Path) -> None:
 def test_wide_and_long_clips_still_fit(tmp_path: Path) -> None:
     frames = [np.full((20, 2000, 3), i, np.uint8) for i in range(120)]
     keep(tmp_path, "bicubic", frames)
-    figures.profile(tmp_path, "toy", "pan", [], tmp_path / "p.png")
+    figures.profile(figures.Kept(tmp_path, "toy", "pan", []), tmp_path / "p.png")
     page = pixels(tmp_path / "p.png")
     assert shown(page, np.stack([f[0] for f in frames]).repeat(2, axis=0))
     assert page.shape[1] == pytest.approx(6.9 / 354 * 72 * 2000, rel=0.01)
@@ -222,18 +250,18 @@ def test_wide_and_long_clips_still_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("draw", [figures.profile, figures.crops])
 def test_frames_that_were_not_kept(draw: Any, kept: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no kept frames of theirs") as caught:
-        draw(kept, "toy", "pan", ["ours", "theirs"], tmp_path / "out.png")
+        draw(figures.Kept(kept, "toy", "pan", ["ours", "theirs"]), tmp_path / "out.png")
     assert "--keep-frames" in caught.value.hint
     only = tmp_path / "only"
     keep(only, "ours", clip(0))
     with pytest.raises(MissingError, match="no kept frames of bicubic"):
-        draw(only, "toy", "pan", ["ours"], tmp_path / "out.png")
+        draw(figures.Kept(only, "toy", "pan", ["ours"]), tmp_path / "out.png")
 
 
 def test_frames_that_do_not_match(kept: Path, tmp_path: Path) -> None:
     keep(kept, "theirs", clip(5)[:-1])
     with pytest.raises(DataError, match="theirs 7 of 60x40"):
-        figures.profile(kept, "toy", "pan", ["theirs"], tmp_path / "p.png")
+        figures.profile(figures.Kept(kept, "toy", "pan", ["theirs"]), tmp_path / "p.png")
 
 
 def test_a_figure_is_drawn_again_when_what_it_shows_has_changed(
@@ -253,7 +281,7 @@ def test_a_figure_is_drawn_again_when_what_it_shows_has_changed(
         out = tmp_path / f"{number}.png"
 
         def again(records: list[Record] = own, draw: Any = draw, out: Path = out) -> int:
-            about = draw(kept, "toy", "pan", ["ours"], out, records=records)
+            about = draw(figures.Kept(kept, "toy", "pan", ["ours"], records), out)
             assert about == json.loads(out.with_suffix(".json").read_text())
             return len(drawn)
 
@@ -321,7 +349,10 @@ def test_scores_of_the_very_frames_that_were_kept(kept: Path) -> None:
 def test_new_scores_are_not_put_under_old_pictures(draw: Any, kept: Path, tmp_path: Path) -> None:
     mark_path(kept / "ours" / "toy" / "pan").write_text("one\n")
     with pytest.raises(MissingError, match="other weights"):
-        draw(kept, "toy", "pan", ["ours"], tmp_path / "o.png", records=[made("two", "psnr", 31)])
+        draw(
+            figures.Kept(kept, "toy", "pan", ["ours"], [made("two", "psnr", 31)]),
+            tmp_path / "o.png",
+        )
 
 
 # Crops
@@ -346,7 +377,7 @@ def test_box_is_even_and_inside(height: int, width: int, side: int) -> None:
 def test_crops(kept: Path, tmp_path: Path, enlarged: Drawn) -> None:
     out = tmp_path / "crops.png"
     records = [score("ours", "psnr", 25), score("ours", "lpips", 0.3), score("gt", "psnr", 80)]
-    about = figures.crops(kept, "toy", "pan", ["ours"], out, None, None, records)
+    about = figures.crops(figures.Kept(kept, "toy", "pan", ["ours"], records), out)
     assert about == json.loads((tmp_path / "crops.json").read_text())
     reference = clip(2)[COUNT // 2]
     assert tuple(about["box"]) == figures.busiest_box(reference)
@@ -359,12 +390,12 @@ def test_crops(kept: Path, tmp_path: Path, enlarged: Drawn) -> None:
 
 def test_crops_of_a_given_box(kept: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.png"
-    about = figures.crops(kept, "toy", "pan", ["ours"], out, (5, 6, 20, 10), 7)
+    about = figures.crops(figures.Kept(kept, "toy", "pan", ["ours"]), out, (5, 6, 20, 10), 7)
     assert (about["box"], about["frame"], about["rule"]) == ([5, 6, 20, 10], 7, "given")
     with pytest.raises(UserError, match="is outside the frame"):
-        figures.crops(kept, "toy", "pan", ["ours"], out, (50, 6, 20, 10))
+        figures.crops(figures.Kept(kept, "toy", "pan", ["ours"]), out, (50, 6, 20, 10))
     with pytest.raises(UserError, match="frame 8 is outside the clip"):
-        figures.crops(kept, "toy", "pan", ["ours"], out, None, 8)
+        figures.crops(figures.Kept(kept, "toy", "pan", ["ours"]), out, None, 8)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +409,7 @@ def test_sheets_have_the_width_of_a_page(
     names = ["bicubic", *(f"a method with a long name {i}" for i in range(count))]
     for name in names:
         keep(tmp_path, name, [rng.integers(0, 256, (height, width, 3), dtype=np.uint8)] * 2)
-    about = figures.crops(tmp_path, "toy", "pan", names, tmp_path / "c.png")
+    about = figures.crops(figures.Kept(tmp_path, "toy", "pan", names), tmp_path / "c.png")
     x, y, w, h = about["box"]
     page = pixels(tmp_path / "c.png")
     for name in (names[0], names[-1]):
@@ -402,7 +433,9 @@ def test_lq_is_shown_where_it_was_kept(kept: Path, tmp_path: Path, enlarged: Dra
     ]
     sources = figures.open_kept_frames(kept, "toy", "pan", ["lq", "ours"])
     assert np.array_equal(sources["lq"][3], lq[3].repeat(4, 0).repeat(4, 1))
-    about = figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "c.png", (8, 4, 16, 16))
+    about = figures.crops(
+        figures.Kept(kept, "toy", "pan", ["ours"]), tmp_path / "c.png", (8, 4, 16, 16)
+    )
     assert about["methods"][0] == "lq"
     assert enlarged(tmp_path / "c.png", sources["lq"][COUNT // 2][4:20, 8:24])
     # A method of that name is shown instead.
@@ -432,15 +465,15 @@ def test_the_clip_on_which_methods_differ_most(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", figures.FORMATS)
 def test_formats(kind: str, kept: Path, tmp_path: Path) -> None:
-    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "webp": b"RIFF"}[kind]
     for name in "ab":
         figures.scatter(summarise(table()), tmp_path / f"{name}.{kind}")
-    figures.crops(kept, "toy", "pan", [], tmp_path / f"c.{kind}")
+    figures.crops(figures.Kept(kept, "toy", "pan", []), tmp_path / f"c.{kind}")
     found = [(tmp_path / f"{name}.{kind}").read_bytes() for name in "abc"]
     assert found[0] == found[1]
     assert all(data.startswith(begins) for data in found)
-    with pytest.raises(UserError, match=r"figures are PNG, SVG or PDF, and .*d\.jpg is not"):
-        figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "d.jpg")
+    with pytest.raises(UserError, match=r"figures are PNG, SVG, PDF or WEBP, and .*d\.jpg is not"):
+        figures.crops(figures.Kept(kept, "toy", "pan", ["ours"]), tmp_path / "d.jpg")
     assert not list(tmp_path.glob("d.*"))
 
 
@@ -449,7 +482,7 @@ def test_names_of_strangers_are_text(kept: Path, tmp_path: Path) -> None:
     records = [score("ours", "psnr", 25, title=evil), score("bicubic", "psnr", 24)]
     records += [cost("ours", 3, params_m=1), cost("bicubic", 2)]
     records = [replace(r, title=evil) if r.method == "ours" else r for r in records]
-    figures.crops(kept, "toy", "pan", ["ours"], tmp_path / "c.svg", records=records)
+    figures.crops(figures.Kept(kept, "toy", "pan", ["ours"], records), tmp_path / "c.svg")
     figures.scatter(summarise(records), tmp_path / "s.svg")
     figures.drift(records, "toy", ["ours", "bicubic"], tmp_path / "d.svg")
     for name in "csd":
@@ -464,7 +497,7 @@ def test_teaser(kept: Path, tmp_path: Path, enlarged: Drawn) -> None:
     ]
     out = tmp_path / "t.png"
     summary = summarise(records)
-    about = figures.teaser(kept, summary, "toy", "pan", ["ours"], out, records=records)
+    about = figures.teaser(figures.Kept(kept, "toy", "pan", ["ours"], records), summary, out)
     assert about == json.loads((tmp_path / "t.json").read_text())
     assert about["efficiency"] == ["ms", "rss", "params"]
     assert about["quality"] == ["psnr", "ssim", "flicker"]
@@ -474,7 +507,7 @@ def test_teaser(kept: Path, tmp_path: Path, enlarged: Drawn) -> None:
     x, y, w, h = about["box"]
     assert enlarged(out, clip(1)[COUNT // 2][y : y + h, x : x + w])
     few = [r for r in records if r.method != "gt" and r.kind == "quality"][:1]
-    figures.teaser(kept, summarise(few), "toy", "pan", [], out, records=few)
+    figures.teaser(figures.Kept(kept, "toy", "pan", [], few), summarise(few), out)
 
 
 SCORES = [

@@ -102,7 +102,7 @@ def test_pictures_are_what_was_scored(report: Path, results: Path) -> None:
         assert [p["method"] for p in comparison["pictures"]] == ["lq", "bicubic", "lanczos", "gt"]
         assert comparison["frame"] == {"one": 1, "two": 2}[comparison["clip"]]
         for figure in ("profile", "crops"):
-            assert comparison[figure].startswith("data:image/png;base64,iVBOR")
+            assert comparison[figure].startswith("data:image/webp;base64,UklGR")
         loop = comparison["loop"]
         assert (loop["first"], loop["count"]) == (0, {"one": 3, "two": 4}[comparison["clip"]])
         x, y, w, h = loop["box"]

@@ -284,10 +284,10 @@ class Results:
         `video`; bicubic and GT are added to all but `video`. metric: of `scatter` and `drift`; x:
         the other axis of `scatter`; without them by what there is. row: of `profile`. frame, box
         (x, y, width, height in GT px): of `crops` and `teaser`; the box also of `video`. form: a
-        format, where `out` has none: png, svg, pdf; mp4, gif, webp for `video`. how, limit_mib:
-        arrangement and largest GIF or WebP of `video`. A JSON file beside a figure keeps what was
-        chosen by which rule, and a caption. Frames must have been kept for `teaser`, `crops`,
-        `profile` and `video`: MissingError where they were not.
+        format, where `out` has none: png, svg, pdf, webp; mp4, gif, webp for `video`. how,
+        limit_mib: arrangement and largest GIF or WebP of `video`. A JSON file beside a figure keeps
+        what was chosen by which rule, and a caption. Frames must have been kept for `teaser`,
+        `crops`, `profile` and `video`: MissingError where they were not.
         """
         from vsrbench.show import figures, moving
 
@@ -330,13 +330,15 @@ class Results:
         if kind != "video":
             figures.check_format(path)
         with write_clearly(path):
-            if kind == "profile":
-                figures.profile(frames, dataset, one, shown, path, row, records)
-            elif kind == "crops":
-                figures.crops(frames, dataset, one, shown, path, box, frame, records)
-            elif kind == "teaser":
-                summary = self._summary(records, None, [dataset], None)
-                figures.teaser(frames, summary, dataset, one, shown, path, box, frame, records)
+            if kind in ("profile", "crops", "teaser"):
+                kept = figures.Kept(frames, dataset, one, shown, records)
+                if kind == "profile":
+                    figures.profile(kept, path, row)
+                elif kind == "crops":
+                    figures.crops(kept, path, box, frame)
+                else:
+                    summary = self._summary(records, None, [dataset], None)
+                    figures.teaser(kept, summary, path, box, frame)
             elif kind == "video":
                 sources = figures.open_kept_frames(frames, dataset, one, shown, records)
                 titles = figures.titles_of(records, sources)

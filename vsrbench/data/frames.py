@@ -65,10 +65,10 @@ class _Place(threading.local):
 class FrameSource(Sequence["Frame"]):
     """The frames of one clip, read when asked for; memory does not grow with their number.
 
-    Iterating decodes once, in order, and afresh each time. Indexing goes on from the last index
-    where that is cheaper than starting again. Reading raises DataError for a frame that cannot be
-    decoded or whose size differs from the first one. Threads may index at once: each has a decoder
-    of its own.
+    Iterating decodes once, in order, and afresh each time, unless `recent` holds all of them.
+    Indexing goes on from the last index where that is cheaper than starting again. Reading raises
+    DataError for a frame that cannot be decoded or whose size differs from the first one. Threads
+    may index at once: each has a decoder of its own.
     """
 
     path: Path
@@ -93,12 +93,16 @@ class FrameSource(Sequence["Frame"]):
     """Version of the rules by which these files become pixels."""
     note: str = ""
     """What is left out; empty where nothing is."""
+    recent: int = RECENT
+    """Frames read last that are kept for indexing."""
     _here: _Place = field(default_factory=_Place, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Frame]:
+        if self.recent >= len(self):
+            return map(self._at, range(len(self)))
         cursor = self.decode(0)
         return (self._read(cursor, index) for index in range(len(self)))
 
@@ -140,7 +144,7 @@ class FrameSource(Sequence["Frame"]):
             first, here.next = here.next, -1  # a decoder that fails below is not used again
             for i in range(first, index + 1):
                 here.recent[i] = self._read(here.cursor, i)
-                if len(here.recent) > RECENT:
+                if len(here.recent) > self.recent:
                     del here.recent[next(iter(here.recent))]
             here.next = index + 1
         return here.recent[index].copy()

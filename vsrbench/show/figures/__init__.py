@@ -4,6 +4,7 @@ from vsrbench.show.figures.choice import find_telling_clip, spread
 from vsrbench.show.figures.kept import (
     LQ,
     Enlarged,
+    Kept,
     locate_frames,
     open_kept_frames,
     read_kept_scores,
@@ -20,6 +21,7 @@ __all__ = [
     "FORMATS",
     "LQ",
     "Enlarged",
+    "Kept",
     "busiest_box",
     "busiest_row",
     "check_format",

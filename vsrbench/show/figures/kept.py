@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LQ = "lq"
 """Stands for the input, where methods are named whose frames are shown."""
+MEMORY = 2**29
+"""Bytes of the frames of a clip that are kept: what fits is decoded once for all figures of it."""
 
 
 class Enlarged(Sequence["Frame"]):
@@ -28,13 +30,14 @@ class Enlarged(Sequence["Frame"]):
     def __init__(self, source: FrameSource, size: Size) -> None:
         """size: (height, width) in px; of whole multiples of LQ each pixel becomes a square."""
         self.source, self.size = source, size
-        self._places = [np.arange(n) * m // n for n, m in zip(size, source.size, strict=True)]
+        places = [np.arange(n) * m // n for n, m in zip(size, source.size, strict=True)]
+        self._rows, self._columns = places
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.source[index][np.ix_(*self._places)]
+        return self.source[index].take(self._columns, 1).take(self._rows, 0)
 
 
 def locate_frames(
@@ -77,15 +80,14 @@ def open_kept_frames(
             f"kept frames of clip '{clip}' differ in number or size: {found}",
             "remove them and run again with --keep-frames",
         )
+    for source in sources.values():
+        fit = MEMORY // (len(sources) * 3 * source.size[0] * source.size[1])
+        source.recent = max(source.recent, fit)
     input_of = open_frames(lq) if LQ not in sources and lq.is_dir() else None
     if input_of is None or len(input_of) != len(next(iter(sources.values()))):
         return dict(sources)
+    input_of.recent = next(iter(sources.values())).recent
     return {LQ: Enlarged(input_of, next(iter(sources.values())).size), **sources}
-
-
-def list_digests(sources: Mapping[str, FrameSource | Enlarged]) -> list[str]:
-    """The digests of kept frames."""
-    return [digest(s.source if isinstance(s, Enlarged) else s) for s in sources.values()]
 
 
 def read_kept_scores(
@@ -142,3 +144,41 @@ def scores(
             column = metric_column(info)
             known.append(f"{column.title} {column.text(record.value)} {column.unit}".strip())
     return known
+
+
+class Kept:
+    """What was kept of a clip, opened once for all figures of it."""
+
+    def __init__(
+        self,
+        frames_root: Path,
+        dataset: str,
+        clip: str,
+        methods: Sequence[str],
+        records: Iterable[Record] = (),
+    ) -> None:
+        """LQ, bicubic and GT are added where they were kept.
+
+        Raises MissingError for frames that were not kept or are older than the scores, DataError.
+        """
+        records = list(records)
+        self.dataset, self.clip = dataset, clip
+        self.sources = open_kept_frames(frames_root, dataset, clip, methods, records)
+        """Method -> frames of one size."""
+        self.scored = read_kept_scores(frames_root, dataset, clip, self.sources, records)
+        """Records of the frames."""
+        self.titles = titles_of(records, self.sources)
+        """Method -> its name in tables."""
+        self.reference = GT if GT in self.sources else BASELINE
+        """What the others are held against."""
+        some = self.sources[self.reference]
+        self.count, self.size = len(some), some.size
+
+    def scores(self, method: str, metrics: Iterable[str]) -> list[str]:
+        """What is known of a method, as printed; nothing of GT compared with itself."""
+        return scores(self.scored, self.dataset, self.clip, method, metrics)
+
+    def digests(self) -> list[str]:
+        """Of the frames of each method."""
+        sources = self.sources.values()
+        return [digest(s.source if isinstance(s, Enlarged) else s) for s in sources]

@@ -48,9 +48,9 @@ def drift(
     Without `metric` it is the best known one with values per frame, without `clip` the longest clip
     that has it. Beside each name stands the drift: mean of the last quarter less mean of the first;
     where bicubic has values, too, its own is taken off, and with it what the content does. GT is
-    left out of metrics that compare with it. Writes `out` (PNG, SVG or PDF) and `<stem>.json`,
-    which is also returned. Raises UserError for an unknown metric, MissingError when no method has
-    values per frame.
+    left out of metrics that compare with it. Writes `out` and `<stem>.json`, which is also
+    returned. Raises UserError for an unknown metric, MissingError when no method has values per
+    frame.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -145,8 +145,8 @@ def growth(records: Iterable[Record], methods: Sequence[str] | None, out: Path) 
     Both axes are logarithmic: a straight line of slope 1 is proportional to the pixels. A cross is
     a size at which the method ran out of memory or failed. Memory is VRAM where it was measured,
     else that of the process. Panels by length are drawn where one size was measured at several
-    lengths. Writes `out` (PNG, SVG or PDF) and `<stem>.json`, which is also returned. Raises
-    MissingError when no method was measured at two sizes or lengths.
+    lengths. Writes `out` and `<stem>.json`, which is also returned. Raises MissingError when no
+    method was measured at two sizes or lengths.
     """
     own = sorted((r for r in records if r.kind == "cost"), key=lambda r: r.at)
     own = [r for r in own if methods is None or r.method in methods]

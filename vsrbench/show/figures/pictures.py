@@ -19,16 +19,8 @@ import numpy as np
 from PIL import Image
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.types import Record
-from vsrbench.results.summary import BASELINE, GT
 from vsrbench.show.figures.choice import LUMA, usual_metrics
-from vsrbench.show.figures.kept import (
-    list_digests,
-    open_kept_frames,
-    read_kept_scores,
-    scores,
-    titles_of,
-)
+from vsrbench.show.figures.kept import Kept
 from vsrbench.show.figures.style import (
     DPI,
     GREY,
@@ -65,32 +57,18 @@ LONG = 14
 """Characters; a longer title without scores below takes two lines."""
 
 
-def profile(
-    frames_root: Path,
-    dataset: str,
-    clip: str,
-    methods: Sequence[str],
-    out: Path,
-    row: int | None = None,
-    records: Iterable[Record] = (),
-) -> dict[str, Any]:
+def profile(kept: Kept, out: Path, row: int | None = None) -> dict[str, Any]:
     """One image row over time: a slice of T x W pixels for each method, stretched in time.
 
-    Jagged traces are flicker. Without `row` it is the one with the highest temporal variance of
-    the reference (GT, else bicubic) within the middle 80 % of the height. LQ, bicubic and GT are
-    added where they were kept. Writes `out` (PNG, SVG or PDF), `<stem>.slices.png` (the slices
-    unstretched, one below the other) and `<stem>.json`, which is also returned. Raises MissingError
-    for frames that were not kept or are older than the scores, UserError for a row outside the
-    frame.
+    Jagged traces are flicker. Without `row` it is the one with the highest temporal variance of the
+    reference (GT, else bicubic) within the middle 80 % of the height. Writes `out`,
+    `<stem>.slices.png` (the slices unstretched, one below the other) and `<stem>.json`, which is
+    also returned. Raises UserError for a row outside the frame.
     """
-    records = list(records)
-    sources = open_kept_frames(frames_root, dataset, clip, methods, records)
-    scored = read_kept_scores(frames_root, dataset, clip, sources, records)
-    reference = GT if GT in sources else BASELINE
-    count, height = len(sources[reference]), sources[reference].size[0]
-    titles = titles_of(records, sources)
-    said = {m: "   ".join(scores(scored, dataset, clip, m, ("ewarp", "flicker"))) for m in sources}
-    inputs = digest_inputs(out, "profile", dataset, clip, row, titles, said, list_digests(sources))
+    dataset, clip, sources, titles = kept.dataset, kept.clip, kept.sources, kept.titles
+    reference, count, height = kept.reference, kept.count, kept.size[0]
+    said = {m: "   ".join(kept.scores(m, ("ewarp", "flicker"))) for m in sources}
+    inputs = digest_inputs(out, "profile", dataset, clip, row, titles, said, kept.digests())
     if about := read_sidecar(out, inputs):
         return about
     rule = "given"
@@ -173,44 +151,40 @@ def _draw_profile(
 
 
 def busiest_row(frames: Iterable[Frame]) -> int:
-    """The row with the highest variance of luma over time, mean over its pixels.
+    """The row with the highest variance of luma (whole levels) over time, mean over its pixels.
 
     Only rows of the middle 80 % of the height are looked at.
     """
+    import cv2
+
     count, total, squares = 0, np.zeros(()), np.zeros(())
     for frame in frames:
-        luma = frame @ LUMA
-        count, total, squares = count + 1, total + luma, squares + luma**2
+        if not count:
+            total, squares = np.zeros((2, *frame.shape[:2]))
+        luma, count = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), count + 1
+        cv2.accumulate(luma, total)
+        cv2.accumulateSquare(luma, squares)
     variance = (squares / count - (total / count) ** 2).mean(axis=1)
     low, high = math.ceil(0.1 * len(variance)), math.floor(0.9 * len(variance))
     return low + int(np.argmax(variance[low : max(high, low + 1)]))
 
 
 def crops(
-    frames_root: Path,
-    dataset: str,
-    clip: str,
-    methods: Sequence[str],
-    out: Path,
-    box: Box | None = None,
-    frame: int | None = None,
-    records: Iterable[Record] = (),
+    kept: Kept, out: Path, box: Box | None = None, frame: int | None = None
 ) -> dict[str, Any]:
     """The reference frame with a box, and what each method shows in it, enlarged pixel by pixel.
 
     Without `frame` it is the middle one; without `box` it is the window, a fifth of the width, with
-    the highest variance of luma in the reference (GT, else bicubic). LQ, bicubic and GT are added
-    where they were kept. Writes `out` (PNG, SVG or PDF) and `<stem>.json`, which is also returned.
-    Raises MissingError for frames that were not kept or are older than the scores, UserError for a
-    box or a frame outside the clip.
+    the highest variance of luma in the reference (GT, else bicubic). Writes `out` and
+    `<stem>.json`, which is also returned. Raises UserError for a box or a frame outside the clip.
     """
-    chosen = choose_views(frames_root, dataset, clip, methods, box, frame, records)
+    chosen = choose_views(kept, box, frame)
     inputs = digest_inputs(out, "crops", box, chosen.inputs)
     if about := read_sidecar(out, inputs):
         return about
     x, y, w, h = chosen.box
     text = f"frame {chosen.frame}, box {w}x{h} at ({x}, {y}): {chosen.rule}; scores: clip means"
-    with crop_sheet(out, PAGE, chosen, (f"{dataset} / {clip}", text)):
+    with crop_sheet(out, PAGE, chosen, (f"{kept.dataset} / {kept.clip}", text)):
         pass
     about = {"figure": "crops", **chosen.about, "made_of": inputs}
     return sidecar(out, about)
@@ -236,22 +210,10 @@ class Chosen:
     """All that it depends on."""
 
 
-def choose_views(
-    frames_root: Path,
-    dataset: str,
-    clip: str,
-    methods: Sequence[str],
-    box: Box | None = None,
-    frame: int | None = None,
-    records: Iterable[Record] = (),
-) -> Chosen:
+def choose_views(kept: Kept, box: Box | None = None, frame: int | None = None) -> Chosen:
     """What `crops` shows, with its arguments, rules and errors."""
-    records = list(records)
-    sources = open_kept_frames(frames_root, dataset, clip, methods, records)
-    scored = read_kept_scores(frames_root, dataset, clip, sources, records)
-    reference = GT if GT in sources else BASELINE
-    count, (height, width) = len(sources[reference]), sources[reference].size
-    titles = titles_of(records, sources)
+    sources, titles, reference = kept.sources, kept.titles, kept.reference
+    count, (height, width) = kept.count, kept.size
     frame = count // 2 if frame is None else frame
     if not 0 <= frame < count:
         raise UserError(f"frame {frame} is outside the clip", f"frames are 0 to {count - 1}")
@@ -263,14 +225,14 @@ def choose_views(
     x, y, w, h = box
     if not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
         raise UserError(f"box {box} is outside the frame", f"frames are {width}x{height}")
-    names = usual_metrics(scored, dataset)
+    names = usual_metrics(kept.scored, kept.dataset)
     views = {
-        m: (source[frame][y : y + h, x : x + w], titles[m], scores(scored, dataset, clip, m, names))
+        m: (source[frame][y : y + h, x : x + w], titles[m], kept.scores(m, names))
         for m, source in sources.items()
     }
     about = {
-        "dataset": dataset,
-        "clip": clip,
+        "dataset": kept.dataset,
+        "clip": kept.clip,
         "methods": list(sources),
         "reference": reference,
         "frame": frame,

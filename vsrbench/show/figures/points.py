@@ -54,10 +54,10 @@ def scatter(
     `x` and `y` are columns of the summary. Without `y` it is the best known metric that ranks the
     methods here; without `x` the first part of the cost that was measured at this size, else
     another metric. y is drawn so that up is better. Without `dataset` it is the first one. Cost
-    measured otherwise than the rest is drawn hollow and stays off the front. Writes `out` (PNG, SVG
-    or PDF) and `<stem>.json`, which is also returned: the axes, the methods on the front, those
-    left out with their reasons, a caption. Raises UserError for an unknown column, MissingError
-    when no method has both.
+    measured otherwise than the rest is drawn hollow and stays off the front. Writes `out` and
+    `<stem>.json`, which is also returned: the axes, the methods on the front, those left out with
+    their reasons, a caption. Raises UserError for an unknown column, MissingError when no method
+    has both.
     """
     shown = (c.name for b in summary.blocks for c in b.columns)
     known = {*METRICS, *COST_NAMES, *shown}

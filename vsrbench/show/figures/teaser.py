@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vsrbench.core.types import Record, size_text
+from vsrbench.core.types import size_text
 from vsrbench.results.summary import GT, Column, Row, Summary
 from vsrbench.show.figures.choice import cost_columns, quality_columns
+from vsrbench.show.figures.kept import Kept
 from vsrbench.show.figures.pictures import Box, choose_views, crop_sheet, shorten
 from vsrbench.show.figures.style import HEAD, INK, PAGE, PALE, SMALL, looks_of, sidecar, write
 
@@ -23,26 +24,17 @@ COSTS = ("ms", "vram", "rss", "params", "energy")
 
 
 def teaser(
-    frames_root: Path,
-    summary: Summary,
-    dataset: str,
-    clip: str,
-    methods: Sequence[str],
-    out: Path,
-    box: Box | None = None,
-    frame: int | None = None,
-    records: Iterable[Record] = (),
+    kept: Kept, summary: Summary, out: Path, box: Box | None = None, frame: int | None = None
 ) -> dict[str, Any]:
     """Crops left, efficiency and quality right, as wide as a page of two columns.
 
     The crops are those of `crops`, with its rules for `box` and `frame`. Right are up to three
     parts of the cost, as bars from zero, and up to three metrics that rank the methods here, as
-    points with their intervals, so that right is better. Writes `out` (PNG, SVG or PDF) and
-    `<stem>.json`, which is also returned, with a caption. Raises what `crops` raises.
+    points with their intervals, so that right is better. Writes `out` and `<stem>.json`, which is
+    also returned, with a caption. Raises what `crops` raises.
     """
-    records = list(records)
-    block = summary.block(dataset)
-    chosen = choose_views(frames_root, dataset, clip, methods, box, frame, records)
+    block = summary.block(kept.dataset)
+    chosen = choose_views(kept, box, frame)
     rows = [row for row in block.rows if row.method != GT and row.method in chosen.views]
     costs = {column.name: column for column in cost_columns(block)}
     names = [n for n in COSTS if n in costs and not (n == "rss" and "vram" in costs)]
@@ -50,7 +42,7 @@ def teaser(
     metrics = [c for c in quality_columns(block) if c.title not in block.unranked][:3]
     x, y, w, h = chosen.box
     caption = [
-        f"Left: frame {chosen.frame} of {dataset} / {clip}; box {w}x{h} at ({x}, {y}), "
+        f"Left: frame {chosen.frame} of {kept.dataset} / {kept.clip}; box {w}x{h} at ({x}, {y}), "
         f"{chosen.rule}."
     ]
     if costs_shown:

@@ -348,11 +348,8 @@ def _compare_frames(
 
     folder: crops and profiles wait there for the next report.
     """
-    frames = store.frames
-    sources = figures.open_kept_frames(frames, dataset, clip, methods, records)
-    scored = figures.read_kept_scores(frames, dataset, clip, sources, records)
-    titles = figures.titles_of(records, sources)
-    count = len(next(iter(sources.values())))
+    kept = figures.Kept(store.frames, dataset, clip, methods, records)
+    sources, count, (height, width) = kept.sources, kept.count, kept.size
     latest = newest(records)
     own = [
         m for m in metric_infos(records) if any((dataset, s, clip, m) in latest for s in sources)
@@ -364,19 +361,18 @@ def _compare_frames(
         frame = (
             source.source[count // 2] if isinstance(source, figures.Enlarged) else middle[method]
         )
-        known = ", ".join(figures.scores(scored, dataset, clip, method, own))
+        known = ", ".join(kept.scores(method, own))
         pictures.append(
-            Picture(method, titles[method], _uri(frame), known, not given and method != GT)
+            Picture(method, kept.titles[method], _uri(frame), known, not given and method != GT)
         )
-    height, width = next(iter(middle.values())).shape[:2]
     of_clip = [r for r in latest.values() if (r.dataset, r.clip) == (dataset, clip)]
     loop = make_worst_loop(sources, [r for r in of_clip if r.method in sources], _uri)
-    out = folder / f"profile-{dataset}-{clip}.png".replace("/", "-")
-    figures.profile(frames, dataset, clip, methods, out, records=records)
-    profile = _data("image/png", out.read_bytes())
-    out = folder / f"crops-{dataset}-{clip}.png".replace("/", "-")
-    figures.crops(frames, dataset, clip, methods, out, records=records)
-    crops = _data("image/png", out.read_bytes())
+    out = folder / f"profile-{dataset}-{clip}.webp".replace("/", "-")
+    figures.profile(kept, out)
+    profile = _data("image/webp", out.read_bytes())
+    out = folder / f"crops-{dataset}-{clip}.webp".replace("/", "-")
+    figures.crops(kept, out)
+    crops = _data("image/webp", out.read_bytes())
     spread = figures.spread(middle)
     size = (width, height)
     return Comparison(

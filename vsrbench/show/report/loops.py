@@ -11,7 +11,7 @@ import numpy as np
 from vsrbench.core.types import Record
 from vsrbench.metrics import find_recorded
 from vsrbench.results.summary import GT
-from vsrbench.show.figures.choice import FIRST, LUMA
+from vsrbench.show.figures.choice import FIRST
 from vsrbench.show.figures.kept import LQ
 from vsrbench.show.figures.pictures import Box, window_mean
 
@@ -94,12 +94,17 @@ def _worst_second(records: Sequence[Record], total: int, count: int) -> tuple[in
 
 def _restless_box(sources: Mapping[str, Sequence[Frame]], steps: range) -> tuple[Box, str]:
     """The window in which change from frame to frame departs most from that of the reference."""
+    import cv2
+
     reference = GT if GT in sources else next(m for m in sources if m != LQ)
     others = [m for m in sources if m not in (reference, LQ, GT)]
     before: dict[str, Any] = {}
     total: Any = 0.0
     for t in steps:
-        now = {m: sources[m][t] @ LUMA for m in (reference, *others)}
+        now = {
+            m: cv2.cvtColor(sources[m][t], cv2.COLOR_RGB2GRAY).astype(np.float32)
+            for m in (reference, *others)
+        }
         if before:
             change = {m: luma - before[m] for m, luma in now.items()}
             own = change[reference]
