@@ -24,7 +24,7 @@ from typing import Any
 
 from vsrbench import __version__
 from vsrbench.cards.specs import ROOT
-from vsrbench.core.env import PACKAGES, device_name
+from vsrbench.core.env import PACKAGES, core_count, device_name
 from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.files import content, list_below, name_partial, remove_leftovers
 from vsrbench.core.keys import digest
@@ -158,8 +158,8 @@ class Host:
             name = process.submit(device_name, self.device).result()
         finally:
             process.end()
-        cores = len(os.sched_getaffinity(0))
-        return About(socket.gethostname(), platform.python_version(), cores, name, self._shared)
+        python, cores = platform.python_version(), core_count()
+        return About(socket.gethostname(), python, cores, name, self._shared)
 
     def _explain_unfit(self, terms: Terms) -> str:
         own = read_own_state()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LQ = "lq"
 """Stands for the input, where methods are named whose frames are shown."""
-MEMORY = 2**29
+MEMORY = 2**28
 """Bytes of the frames of a clip that are kept: what fits is decoded once for all figures of it."""
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +82,8 @@ HEAD: Any = {"size": 7, "weight": "bold"}
 SMALL: Any = {"size": 6.5, "color": GREY}
 SMALLEST = 5.5
 """Smallest type, points."""
+_DRAWING = threading.Lock()
+"""matplotlib has one style for all threads."""
 _SAVED: Mapping[str, Mapping[str, Any]] = {
     "png": {"metadata": {"Software": None}},
     "svg": {"metadata": {"Date": None, "Creator": None}},
@@ -144,11 +148,9 @@ def write(
 
     lines: with 2, it is broken at a space or behind a hyphen before it is shortened.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     figure = page.get_figure(root=True)
     assert figure is not None
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # that of Agg
     label = page.text(x, y, text, **how)
     while (width := label.get_window_extent(renderer).width) > room and len(text) > 1:
         if (size := float(label.get_fontsize())) > SMALLEST:
@@ -179,12 +181,14 @@ def drawing(
     width, height: inches. The format is that of the suffix of `out`. Raises UserError for another.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     check_format(out)
-    with rc_context(STYLE), warnings.catch_warnings():
+    with _DRAWING, rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts the font lacks
         figure = Figure(figsize=(width, height), dpi=dpi, **how)
+        FigureCanvasAgg(figure)
         yield figure
         kind = out.suffix.lower()[1:]
         with replace_atomically(out) as partial:
@@ -193,8 +197,12 @@ def drawing(
 
 def digest_inputs(out: Path, *shown: Any) -> str:
     """Digest of what is shown, of its format, and of the code and packages that draw it."""
-    format_, code = out.suffix.lower(), content(Path(__file__).parents[1])
-    return digest([repr(shown), format_, code, version("matplotlib"), version("pillow")])
+    return digest([repr(shown), out.suffix.lower(), *_drawn_by()])
+
+
+@cache
+def _drawn_by() -> tuple[str, ...]:
+    return content(Path(__file__).parents[1]), version("matplotlib"), version("pillow")
 
 
 def read_sidecar(out: Path, inputs: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import msgspec
 from PIL import Image
 
 from vsrbench.cards.specs import ROOT
+from vsrbench.core.env import core_count
 from vsrbench.core.errors import UserError
 from vsrbench.core.files import list_below
 from vsrbench.core.keys import digest, sha256_file
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 
 BUDGET_MIB = 48.0
 """Default size of all pictures in a report."""
+ALL_TAKEN = "the pictures before it took all of --images"
+MOST_AT_ONCE = 4
+"""Clips that are looked at at a time: each holds `figures.kept.MEMORY`."""
 
 
 @dataclass(frozen=True)
@@ -269,29 +274,40 @@ def _comparisons(
     """Clips with kept frames as far as the budget (bytes) goes, and why others are left out."""
     found: list[Comparison] = []
     left_out: list[str] = []
-    for block in summary.blocks:
-        methods = [row.method for row in block.rows]
-        for clip in block.clips if block.dataset else ():
-            place = f"{block.dataset}/{clip}"
-            places = figures.locate_frames(store.frames, records, block.dataset, clip, methods)
-            kept = [m for m, place in places.items() if place.is_dir()]
-            if not kept:
-                left_out.append(f"{place}: no frames were kept; run with --keep-frames")
-                continue
-            if budget <= 0:
-                left_out.append(f"{place}: the pictures before it took all of --images")
-                continue
-            try:
-                comparison = _comparison(store, block.dataset, clip, kept, records, say)
-            except UserError as error:
-                left_out.append(f"{place}: {error}")
-                continue
-            taken = comparison.size_b
-            if taken > budget and found:
-                left_out.append(f"{place}: its pictures go beyond --images")
-                continue
-            budget -= taken
-            found.append(comparison)
+
+    def look(dataset: str, clip: str, methods: Sequence[str]) -> Comparison | str:
+        """A clip, or why it is left out."""
+        places = figures.locate_frames(store.frames, records, dataset, clip, methods)
+        kept = [m for m, place in places.items() if place.is_dir()]
+        if not kept:
+            return "no frames were kept; run with --keep-frames"
+        if budget <= 0:
+            return ALL_TAKEN
+        try:
+            return _comparison(store, dataset, clip, kept, records, say)
+        except UserError as error:
+            return str(error)
+
+    clips = [
+        (block.dataset, clip, [row.method for row in block.rows])
+        for block in summary.blocks
+        for clip in (block.clips if block.dataset else ())
+    ]
+    pool = ThreadPoolExecutor(min(core_count(), MOST_AT_ONCE))
+    try:
+        for (dataset, clip, _), future in [(of, pool.submit(look, *of)) for of in clips]:
+            looked = future.result()
+            if isinstance(looked, Comparison) and budget <= 0:
+                looked = ALL_TAKEN
+            if isinstance(looked, Comparison) and looked.size_b > budget and found:
+                looked = "its pictures go beyond --images"
+            if isinstance(looked, str):
+                left_out.append(f"{dataset}/{clip}: {looked}")
+            else:
+                budget -= looked.size_b
+                found.append(looked)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return found, left_out
 
 
