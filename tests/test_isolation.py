@@ -227,6 +227,24 @@ def test_in_process_misbehaviours(
     assert not family(own_mark()) - {t._popen.pid for t in processes._templates}
 
 
+def test_methods_that_end_processes_while_they_are_measured(
+    run: Run,  # noqa: F811
+    bench: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Not even the parent of such a process is the main one."""
+    deadly = {name: DIES[name] for name in ("exit0", "killed", "parent", "group")}
+    names = write_cards(bench, {**deadly, "last": ("pass", "")})
+    code, _, err = run("cost", "--methods", names, "--size", "40x32", "--device", "cpu")
+    assert code == 1
+    assert "Traceback" not in err
+    found = {r.method: r for r in Store(tmp_path / "results").latest().values()}
+    assert found["last"].status == "ok"
+    for name, (_, how, *_) in deadly.items():
+        message = (found[name].error or {})["message"]
+        assert message == f"'{name}' crashed its process at 40x32, 10 frames ({how})"
+
+
 @pytest.mark.parametrize("when", ["load", ""])
 def test_a_method_does_not_decide_how_its_metrics_round(
     bench: Path,  # noqa: F811

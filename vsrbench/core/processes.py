@@ -1,8 +1,9 @@
 """Processes of our own, for code that may crash: each does one piece of work after another.
 
 They ignore Ctrl-C, which the main process answers, and end with it, however it ends. The main
-module is never imported in them. Most are forked from a template that has imported torch once, so
-that another one costs next to nothing; foreign code never runs in the template.
+module is never imported in them. They are forked from a template that has imported torch once, so
+that another one costs next to nothing, or executed anew by it; foreign code never runs in it. Work
+that kills its parent kills the template, and another one takes its place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import functools
 import importlib
 import os
 import pickle
@@ -66,7 +68,7 @@ class Died(Exception):
 class Process:
     """A process that does what it is given, in order. `end` it: its temporary files go with it.
 
-    fresh: not forked from the template, so that its memory is its own.
+    fresh: executed anew, so that its memory is its own.
     """
 
     def __init__(self, fresh: bool = False) -> None:
@@ -88,13 +90,7 @@ class Process:
         self._socket, theirs = socket.socketpair()
         self._connection = Connection(os.dup(self._socket.fileno()))
         with theirs:
-            fds = [theirs.fileno(), self._log.fileno()]
-            if fresh:
-                popen = _execute("_serve_anew", self.mark, fds)
-                self.pid = popen.pid
-                _thread(lambda: self._note_end(popen.wait()))
-            else:
-                _template().fork(self, [*fds, 2])
+            _template().fork(self, [theirs.fileno(), self._log.fileno(), 2], fresh)
         self._connection.send((self._environment(), Path.cwd(), sys.path))
         _thread(self._listen)
 
@@ -151,6 +147,8 @@ class Process:
 
     def _end_family(self) -> None:
         end_family(self.mark, *([self.pid] if self.pid else []))
+        if self._gone.is_set():
+            self.pid = 0  # the system may give the number to another
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _note_end(self, code: int) -> None:
@@ -213,19 +211,6 @@ def _thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-def _execute(call: str, mark: str, fds: list[int]) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that calls a function of this module with file descriptors."""
-    numbers = ", ".join(map(str, fds))
-    return subprocess.Popen(
-        python("vsrbench.core.processes", f"{call}({numbers})"),
-        env=os.environ | {MARK: mark},
-        stdin=subprocess.DEVNULL,
-        stdout=2,
-        pass_fds=fds,
-        start_new_session=True,
-    )
-
-
 _LONGEST = 1 << 28
 """Bytes of an answer: what claims to be longer is no message of ours."""
 PRELOAD = ("torch", "vsrbench.run.executors")
@@ -241,16 +226,31 @@ class _Template:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._popen = _execute("_template_loop", own_mark(), [theirs.fileno()])
+            self._popen = subprocess.Popen(
+                python(__name__, f"_template_loop({theirs.fileno()})"),
+                env=os.environ | {MARK: own_mark()},
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
         self._processes: list[Process | None] = []
         self.lost = False
         _thread(self._listen)
 
-    def fork(self, process: Process, fds: list[int]) -> None:
-        """Have it fork; the new process serves fds[0], logs crashes to fds[1] and prints to [2]."""
+    def load(self) -> None:
+        """Have it import what those need that are forked from it."""
+        with contextlib.suppress(OSError):
+            self._socket.send(b"load")
+
+    def fork(self, process: Process, fds: list[int], fresh: bool) -> None:
+        """Have it fork; the new process serves fds[0], logs crashes to fds[1] and prints to [2].
+
+        fresh: what was forked executes Python anew.
+        """
         self._processes.append(process)
         with contextlib.suppress(OSError):  # it was killed: `lost` in a moment
-            socket.send_fds(self._socket, [b"fork"], fds)
+            socket.send_fds(self._socket, [process.mark.encode() if fresh else b"fork"], fds)
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
@@ -276,7 +276,7 @@ _templates: list[_Template] = []
 
 def warm_up() -> None:
     """Start the template now, so that it imports meanwhile."""
-    _template()
+    _template().load()
 
 
 def _template() -> _Template:
@@ -289,9 +289,6 @@ def _template_loop(control: int) -> None:
     """In the template: fork when asked to, tell of births and ends, end with the main process."""
     pipe = socket.socket(fileno=control)
     pipe.set_inheritable(False)
-    for name in PRELOAD:
-        with contextlib.suppress(Exception):  # what needs it says so
-            importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     woken, waker = os.pipe()
@@ -313,9 +310,13 @@ def _template_loop(control: int) -> None:
                         code = os.waitstatus_to_exitcode(found[1])
                         pipe.send(_REPORT.pack(numbers.pop(found[0]), _ENDED, code))
         if pipe.fileno() in ready:
-            asked, fds, _, _ = socket.recv_fds(pipe, 16, 3)
+            asked, fds, _, _ = socket.recv_fds(pipe, 4096, 3)
             if not asked:
                 os._exit(0)
+            if asked in (b"load", b"fork"):
+                _preload()
+            if asked == b"load":
+                continue
             pid = _fork()
             if not pid:
                 signal.set_wakeup_fd(-1)
@@ -327,12 +328,21 @@ def _template_loop(control: int) -> None:
                 os.dup2(fds[2], 1)
                 os.dup2(fds[2], 2)
                 os.close(fds[2])
+                if asked != b"fork":
+                    _serve_anew(asked.decode(), *fds[:2])
                 _serve(*fds[:2])
             for fd in fds:
                 os.close(fd)
             numbers[pid] = count
             pipe.send(_REPORT.pack(count, _BORN, pid))
             count += 1
+
+
+@functools.cache
+def _preload() -> None:
+    for name in PRELOAD:
+        with contextlib.suppress(Exception):  # what needs it says so
+            importlib.import_module(name)
 
 
 def _end_orphans(ours: Collection[int]) -> None:
@@ -364,7 +374,15 @@ def _fork() -> int:
         return os.fork()
 
 
-def _serve_anew(pipe: int, log: int) -> None:
+def _serve_anew(mark: str, pipe: int, log: int) -> NoReturn:
+    """Execute Python anew, which serves."""
+    for fd in (pipe, log):
+        os.set_inheritable(fd, True)
+    start = python(__name__, f"_serve_executed({pipe}, {log})")
+    os.execve(start[0], start, os.environ | {MARK: mark})
+
+
+def _serve_executed(pipe: int, log: int) -> NoReturn:
     os.set_inheritable(pipe, False)
     os.set_inheritable(log, False)
     _serve(pipe, log)
