@@ -46,9 +46,10 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-def activated(norm: nn.Module, x: Tensor) -> Tensor:
-    """SiLU of a normalised map."""
-    return silu(norm(x))
+def convolved(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of the SiLU of a normalised map, as all of them are but the first ones."""
+    made: Tensor = conv(silu(norm(x)))
+    return made
 
 
 class Resnet(nn.Module):
@@ -64,7 +65,7 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, cin, h, w) -> (b, cout, h, w)."""
-        made = self.conv2(activated(self.norm2, self.conv1(activated(self.norm1, x))))
+        made = convolved(self.norm2, self.conv2, convolved(self.norm1, self.conv1, x))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + made
 
 
@@ -269,7 +270,7 @@ class UNet(nn.Module):
         x = self.mid_block(x)
         for up in self.up_blocks:
             x = up(x, skips)
-        return self.conv_out(activated(self.conv_norm_out, x))
+        return convolved(self.conv_norm_out, self.conv_out, x)
 
 
 class Decoder(nn.Module):
@@ -308,4 +309,4 @@ class Decoder(nn.Module):
         x = self.mid_block(x)
         for up in self.up_blocks:
             x = up(x)
-        return F.pixel_shuffle(self.conv_out(activated(self.conv_norm_out, x)), self.shuffle)
+        return F.pixel_shuffle(convolved(self.conv_norm_out, self.conv_out, x), self.shuffle)
