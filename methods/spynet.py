@@ -96,7 +96,8 @@ class SpyNet(nn.Module):
             a, b = frames.chunk(2)
             if a.shape[-2:] != flow.shape[-2:]:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
-            flow = flow + module(torch.cat((a, warp(b, flow, "border"), flow), dim=1))
+            found = module(torch.cat((a, warp(b, flow, "border"), flow), dim=1))
+            flow = flow + found.contiguous()  # also where the weights are channels_last
 
         ratio = flow.new_tensor((w / size[1], h / size[0])).view(1, 2, 1, 1)
         return _resize(flow, (h, w)) * ratio

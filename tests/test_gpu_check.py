@@ -20,8 +20,8 @@ import torch
 from packaging.requirements import Requirement
 
 from scripts import gpu_check, wheels
-from scripts.gpu import pages
-from scripts.gpu.bench import ROOT, Bench, Results
+from scripts.gpu import levers, pages
+from scripts.gpu.bench import ROOT, Bench, Results, full, load
 from scripts.gpu.levers import LEVERS, graphed
 from scripts.gpu.parts import PARTS
 from tests.conftest import gone
@@ -284,6 +284,20 @@ def test_levers_are_settings_of_the_card() -> None:
     card = specs.method_card(specs.ROOT, "instavsr-full")
     for name, lever in LEVERS.items():
         assert set(lever.settings) <= set(card.settings), name
+
+
+@pytest.mark.parametrize(
+    "around", [levers.fp32_norms, levers.fused_norms, levers.strips, levers.padded_heads]
+)
+def test_levers_change_no_picture(around: levers.Around, tmp_path: Path) -> None:
+    bench = Bench(Results(tmp_path / "results.json"), "levers", "cpu", True)
+    card = full(bench)
+    clip = [torch.rand(3, 32, 48) for _ in range(3)]
+    want = list(load(card, "cpu").upscale(iter(clip)))
+    method = load(card, "cpu")
+    with around(method, True):
+        got = list(method.upscale(iter(clip)))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(got, want, strict=True))
 
 
 class Recorded:

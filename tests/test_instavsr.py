@@ -143,7 +143,9 @@ def test_full_backbone_matches_golden_numerics(full: InstaVSR) -> None:
         points |= {f"{part}{i}": layer for i, layer in enumerate(layers)}
     seen: dict[str, torch.Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+        module.register_forward_hook(
+            lambda _m, _i, out, name=name: seen.update({name: out.clone()})
+        )
         for name, module in points.items()
     ]
     g = golden.arrays("adcsr")

@@ -39,6 +39,6 @@ def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
     """The network with the weights of the card. Raises MissingError, DataError."""
     net = build(card, InstaVSR)
     to_device(net, net.spynet, device, dtype)
-    if net.backbone.unet.conv_in.weight.is_cuda:  # measured on a CPU, the layout is no faster
-        net.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    part = net.backbone if net.backbone.unet.conv_in.weight.is_cuda else net
+    part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Streaming(net)

@@ -23,7 +23,7 @@ from vsrbench.core.errors import DataError
 
 from ..spynet import SpyNet, same_scene, warp
 from .picture import SCALE, SteadyColour, match_colour, tiled, upscaled
-from .unet import Decoder, UNet
+from .unet import Decoder, UNet, silu
 
 OVERLAP = 64  # LQ px that neighbouring tiles share
 MOST = 16.0  # frames that a pixel averages at most, so that what warping overshoots dies away
@@ -128,7 +128,7 @@ class Backbone(nn.Module):
 
     def drawn(self, features: Tensor) -> Tensor:
         """UNet and decoder, which have no state: they may be run again for the same numbers."""
-        return self._tiled(self.decoder, self._tiled(self.unet, features))
+        return self._tiled(self.decoder, self._tiled(self.unet, features)).contiguous()
 
     def decoded(
         self,
@@ -262,8 +262,8 @@ class Finish(nn.Module):
         seen: (b, 1, h, w), how many frames each pixel averages: the less noise, the more detail.
         """
         x = F.pixel_unshuffle(torch.cat((2 * steady - 1, seen / MOST), 1), 2)
-        x = self.conv_mid(F.silu(self.conv_in(x)))
-        return steady + F.pixel_shuffle(self.conv_out(F.silu(x)), 2) / 2
+        x = self.conv_mid(silu(self.conv_in(x)))
+        return steady + F.pixel_shuffle(self.conv_out(silu(x)), 2).contiguous() / 2
 
 
 class InstaVSR(nn.Module):

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
-from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
+
+SMALL_MAP = 1024
+"""Positions below which torch's GroupNorm of channels_last is many times as slow on a CPU."""
 
 
 def group_count(channels: int) -> int:
@@ -20,21 +22,51 @@ def group_count(channels: int) -> int:
     return next(g for g in (32, 24, 16, 12, 8, 6, 4, 2, 1) if channels % g == 0)
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """GroupNorm with the group count of the pruned network."""
-    return nn.GroupNorm(group_count(channels), channels, eps)
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm with the group count of the pruned network, in the form that is fast where it is.
+
+    All forms give the same numbers.
+    """
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__(group_count(channels), channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> same."""
+        if torch.onnx.is_in_onnx_export() and self.num_groups == self.num_channels:
+            # Groups of several channels are exported as another shape, which costs a layout.
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        if x.device.type == "cpu" and x.shape[2] * x.shape[3] < SMALL_MAP:
+            x = x.contiguous()
+        return super().forward(x)
 
 
-def resnet(cin: int, cout: int, eps: float) -> ResnetBlock2D:
-    """Resnet without time embedding: (b, cin, h, w) -> (b, cout, h, w)."""
-    return ResnetBlock2D(
-        in_channels=cin,
-        out_channels=cout,
-        temb_channels=None,
-        groups=group_count(cin),
-        groups_out=group_count(cout),
-        eps=eps,
-    )
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a map that nobody else needs: in its place, unless it is trained."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def convolved(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution of the SiLU of a normalised map, as all of them are but the first ones."""
+    made: Tensor = conv(silu(norm(x)))
+    return made
+
+
+class Resnet(nn.Module):
+    """diffusers' resnet, without time embedding: (b, cin, h, w) -> (b, cout, h, w)."""
+
+    def __init__(self, cin: int, cout: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(cin, eps)
+        self.conv1 = nn.Conv2d(cin, cout, 3, padding=1)
+        self.norm2 = GroupNorm(cout, eps)
+        self.conv2 = nn.Conv2d(cout, cout, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, cin, h, w) -> (b, cout, h, w)."""
+        made = convolved(self.norm2, self.conv2, convolved(self.norm1, self.conv1, x))
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + made
 
 
 def by_windows(x: Tensor, window: int, layer: Callable[[Tensor], Tensor]) -> Tensor:
@@ -73,7 +105,7 @@ class Transformer(nn.Module):
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
         self.window = window
-        self.norm = group_norm(channels, 1e-6)
+        self.norm = GroupNorm(channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels)
         block = BasicTransformerBlock(channels, heads, channels // heads)
         self.transformer_blocks = nn.ModuleList([block])
@@ -134,7 +166,7 @@ class DownBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            resnet(cin if i == 0 else cout, cout, 1e-5) for i in range(layers)
+            Resnet(cin if i == 0 else cout, cout, 1e-5) for i in range(layers)
         )
         self.attentions = nn.ModuleList(
             Transformer(cout, heads, window) for _ in range(layers if heads else 0)
@@ -146,7 +178,7 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         """(b, cin, h, w) -> (b, cout, h/2, w/2); every stage's result is pushed on `skips`."""
         for i, layer in enumerate(self.resnets):
-            x = layer(x, None)
+            x = layer(x)
             if self.attentions:
                 x = self.attentions[i](x)
             skips.append(x)
@@ -161,15 +193,15 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, attention: nn.Module | None, eps: float) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(resnet(channels, channels, eps) for _ in range(2))
+        self.resnets = nn.ModuleList(Resnet(channels, channels, eps) for _ in range(2))
         self.attentions = nn.ModuleList([attention] if attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, h, w) -> same."""
-        x = self.resnets[0](x, None)
+        x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
-        return self.resnets[1](x, None)
+        return self.resnets[1](x)
 
 
 class UpBlock(nn.Module):
@@ -179,7 +211,7 @@ class UpBlock(nn.Module):
         self, cins: Sequence[int], cout: int, eps: float, upsample: bool, heads: int, window: int
     ) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(resnet(cin, cout, eps) for cin in cins)
+        self.resnets = nn.ModuleList(Resnet(cin, cout, eps) for cin in cins)
         self.attentions = nn.ModuleList(
             Transformer(cout, heads, window) for _ in (cins if heads else ())
         )
@@ -188,7 +220,7 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor] | None = None) -> Tensor:
         """(b, c, h, w) -> (b, cout, 2h, 2w); with `skips`, each resnet takes the last one too."""
         for i, layer in enumerate(self.resnets):
-            x = layer(x if skips is None else torch.cat((x, skips.pop()), 1), None)
+            x = layer(x if skips is None else torch.cat((x, skips.pop()), 1))
             if self.attentions:
                 x = self.attentions[i](x)
         for up in self.upsamplers:
@@ -226,7 +258,7 @@ class UNet(nn.Module):
             cins = [(width if k == 0 else c) + skips.pop() for k in range(layers + 1)]
             self.up_blocks.append(UpBlock(cins, c, 1e-5, i > 0, h, window))
             width = c
-        self.conv_norm_out = group_norm(width, 1e-5) if norm_out else nn.Identity()
+        self.conv_norm_out = GroupNorm(width, 1e-5) if norm_out else nn.Identity()
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,7 +270,7 @@ class UNet(nn.Module):
         x = self.mid_block(x)
         for up in self.up_blocks:
             x = up(x, skips)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return convolved(self.conv_norm_out, self.conv_out, x)
 
 
 class Decoder(nn.Module):
@@ -268,7 +300,7 @@ class Decoder(nn.Module):
             cins = [width] + [c] * layers
             self.up_blocks.append(UpBlock(cins, c, 1e-6, i < last, heads=0, window=0))
             width = c
-        self.conv_norm_out = group_norm(width, 1e-6) if norm_out else nn.Identity()
+        self.conv_norm_out = GroupNorm(width, 1e-6) if norm_out else nn.Identity()
         self.conv_out = nn.Conv2d(width, out_channels * shuffle**2, 3, padding=1)
         self.shuffle = shuffle
 
@@ -277,4 +309,4 @@ class Decoder(nn.Module):
         x = self.mid_block(x)
         for up in self.up_blocks:
             x = up(x)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.conv_norm_out(x))), self.shuffle)
+        return F.pixel_shuffle(convolved(self.conv_norm_out, self.conv_out, x), self.shuffle)

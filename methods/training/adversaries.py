@@ -10,13 +10,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..instavsr.network import Backbone
 from ..instavsr.picture import SCALE, upscaled
-from ..instavsr.unet import resnet
+from ..instavsr.unet import Resnet
 
 
 class Encoder(nn.Module):
@@ -30,7 +29,7 @@ class Encoder(nn.Module):
         self.residual, self.factor = backbone.residual, SCALE * backbone.unshuffle
         width = backbone.unet.conv_out.out_channels
         self.conv_in = nn.Conv2d(3 * self.factor**2, width, 3, padding=1)
-        self.resnets = nn.ModuleList(resnet(width, width, 1e-6) for _ in range(depth))
+        self.resnets = nn.ModuleList(Resnet(width, width, 1e-6) for _ in range(depth))
         self.conv_out = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, gt: Tensor, lq: Tensor) -> Tensor:
@@ -41,8 +40,7 @@ class Encoder(nn.Module):
         x = 2 * (gt - upscaled(lq)) if self.residual else 2 * gt - 1
         x = self.conv_in(F.pixel_unshuffle(x, self.factor))
         for layer in self.resnets:
-            assert isinstance(layer, ResnetBlock2D)
-            x = layer(x, None)
+            x = layer(x)
         return self.conv_out(x)
 
 

@@ -125,6 +125,158 @@ def attention(*backends: str) -> Around:
     return around
 
 
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another function in the place of one."""
+    own = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+@contextmanager
+def fp32_norms(method: Any, _: bool) -> Iterator[None]:
+    """GroupNorm and LayerNorm wholly in fp32; torch's own keep statistics alone in it."""
+    from torch import nn
+
+    kind = method.net.backbone.unet.conv_in.weight.dtype
+    norms: list[Any] = [
+        module
+        for module in method.net.backbone.modules()
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm)
+    ]
+
+    def exact(own: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = own(x.float()).to(kind)
+            return result
+
+        return forward
+
+    for norm in norms:
+        norm.forward = exact(norm.float().forward)
+    yield
+
+
+@contextmanager
+def fused_norms(_: Any, small: bool) -> Iterator[None]:
+    """GroupNorm and SiLU as one compiled function, which leaves the layout as it is."""
+    import torch
+    import torch.nn.functional as F
+    from vsrbench.methods.instavsr import unet
+
+    def activated(
+        x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        cells = x.float().reshape(len(x), groups, -1, *x.shape[2:])
+        var, mean = torch.var_mean(cells, (2, 3, 4), correction=0, keepdim=True)
+        normal = ((cells - mean) * torch.rsqrt(var + eps)).flatten(1, 2)
+        return F.silu(normal * weight[:, None, None] + bias[:, None, None]).to(x.dtype)
+
+    fused = torch.compile(activated, backend="eager" if small else "inductor", dynamic=False)
+
+    def convolved(norm: Any, conv: Any, x: torch.Tensor) -> torch.Tensor:
+        made = fused(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        result: torch.Tensor = conv(made)
+        return result
+
+    torch._dynamo.config.recompile_limit = 64  # one a shape
+    with replaced(unet, "convolved", convolved):
+        yield
+
+
+@contextmanager
+def strips(_: Any, small: bool) -> Iterator[None]:
+    """Norm, SiLU and convolution of large maps strip by strip, exactly: the norm's statistics are
+    those of the whole map, and strips take a row of their neighbours along.
+    """
+    import torch
+    import torch.nn.functional as F
+    from vsrbench.methods.instavsr import unet
+
+    rows, own = 16 if small else 128, unet.convolved
+
+    def convolved(norm: Any, conv: Any, x: torch.Tensor) -> torch.Tensor:
+        height, groups = x.shape[2], norm.num_groups
+        if height <= 2 * rows:
+            whole: torch.Tensor = own(norm, conv, x)
+            return whole
+        starts, count = range(0, height, rows), x[0].numel() // groups
+
+        def cells(top: int, bottom: int) -> torch.Tensor:
+            part = x[:, :, top:bottom].float()
+            return part.reshape(len(x), groups, -1, *part.shape[2:])
+
+        def total(of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+            parts = [of(cells(top, top + rows)).sum((2, 3, 4), keepdim=True) for top in starts]
+            mean: torch.Tensor = torch.stack(parts).sum(0) / count
+            return mean
+
+        mean = total(lambda part: part)
+        scale = torch.rsqrt(total(lambda part: (part - mean).square()) + norm.eps)
+        made: torch.Tensor | None = None
+        for top in starts:
+            first, last = max(0, top - 1), min(height, top + rows + 1)
+            part = ((cells(first, last) - mean) * scale).flatten(1, 2)
+            part = part * norm.weight[:, None, None] + norm.bias[:, None, None]
+            part = conv(F.silu(part).to(x.dtype))[:, :, top - first :][:, :, :rows]
+            if made is None:
+                made = part.new_empty(*part.shape[:2], height, x.shape[3])
+                made = made.contiguous(memory_format=torch.channels_last)
+            made[:, :, top : top + rows] = part[:, :, : height - top]
+        assert made is not None
+        return made
+
+    with replaced(unet, "convolved", convolved):
+        yield
+
+
+@contextmanager
+def padded_heads(*_: Any) -> Iterator[None]:
+    """Attention in heads of 64 channels, of which 16 are 0, where the network has 48."""
+    import torch.nn.functional as F
+
+    own: Any = F.scaled_dot_product_attention
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: Any) -> torch.Tensor:
+        width = q.shape[-1]
+        wide = (F.pad(x, (0, -width % 64)) for x in (q, k, v))
+        how["scale"] = how.get("scale") or width**-0.5
+        made: torch.Tensor = own(*wide, **how)[..., :width]
+        return made
+
+    with replaced(F, "scaled_dot_product_attention", attention):
+        yield
+
+
+@contextmanager
+def flow_aside(method: Any, _: bool) -> Iterator[None]:
+    """Flow on a stream of its own, beside the frame before. Right for clips that are resident:
+    it waits for no transfer of its frames.
+    """
+    import torch
+
+    own = method.net._link
+    if not method.net.backbone.unet.conv_in.weight.is_cuda:
+        yield
+        return
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def link(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.cuda.stream(aside):
+            found: tuple[torch.Tensor, ...] = own(a, b)
+        now = torch.cuda.current_stream()
+        now.wait_stream(aside)
+        for tensor in found:
+            tensor.record_stream(now)
+        return found
+
+    with replaced(method.net, "_link", link):
+        yield
+
+
 CARD = "as the card says"
 LEVERS: Mapping[str, Lever] = {
     CARD: Lever(),
@@ -145,6 +297,11 @@ LEVERS: Mapping[str, Lever] = {
     "attention by matmul and softmax": Lever(around=attention("MATH")),
     "fp32": Lever(precision="fp32", gpu=True),
     "fp32 with TF32": Lever(precision="fp32", around=tf32, gpu=True),
+    "norms in fp32": Lever(around=fp32_norms),
+    "heads of 64 channels": Lever(around=padded_heads),
+    "flow on its own stream": Lever(around=flow_aside, gpu=True),
+    "decoder and UNet in exact strips": Lever(around=strips),
+    "GroupNorm and SiLU fused": Lever(around=fused_norms),
     "compiled": Lever(around=compiled),
 }
 """Each alone, the most telling first; what two give together is one more line here."""
