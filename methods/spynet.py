@@ -22,18 +22,27 @@ def warp(
     x: (n, c, h, w), any float dtype, kept; flow: (n, 2, h, w) in px, channel 0 horizontal;
     padding: zeros or border. mode: bilinear or bicubic.
     """
+    return sample(x, places(flow), padding, mode)
+
+
+def places(flow: torch.Tensor) -> torch.Tensor:
+    """Where each pixel of a flow (n, 2, h, w) in px goes, for `sample`: (n, h, w, 2), float32."""
     # Half precision cannot tell neighbouring pixels apart in the right part of a wide frame.
     field = flow.float()
-    h, w = x.shape[-2:]
+    h, w = flow.shape[-2:]
     rows, cols = torch.meshgrid(
-        torch.arange(h, device=x.device, dtype=field.dtype),
-        torch.arange(w, device=x.device, dtype=field.dtype),
+        torch.arange(h, device=flow.device, dtype=field.dtype),
+        torch.arange(w, device=flow.device, dtype=field.dtype),
         indexing="ij",
     )
     gx = 2 * (cols + field[:, 0]) / max(w - 1, 1) - 1
     gy = 2 * (rows + field[:, 1]) / max(h - 1, 1) - 1
-    grid = torch.stack((gx, gy), dim=-1)
-    warped = F.grid_sample(x.float(), grid, mode=mode, padding_mode=padding, align_corners=True)
+    return torch.stack((gx, gy), dim=-1)
+
+
+def sample(x: torch.Tensor, at: torch.Tensor, padding: str, mode: str) -> torch.Tensor:
+    """`warp` of `x` to places that are known already."""
+    warped = F.grid_sample(x.float(), at, mode=mode, padding_mode=padding, align_corners=True)
     return warped.to(x.dtype)
 
 

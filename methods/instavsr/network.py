@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vsrbench.core.errors import DataError
 
-from ..spynet import SpyNet, same_scene, warp
+from ..spynet import SpyNet, places, same_scene, sample, warp
 from .picture import SCALE, SteadyColour, match_colour, tiled, upscaled
 from .unet import Decoder, UNet, silu
 
@@ -219,7 +219,7 @@ def agreement(past: Tensor, present: Tensor) -> Tensor:
     By their absolute difference at LQ size, averaged over channels and 3x3 px so that noise counts
     less than what is out of place: motion that the flow missed leaves no ghosts.
     """
-    apart = (F.avg_pool2d(past, SCALE) - F.avg_pool2d(present, SCALE)).abs().mean(1, keepdim=True)
+    apart = F.avg_pool2d(past - present, SCALE).abs().mean(1, keepdim=True)
     apart = F.avg_pool2d(apart, 3, 1, 1, count_include_pad=False)
     share = ((DIFFERS - apart) / (DIFFERS - AGREES)).clamp(0, 1)
     return F.interpolate(share, scale_factor=SCALE, mode="bilinear", align_corners=False)
@@ -417,7 +417,7 @@ class InstaVSR(nn.Module):
         extra = torch.cat((extra, detail), 1)
         sr, gate = self.backbone(centre, extra, match, bicubic).tensor_split([3], 1)
         trusted = gate.sigmoid() * seen
-        return sr + trusted / (1 + trusted) * (kept - sr), (1 + trusted).clamp(max=MOST)
+        return torch.lerp(sr, kept, trusted / (1 + trusted)), (1 + trusted).clamp(max=MOST)
 
     def _align(self, centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:
         """The neighbours of one side aligned to the centre, always `reach`, nearest first."""
@@ -445,6 +445,8 @@ class InstaVSR(nn.Module):
             previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
         # What bilinear weights blur here would be blurred again with every frame.
-        sr = warp(previous.sr, flow, "border", "bicubic")
+        at = places(flow)
+        sr = sample(previous.sr, at, "border", "bicubic")
         agrees = (inside(flow) & previous.same) * agreement(sr, bicubic)
-        return torch.where(agrees > 0, sr, bicubic), agrees * warp(previous.seen, flow, "border")
+        seen = sample(previous.seen, at, "border", "bilinear")
+        return torch.where(agrees > 0, sr, bicubic), agrees * seen
