@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import os
 import pickle
@@ -27,7 +28,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -213,12 +214,14 @@ def _thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-def _execute(call: str, mark: str, fds: list[int]) -> subprocess.Popen[bytes]:
+def _execute(
+    call: str, mark: str, fds: list[int], defaults: Mapping[str, str] = {}
+) -> subprocess.Popen[bytes]:
     """A fresh interpreter that calls a function of this module with file descriptors."""
     numbers = ", ".join(map(str, fds))
     return subprocess.Popen(
         python("vsrbench.core.processes", f"{call}({numbers})"),
-        env=os.environ | {MARK: mark},
+        env={**defaults, **os.environ, MARK: mark},
         stdin=subprocess.DEVNULL,
         stdout=2,
         pass_fds=fds,
@@ -230,6 +233,10 @@ _LONGEST = 1 << 28
 """Bytes of an answer: what claims to be longer is no message of ours."""
 PRELOAD = ("torch", "vsrbench.run.executors")
 """What the template imports by name: torch takes seconds, and what runs jobs a part of one."""
+SPINS = {"GOMP_SPINCOUNT": "1000"}
+"""Of the template, unless it is set: how often an idle thread of GNU OpenMP looks for work before
+it sleeps. Its own 300,000 hold a core for milliseconds after each operation of torch, which the
+threads that score, read and write want."""
 _BORN, _ENDED = 0, 1
 _REPORT = struct.Struct("iii")
 """Of the template: the number of a process, one of these, and its pid or exit code."""
@@ -241,7 +248,7 @@ class _Template:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._popen = _execute("_template_loop", own_mark(), [theirs.fileno()])
+            self._popen = _execute("_template_loop", own_mark(), [theirs.fileno()], SPINS)
         self._processes: list[Process | None] = []
         self.lost = False
         _thread(self._listen)
@@ -289,9 +296,12 @@ def _template_loop(control: int) -> None:
     """In the template: fork when asked to, tell of births and ends, end with the main process."""
     pipe = socket.socket(fileno=control)
     pipe.set_inheritable(False)
+    gc.disable()
     for name in PRELOAD:
         with contextlib.suppress(Exception):  # what needs it says so
             importlib.import_module(name)
+    gc.freeze()  # none of it becomes garbage: no process that is forked has to look through it
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     woken, waker = os.pipe()
