@@ -32,6 +32,7 @@ from vsrbench.core.types import Clip, Method, MethodCard, Size, Weights
 from vsrbench.programs import command
 from vsrbench.run import cost
 from vsrbench.run.evaluate import error_json
+from vsrbench.run.executors import Crew
 from vsrbench.run.method import check_size, entry, load_method, padding, set_scale, upscale
 from vsrbench.run.transfer import read_ahead
 
@@ -274,6 +275,51 @@ def test_cost_counts_what_is_known() -> None:
     assert m.vram_peak_mib is None
     assert m.j_per_frame is None
     assert m.why["vram_peak_mib"] == m.why["j_per_frame"] == "no CUDA device"
+
+
+COUNTED = """
+import sys, torch
+from vsrbench.run import cost
+
+class Net:
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+
+    @torch.inference_mode()
+    def upscale(self, frames):
+        yield from map(self.conv, frames)
+
+count = lambda: cost._macs(Net(), [torch.zeros(3, 6, 5)])
+print(count(), "torch._dynamo" in sys.modules)
+import torch._dynamo
+print(count())
+"""
+
+
+def test_counting_imports_no_compiler_and_agrees_with_one_that_is_there() -> None:
+    argv = [sys.executable, "-c", COUNTED]
+    told = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    macs = str(8 * 3 * 9 * 6 * 5.0)
+    assert told.split() == [macs, "False", macs]
+
+
+def test_a_process_that_waits_to_measure_measures_once_and_ends() -> None:
+    crew = Crew()
+    crew.prepare_measure()
+    process = crew._meter
+    assert process is not None
+    pid = process.submit(os.getpid).result()
+    crew.prepare_measure()
+    assert crew._meter is process
+    m = crew.measure(TOY, (24, 32), 2, "cpu", Path())
+    assert m.macs_g == pytest.approx(24 * 32 * 3 * 48 * 9 / 1e9)
+    assert m.rss_peak_mib is not None
+    assert gone(pid)
+    assert crew._meter is None
+    crew.prepare_measure()
+    assert crew._meter is not None
+    pid = crew._meter.submit(os.getpid).result()
+    crew.end()
+    assert gone(pid)
 
 
 def test_a_dead_measuring_process_is_one_clear_error() -> None:

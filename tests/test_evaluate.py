@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -22,6 +24,7 @@ from vsrbench.metrics import METRICS, load_metric
 from vsrbench.run import evaluate as module
 from vsrbench.run.evaluate import Context, evaluate
 from vsrbench.run.plan import Job, Made
+from vsrbench.run.scoring import BEHIND, Panel
 
 SIDE = 64
 
@@ -291,3 +294,52 @@ def test_a_metric_that_ends_its_thread_ends_the_job(
     )
     with pytest.raises(SystemExit):
         records(tmp_path, job("ssim", "psnr"))
+
+
+class Gated:
+    """Says which frames it was shown; those of `gate` when it is opened."""
+
+    def __init__(self, gate: threading.Event | None = None) -> None:
+        self.shown: list[int] = []
+        self.gate, self.all_shown = gate, threading.Event()
+
+    def update(self, sample: Sample) -> None:
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        self.shown.append(sample.index)
+        if len(self.shown) == BEHIND:
+            self.all_shown.set()
+
+    def result(self) -> Score:
+        return Score(0, ())
+
+
+def test_metrics_do_not_wait_for_each_other_and_frames_for_the_slowest() -> None:
+    gate = threading.Event()
+    slow, fast = Gated(gate), Gated()
+    frames = range(3 * BEHIND)
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    taken = list[int]()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        chosen = {"slow": frames, "fast": frames}
+        with Panel({"slow": slow, "fast": fast}, chosen, (), None, lambda *_: {}) as panel:
+
+            def take() -> None:
+                for index in frames:
+                    panel.take(Sample(index, pixels, None, None, pixels, None))
+                    taken.append(index)
+
+            method = threading.Thread(target=take)
+            method.start()
+            assert fast.all_shown.wait(30)
+            time.sleep(0.05)
+            assert (slow.shown, taken, fast.shown) == ([], [*frames[:BEHIND]], [*frames[:BEHIND]])
+            gate.set()
+            method.join(30)
+    finally:
+        gate.set()
+        torch.set_num_threads(before)
+    assert slow.shown == fast.shown == [*frames]
+    assert not panel.failures

@@ -378,6 +378,17 @@ def test_dis_finds_a_roll(city: np.ndarray) -> None:
     assert flow.Dis().estimate(city[:7, :9], city[:7, :9]).shape == (7, 9, 2)
 
 
+def test_both_flows_of_dis_are_the_same_on_two_threads(
+    city: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = city[100:260, 100:300], city[98:258, 103:303]
+    for threads in (1, 2):
+        monkeypatch.setattr(cv2, "getNumThreads", lambda: threads)  # noqa: B023
+        pair = flow.Dis().both(a, b)
+        np.testing.assert_array_equal(pair.forward, flow.Dis().estimate(a, b))
+        np.testing.assert_array_equal(pair.backward, flow.Dis().estimate(b, a))
+
+
 def test_best_estimator_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VSRBENCH_WEIGHTS", raising=False)
     assert flow.best_estimator().name == "dis"

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import faulthandler
 import functools
+import gc
 import importlib
 import os
 import pickle
@@ -215,6 +216,10 @@ _LONGEST = 1 << 28
 """Bytes of an answer: what claims to be longer is no message of ours."""
 PRELOAD = ("torch", "vsrbench.run.executors")
 """What the template imports by name: torch takes seconds, and what runs jobs a part of one."""
+SPINS = {"GOMP_SPINCOUNT": "1000"}
+"""Of the template, unless it is set: how often an idle thread of GNU OpenMP looks for work before
+it sleeps. Its own 300,000 hold a core for milliseconds after each operation of torch, which the
+threads that score, read and write want."""
 _BORN, _ENDED = 0, 1
 _REPORT = struct.Struct("iii")
 """Of the template: the number of a process, one of these, and its pid or exit code."""
@@ -228,7 +233,7 @@ class _Template:
         with theirs:
             self._popen = subprocess.Popen(
                 python(__name__, f"_template_loop({theirs.fileno()})"),
-                env=os.environ | {MARK: own_mark()},
+                env={**SPINS, **os.environ, MARK: own_mark()},
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[theirs.fileno()],
@@ -340,9 +345,12 @@ def _template_loop(control: int) -> None:
 
 @functools.cache
 def _preload() -> None:
+    gc.disable()
     for name in PRELOAD:
         with contextlib.suppress(Exception):  # what needs it says so
             importlib.import_module(name)
+    gc.freeze()  # none of it becomes garbage: no process that is forked has to look through it
+    gc.enable()
 
 
 def _end_orphans(ours: Collection[int]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,16 +49,24 @@ class Dis(Estimator):
 
     def __init__(self) -> None:
         self.identity = dis_identity()
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def estimate(self, a: Frame, b: Frame) -> FlowField:
-        """F_{a->b} of two frames of one size."""
+        """F_{a->b} of two frames of one size; any number of threads may ask at a time."""
         h, w = a.shape[:2]
         # The patches of the coarsest level do not fit into smaller frames.
         pad = ((0, max(0, 32 - h)), (0, max(0, 32 - w)))
         grey = [np.pad(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), pad, mode="edge") for x in (a, b)]
-        flow: FlowField = self._dis.calc(grey[0], grey[1], None)[:h, :w]
+        dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow: FlowField = dis.calc(grey[0], grey[1], None)[:h, :w]
         return flow
+
+    def both(self, a: Frame, b: Frame) -> PairFlow:
+        """F_{a->b} and F_{b->a}, on two threads where OpenCV uses more than one."""
+        if cv2.getNumThreads() == 1:
+            return super().both(a, b)
+        with ThreadPoolExecutor(1) as thread:
+            backward = thread.submit(self.estimate, b, a)
+            return PairFlow(self.estimate(a, b), backward.result())
 
 
 class Farneback(Estimator):

@@ -111,6 +111,9 @@ class Cluster:
         """As `Crew.ask`, on this machine."""
         return self._crew.ask(work, *args, **kwargs)
 
+    def prepare_measure(self) -> None:
+        """Nothing: it is not known yet which machine measures."""
+
     def end(self) -> None:
         """End all, so that the devices are idle; the cluster stays."""
         self._crew.end()

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -71,17 +71,25 @@ def measure(
     device: str,
     logs: Path | None = None,
     timeout_s: float | None = None,
+    process: Process | None = None,
 ) -> Measurement:
     """Measure in a fresh process, so that peak memory is the method's own.
 
-    logs: folder of what a program of others said, if it failed.
+    logs: folder of what a program of others said, if it failed. process: of `start`, if one waits.
 
     Raises UserError; ContractError when the process died, which is how running out of memory ends,
     or had not ended after `timeout_s`.
     """
     where = f"at {size[1]}x{size[0]}, {frames} frames"
     work = (_measure, card, size, frames, device, logs)
-    return run_apart(card, where, *work, timeout_s=timeout_s)
+    return run_apart(card, where, *work, timeout_s=timeout_s, process=process)
+
+
+def start() -> Process:
+    """A fresh process that imports what it needs, and waits to measure."""
+    process = Process(fresh=True)
+    process.submit(no_tf32)
+    return process
 
 
 def run_apart(
@@ -90,13 +98,14 @@ def run_apart(
     work: Callable[..., Result],
     *args: Any,
     timeout_s: float | None = None,
+    process: Process | None = None,
 ) -> Result:
-    """`work(*args)` in a process of its own, which never outlives this call.
+    """`work(*args)` in a process of its own, which never outlives this call, even if it is given.
 
     Raises UserError; ContractError when foreign code raises, the process dies, or `timeout_s` is
     over.
     """
-    process = Process(fresh=True)
+    process = process or Process(fresh=True)
     try:
         result: Result = process.submit(_run_guarded, card, where, work, *args).result(timeout_s)
         return result
@@ -440,7 +449,28 @@ def _macs(method: Any, clip: list[torch.Tensor]) -> float:
     def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
-    with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping={on_cpu: attention})
+    with _without_compiler(), counter:
         for _ in method.upscale(iter(clip)):
             pass
     return float(counter.get_total_flops()) / 2 / len(clip)
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Around counting: torch imports its compiler, for two seconds, to keep it out of the counter.
+
+    It is not there to be kept out, unless the method compiles something.
+    """
+    from torch.utils import flop_counter
+
+    mode = getattr(flop_counter, "_FlopCounterMode", None)
+    counts = getattr(getattr(mode, "__torch_dispatch__", None), "__wrapped__", None)
+    if counts is None or "torch._dynamo" in sys.modules:
+        yield
+        return
+    counts.__dynamo_disable = counts  # what torch would ask its compiler for
+    try:
+        yield
+    finally:
+        del counts.__dynamo_disable

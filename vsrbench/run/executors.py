@@ -294,6 +294,7 @@ class Crew:
 
     def __init__(self) -> None:
         self._first: Process | None = None
+        self._meter: Process | None = None
 
     def __enter__(self) -> Crew:
         self._first = self._take()
@@ -340,8 +341,13 @@ class Crew:
     def machine(self, device: str, logs: Path) -> dict[str, Any]:
         """What the cost of a method depends on besides; nothing of ours works when it returns."""
         found = self.ask(cost.machine, device).result()
-        self.end()
+        self._end_first()
         return found
+
+    def prepare_measure(self) -> None:
+        """Have what `measure` needs imported meanwhile."""
+        if self._meter is None:
+            self._meter = cost.start()
 
     def measure(
         self,
@@ -353,10 +359,17 @@ class Crew:
         timeout_s: float | None = None,
     ) -> Measurement:
         """As `cost.measure`."""
-        return cost.measure(card, size, frames, device, logs, timeout_s)
+        process, self._meter = self._meter, None
+        return cost.measure(card, size, frames, device, logs, timeout_s, process)
 
     def end(self) -> None:
         """End all, so that the devices are idle."""
+        self._end_first()
+        if self._meter is not None:
+            self._meter.end()
+            self._meter = None
+
+    def _end_first(self) -> None:
         if self._first is not None:
             self._first.end()
             self._first = None

@@ -44,7 +44,7 @@ from vsrbench.run import cost, executors
 from vsrbench.run.evaluate import Spent, error_json, timestamp
 from vsrbench.run.executors import Crew, Found
 from vsrbench.run.method import set_scale
-from vsrbench.run.plan import Job, Made, explain_unfit, identify_made, plan
+from vsrbench.run.plan import Job, Made, explain_unfit, identify_made, plan, scores_outputs
 
 if TYPE_CHECKING:
     from vsrbench.run.cluster import Cluster
@@ -265,6 +265,8 @@ class Run:
             f"on {', '.join(self.config.devices)}"
         )
         frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
+        if self.config.with_cost and frames and not all(map(scores_outputs, cards)):
+            self.crew.prepare_measure()  # where nothing is new, costs are on disk as well
         about = executors.RunContext(
             self.id,
             bool(flow),

@@ -1,14 +1,16 @@
 """Metrics at work beside the method that they score: frame by frame, on threads of their own.
 
 What numpy, OpenCV and torch compute lets other threads run. While the method makes a frame, the
-metrics score the one before; memory holds these two.
+metrics score the two before; memory holds these three.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Metric, PairFlow, Sample
 
-RECENT = 4
-"""Frames that are kept for other threads: those that a pair needs, and two that are ahead."""
+BEHIND = 2
+"""Frames that wait for a metric or are being scored by it, at most."""
+RECENT = BEHIND + 2
+"""Frames that are kept for other threads: those that wait, the one before, of which the first makes
+a pair, and the one that is being made."""
 
 
 class Shared(Sequence["Frame"]):
@@ -44,11 +49,12 @@ class Shared(Sequence["Frame"]):
 
 
 class Panel:
-    """Running metrics, as a context: `take` a frame, and the next while they score it.
+    """Running metrics, as a context: `take` a frame, and those that follow while they score it.
 
-    They are grouped by what they share, and a group goes on a thread of its own: those that need
-    motion wait for the same flow, networks have one device. A metric that raises is left out from
-    there on. When the context ends without an exception, all frames are scored.
+    They are grouped by what they share: those that need motion wait for the same flow, networks
+    have one device. A group scores one frame at a time, in order, and waits for no other group. A
+    metric that raises is left out from there on. When the context ends without an exception, all
+    frames are scored.
     """
 
     def __init__(
@@ -83,8 +89,11 @@ class Panel:
         self._moving = groups.get("motion")
         self._groups = sorted(groups.values(), key=lambda g: g not in map(groups.get, long))
         workers = min(torch.get_num_threads(), len(groups))
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
-        self._pending: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(workers) if torch.get_num_threads() > 1 and groups else None
+        self._waiting: list[deque[Sample]] = [deque() for _ in self._groups]
+        """Frames that each group is to score; the first may be at work."""
+        self._changed = threading.Condition()
+        self._raised: BaseException | None = None
 
     def __enter__(self) -> Panel:
         return self
@@ -105,19 +114,43 @@ class Panel:
                 )
 
     def take(self, sample: Sample) -> None:
-        """Wait until the frame before is scored, and have this one scored."""
-        self.settle()
-        for group in self._groups:
+        """Have this frame scored, once no group has `BEHIND` frames before it to score."""
+        self._wait(BEHIND - 1)
+        for number, group in enumerate(self._groups):
             if self._pool is None:
                 self._score(group, sample)
-            else:
-                self._pending.append(self._pool.submit(self._score, group, sample))
+                continue
+            with self._changed:
+                self._waiting[number].append(sample)
+                if len(self._waiting[number]) == 1:
+                    self._pool.submit(self._work, self._pool, number)
 
     def settle(self) -> None:
         """Wait until all frames so far are scored."""
-        for future in self._pending:
-            future.result()
-        self._pending.clear()
+        self._wait(0)
+
+    def _wait(self, most: int) -> None:
+        """Until no group has more frames than this to score; raises what ended a thread."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._raised or max(map(len, self._waiting), default=0) <= most
+            )
+        if self._raised:
+            raise self._raised
+
+    def _work(self, pool: ThreadPoolExecutor, number: int) -> None:
+        """Score the next frame of a group, and have the one after it scored."""
+        waiting = self._waiting[number]
+        try:
+            self._score(self._groups[number], waiting[0])
+        except BaseException as error:  # such as SystemExit in code of others
+            self._raised = error
+        with self._changed:
+            waiting.popleft()
+            if waiting and not self._raised:
+                with suppress(RuntimeError):  # the pool has been shut down
+                    pool.submit(self._work, pool, number)
+            self._changed.notify()
 
     def _score(self, group: Sequence[str], sample: Sample) -> None:
         names, at = [n for n in group if n in self.metrics], f"at frame {sample.index}"
