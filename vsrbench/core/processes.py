@@ -420,6 +420,14 @@ def keep_memory() -> None:
                 libc.mallopt(option, value)
 
 
+def give_back_memory() -> None:
+    """What is free at this moment goes back to the system, kept or not: once something large is
+    loaded, which leaves holes that nothing later fits. Other C libraries are left alone.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Ended(BaseException):
     """Unwinds the work of a process that is told to end."""
 

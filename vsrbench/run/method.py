@@ -17,6 +17,7 @@ from vsrbench.cards import code
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import ContractError, MissingError, UserError, missing_package
 from vsrbench.core.keys import digest
+from vsrbench.core.processes import give_back_memory
 from vsrbench.core.types import Clip, Method, MethodCard, Size
 from vsrbench.run import backends, contract
 from vsrbench.run.transfer import Fetcher, Sender, read_ahead
@@ -91,6 +92,7 @@ def load_method(card: MethodCard, device: str) -> Method:
         raise _import_error(card, error) from error
     except (Exception, SystemExit) as error:
         raise foreign_error(f"'{card.name}'", "loading", error) from error
+    give_back_memory()
     return method
 
 
