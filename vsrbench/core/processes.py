@@ -254,8 +254,10 @@ class _Template:
         fresh: what was forked executes Python anew.
         """
         self._processes.append(process)
-        with contextlib.suppress(OSError):  # it was killed: `lost` in a moment
+        try:
             socket.send_fds(self._socket, [process.mark.encode() if fresh else b"fork"], fds)
+        except OSError:  # it was killed; its listener may have told all others by now
+            process._note_end(-signal.SIGKILL)
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
