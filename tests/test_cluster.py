@@ -33,7 +33,7 @@ from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.store import Store
 from vsrbench.run import executors, host
-from vsrbench.run.cluster import Cluster
+from vsrbench.run.cluster import Cluster, _Place, _Remote
 from vsrbench.run.connection import ENVIRONMENT
 from vsrbench.run.host import Host, Received, Terms, pack, split_files, terms_of
 from vsrbench.run.method import set_scale
@@ -483,6 +483,35 @@ def test_files_that_are_not_there_come_in_pieces(
     finally:
         place.leave()
     assert not list((tmp_path / "cache" / "places").iterdir())
+
+
+def test_frames_that_bicubic_keeps_come_back_with_their_lq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would do it again, and figures lack their input."""
+    monkeypatch.setenv(variables.CACHE, str(tmp_path / "cache"))
+    card = set_scale(method_card(ROOT, "bicubic"), 4)
+    wanted = replace(a_job(write_clip(tmp_path / "c"), tmp_path, keep=True), card=card)
+    place = Host("cpu", 1)
+    about = executors.RunContext("run", False, tmp_path, tmp_path / "logs")
+    place.join(terms_of([wanted], tmp_path / "no mark"), about)
+
+    class Actor:
+        def __getattr__(self, name: str) -> Any:
+            call = getattr(place, name)
+            remote = SimpleNamespace(remote=call)
+            return SimpleNamespace(remote=call, options=lambda **_: remote)
+
+    ray = SimpleNamespace(get=lambda ref: ref, exceptions=None)
+    at = _Place("id", "host", 0, Actor(), None, shared=False)
+    try:
+        found = _Remote(ray, at, about, digest)._do(wanted, lambda _: None)
+        assert found.error is None
+        assert len(wanted.kept) == 2
+        assert all(is_kept(*kept) for kept in wanted.kept.items())
+        assert not list(place._scratch.glob("frames/*/*/*"))
+    finally:
+        place.leave()
 
 
 def test_a_machine_that_differs_says_in_what(

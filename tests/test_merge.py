@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
 from tests.test_core import a_record
+from vsrbench.cards.specs import GT_CARD
 from vsrbench.cli import main
 from vsrbench.core.types import Record
+from vsrbench.data.frames import Mark, digests_path, read_mark, write_mark
 from vsrbench.results.merge import merge, place_side_by_side
 from vsrbench.results.store import Store
+from vsrbench.run.executors import Crew
+from vsrbench.run.runner import Run as Runner
+from vsrbench.run.runner import RunConfig
 
 
 def scores(folder: Path) -> dict[str, Any]:
@@ -83,6 +89,61 @@ def test_a_table_of_several_folders(
     assert table(*parts) == found
     assert table(*parts, "--results", parts[0])[0] == 2
     assert table(str(tmp_path / "none"))[0] == 3
+
+
+def test_a_name_that_another_begins_with(tmp_path: Path) -> None:
+    """Frames of clip `a` do not bring the mark of `a.b`, whose frames are others there."""
+    for part, clip, key in (("x", "a.b", "one"), ("y", "a", "two"), ("y", "a.b", "three")):
+        folder = tmp_path / part / "frames" / "m" / "s" / clip
+        folder.mkdir(parents=True)
+        write_mark(folder, Mark(key))
+        digests_path(folder).write_text(key)
+    found = merge([Store(tmp_path / "x"), Store(tmp_path / "y")], Store(tmp_path / "z"))
+    assert len(found.conflicts) == 1
+    at = tmp_path / "z" / "frames" / "m" / "s"
+    held = {
+        n: (read_mark(at / n).output_key, digests_path(at / n).read_text()) for n in ("a", "a.b")
+    }
+    assert held == {"a": ("two", "two"), "a.b": ("one", "one")}
+
+
+def test_more_shards_than_jobs(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    """One without jobs is a success, and part of a merge; what no run has written is neither."""
+    asked = ["--methods", "lanczos", "--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr"]
+    asked += ["--no-cost", "--device", "cpu"]
+    for i in range(3):
+        assert run(*asked, "--shard", f"{i}/3", results=f"part{i}")[0] == 0
+    held = [len(scores(tmp_path / f"part{i}")) for i in range(3)]
+    assert sorted(held) == [0, 1, 1]
+    parts = [str(tmp_path / f"part{i}") for i in range(3)]
+    (tmp_path / "none").mkdir()
+    assert main(["merge", *parts, str(tmp_path / "none"), "--into", str(tmp_path / "all")]) == 3
+    assert not (tmp_path / "all").exists()
+    assert main(["merge", *parts, "--into", str(tmp_path / "all")]) == 0
+    assert len(scores(tmp_path / "all")) == 2
+
+
+def test_shards_are_alike_wherever_a_checkpoint_lies(tmp_path: Path) -> None:
+    """Each has about as many clips of each method, and GT is counted where there is some."""
+    clips = [SimpleNamespace(name=str(i), count=3, gt=None) for i in range(30)]
+    dataset = SimpleNamespace(spec=SimpleNamespace(name="s"), clips=clips)
+
+    def held(source: str) -> list[tuple[list[str], list[str]]]:
+        """Of each of three shards: the clips of one method, and of another."""
+        cards = [replace(GT_CARD, name=name, source=source) for name in ("net", "other")]
+        found = []
+        for part in range(3):
+            config = RunConfig(root=tmp_path, devices=("cpu",), shard=(part, 3))
+            shard = Runner(config, Store(tmp_path), Crew())
+            mine = shard._make_shard_filter(cards, [dataset])  # type: ignore[list-item]
+            jobs = [[SimpleNamespace(card=card, clip=clip) for clip in of_set] for card in cards]
+            net, other = ([j.clip.name for j in of if mine(j)] for of in jobs)  # type: ignore[arg-type]
+            found.append((net, other))
+        return found
+
+    of_set = [SimpleNamespace(dataset="s", name=clip.name) for clip in clips]
+    assert held("/here/net.pth") == held("/there/net.pth")
+    assert [tuple(map(len, names)) for names in held("")] == [(10, 10)] * 3
 
 
 def test_folders_side_by_side(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser
-from vsrbench.core.errors import FAILED, OK
+from vsrbench.core.errors import FAILED, OK, MissingError
 from vsrbench.core.progress import counted, note
 
 
@@ -27,6 +27,9 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.results.store import Store
 
     sources = [Store.at(folder) for folder in options.folders]
+    for source in sources:
+        if not source.records.is_file():  # a part without jobs has an empty one
+            raise MissingError(f"no {source.records}", "name folders that runs have written")
     target = Store(options.into)
     found = merge(sources, target)
     for line in found.conflicts:

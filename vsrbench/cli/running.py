@@ -84,6 +84,8 @@ def print_tables(
         at = (r.dataset for r in records if spec.path and r.dataset_source == spec.path)
         name = next(at, spec.name)  # beside a dataset with a spec of that name, the end of its path
         rows = list(dict.fromkeys(r.method for r in records if r.dataset == name))
+        if not rows:  # all of it is in other shards
+            continue
         own = {name: spec if name == spec.name else replace(spec, name=name, title=name)}
         results = Results(run.store, options.root, own, records)
         print(

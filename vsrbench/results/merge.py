@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from vsrbench.core.errors import WriteError
 from vsrbench.core.files import name_partial
 from vsrbench.core.types import Record
-from vsrbench.data.frames import read_mark
+from vsrbench.data.frames import digests_path, read_mark
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT
 from vsrbench.results.view import shorten_paths
@@ -147,9 +147,8 @@ def _frames(source: Path, target: Path) -> list[str]:
             if place.exists():
                 shutil.rmtree(place)
             partial.rename(place)
-            for file in folder.parent.glob(f"{folder.name}.*"):
-                if file != mark and file.is_file():
-                    shutil.copy2(file, place.parent)
+            if digests_path(folder).is_file():
+                shutil.copy2(digests_path(folder), place.parent)
             shutil.copy2(mark, beside)  # last: it says that the frames are whole
         except OSError as error:
             raise WriteError(

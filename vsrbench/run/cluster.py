@@ -421,7 +421,8 @@ class _Remote:
             if not isinstance(found, Found):
                 raise DataError(f"{self._place.host} does not keep what is sent to it", FULL)
             if job.keep and not self._place.shared:
-                self._bring(job)
+                for folder in job.kept:
+                    self._bring(folder, str(Path(job.place).with_name(folder.name)))
             return found
         except WriteError:
             raise
@@ -460,26 +461,26 @@ class _Remote:
             self._ray.get(actor.take.remote(digest, number, name, data))
         self._ray.get(actor.finish_files.remote(digest))
 
-    def _bring(self, job: Job) -> None:
-        """The frames that were kept there. Raises WriteError."""
+    def _bring(self, folder: Path, place: str) -> None:
+        """The frames that were kept there as `place`, into a folder. Raises WriteError."""
         kept = self._place.actor.send_kept.options(_generator_backpressure_num_objects=2)
-        refs = iter(kept.remote(job.place))
+        refs = iter(kept.remote(place))
         first = next(refs, None)
         if first is None:  # the job failed
             return
         beside = dict[str, bytes]()
         try:
-            with Received(job.frames) as folder:
+            with Received(folder) as back:
                 for ref in chain([first], refs):
                     name, data = self._ray.get(ref)
                     if Path(name).suffix in (".key", ".sha256"):
                         beside[name] = beside.get(name, b"") + data
                     else:
-                        folder.add(name, data)
+                        back.add(name, data)
             for name in sorted(beside, reverse=True):  # the key comes last: all is there
-                job.frames.with_name(name).write_bytes(beside[name])
+                folder.with_name(name).write_bytes(beside[name])
         except OSError as error:
-            text = f"cannot write {job.frames}: {error.strerror}"
+            text = f"cannot write {folder}: {error.strerror}"
             raise WriteError(text, "free some space") from error
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,17 +289,17 @@ class Run:
     ) -> Callable[[Job], bool]:
         """Whether a job belongs to this shard: by names alone, whatever is on disk already.
 
-        A method on a clip goes to the shard with the fewest frames so far, long clips first.
+        A method on a clip goes to the shard with the fewest frames so far: one method after the
+        other, since one may take a thousand times as long as another, and long clips first.
         """
         part, parts = self.config.shard
         loads, place = [0] * parts, dict[str, int]()
-        units = {
-            _unit(card, dataset.spec.name, clip.name): clip.count
-            for card in (GT_CARD, *cards)
-            for dataset in sets
-            for clip in dataset.clips
-        }
-        for unit, frames in sorted(units.items(), key=lambda item: (-item[1], item[0])):
+        units = Counter[tuple[str, str]]()
+        for card, dataset in product((GT_CARD, *cards), sets):
+            for clip in dataset.clips:
+                if card is not GT_CARD or clip.gt is not None:
+                    units[card.name, _unit(card, dataset.spec.name, clip.name)] += clip.count
+        for (_, unit), frames in sorted(units.items(), key=lambda u: (u[0][0], -u[1], u[0])):
             place[unit] = loads.index(min(loads))
             loads[place[unit]] += frames
         return lambda job: place.get(_unit(job.card, job.clip.dataset, job.clip.name), 0) == part
@@ -447,8 +449,8 @@ class Run:
 
 
 def _unit(card: MethodCard, dataset: str, clip: str) -> str:
-    """What a shard holds whole."""
-    return keys.digest([card.name, card.source, dataset, clip])
+    """What a shard holds whole: of names, for paths may differ between machines."""
+    return keys.digest([card.name, dataset, clip])
 
 
 def _read_answer(future: Future[dict[str, Any]]) -> dict[str, Any]:
