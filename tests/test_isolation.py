@@ -73,6 +73,7 @@ DIES = {
     "thread": ("threading.Thread(target=os.abort).start(); time.sleep(5)", "signal SIGABRT"),
     "fork": ("os.fork() or time.sleep(60); os.abort()", "signal SIGABRT"),
     "parent": ("os.kill(os.getppid(), 9); time.sleep(9)", "signal SIGKILL"),
+    "halts": ("os.kill(os.getppid(), signal.SIGSTOP); os._exit(7)", "exit code 7"),
     "pipes": ("os.closerange(3, 64)", "exit code 1"),
     "nonsense": (
         "[os.write(f, b'x' * 99) for f in range(3, 9) if os.path.exists(f'/dev/fd/{f}')]"
