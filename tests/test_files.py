@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vsrbench.core.errors import UserError
-from vsrbench.core.files import content, list_below, read_toml, replace_atomically
+from vsrbench.core.files import content, list_below, read_toml, replace_atomically, shorten_name
 from vsrbench.core.keys import sha256_file
 
 
@@ -33,6 +33,18 @@ def test_a_reader_sees_the_old_file_or_all_of_the_new_one(tmp_path: Path) -> Non
         interrupted()
     assert path.read_text() == "two"
     assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "視"])
+def test_names_may_be_long(tmp_path: Path, letter: str) -> None:
+    longest = letter * (255 // len(os.fsencode(letter)))
+    with replace_atomically(tmp_path / longest) as partial:
+        partial.write_text("text")
+    assert [path.name for path in tmp_path.iterdir()] == [longest]
+    names = {shorten_name(letter * 200 + end) for end in ("", "a", "b")}
+    assert len(names) == 3
+    assert all(name.startswith(letter) and len(os.fsencode(name)) <= 128 for name in names)
+    assert shorten_name(letter * 40) == letter * 40
 
 
 def test_links_and_devices_are_never_replaced(tmp_path: Path) -> None:

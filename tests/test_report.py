@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import os
@@ -248,6 +249,49 @@ def test_a_clip_is_drawn_again_only_where_something_of_it_changed(
     Image.fromarray(frame).save(picture)
     assert count_drawn() == 1
     assert "altered" in out.read_text() or "changed" in out.read_text()
+
+
+def test_clips_with_long_names(tmp_path: Path) -> None:
+    """As videos have that were downloaded: two differ only at their end."""
+    names = ["視" * 75 + "one", "視" * 75 + "two", "n" * 250]
+    for name in names:
+        write_clip(tmp_path / "lq" / name, 2)
+    own = str(tmp_path / "results")
+    arguments = ["--methods", "bicubic", "--input", str(tmp_path / "lq"), "--metrics", "lr_psnr"]
+    assert main([*arguments, "-q", "--keep-frames", "--no-cost", "--results", own]) == 0
+    assert main(["report", "--results", own]) == 0
+    text = (tmp_path / "results" / "report.html").read_text()
+    assert "left out" not in text
+    clip = next(record.clip for record in Store(Path(own)).latest().values())
+    assert main(["figure", "crops", "--clip", clip, "--results", own]) == 0
+
+
+def test_clips_of_one_label_have_pictures_of_their_own(tmp_path: Path) -> None:
+    own = str(tmp_path / "results")
+    for count, (dataset, clip) in enumerate((("a", "b-c"), ("a-b", "c")), 2):
+        write_clip(tmp_path / dataset / clip, count)
+        arguments = ["--methods", "bicubic", "--input", str(tmp_path / dataset), "--no-cost", "-q"]
+        assert main([*arguments, "--metrics", "lr_psnr", "--keep-frames", "--results", own]) == 0
+    assert main(["report", "--results", own]) == 0
+    assert len(list((tmp_path / "results/figures/report").glob("clip-*.json"))) == 2
+
+
+def test_a_report_whose_pictures_cannot_be_written(
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = tmp_path / "results"
+    shutil.copytree(results, own, ignore=shutil.ignore_patterns("figures"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("vsrbench.show.figures.crops", full)
+    assert main(["report", "--results", str(own), "-o", str(tmp_path / "page.html")]) == 1
+    assert f"cannot write {own}/figures/report: No space left" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_records_alone_make_a_report(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import heed_interrupts
 from tests.test_cli import write_clip
+from vsrbench.cli import main
 from vsrbench.core.errors import UserError
 from vsrbench.results.store import Store
 
@@ -124,6 +127,29 @@ def test_results_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     assert (code, out) == (2, "")
     assert "error: the results folder /proc/self/r cannot be written" in err
     assert "Traceback" not in err
+
+
+def test_what_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line. Whoever tests may be allowed all, so that the answer of the system is faked."""
+    results = ["--results", str(tmp_path / "r")]
+    argv = ["--methods", "bicubic", "--input", str(write_clip(tmp_path / "lq", 1)), *results]
+    assert main([*argv, "--metrics", "lr_psnr", "--no-cost", "--keep-frames"]) == 0
+    opened = Path.open
+    for name in ("records.jsonl", "frames/bicubic/lq/lq/00000000.png"):
+        place = tmp_path / "r" / name
+
+        def refuse(path: Path, *args: Any, place: Path = place, **how: Any) -> Any:
+            if path == place:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return opened(path, *args, **how)
+
+        monkeypatch.setattr(Path, "open", refuse)
+        capsys.readouterr()
+        assert main(["report", *results]) == 2
+        line = f"error: {place} cannot be used: Permission denied\n"
+        assert capsys.readouterr().err.endswith(line)
 
 
 @pytest.mark.parametrize("name", ["records.jsonl", "runs.jsonl"])

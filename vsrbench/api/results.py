@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vsrbench.cards.specs import ROOT, dataset_spec
 from vsrbench.core.errors import OK, UserError, unknown_name
+from vsrbench.core.files import shorten_name
 from vsrbench.core.progress import note
 from vsrbench.core.types import DatasetSpec, Record
 from vsrbench.results.compare import Change
@@ -359,7 +360,7 @@ class Results:
     def _place(self, out: str | Path | None, name: str, form: str) -> Path:
         """Where a figure goes: `out`, with the suffix of a format if it has none."""
         name = name.replace("/", "-")  # the end of a path, where two datasets have one name
-        path = Path(out) if out else self.folder / "figures" / f"{name}.{form}"
+        path = Path(out) if out else self.folder / "figures" / f"{shorten_name(name)}.{form}"
         return path if path.suffix else path.with_name(f"{path.name}.{form}")
 
     def report(

@@ -132,6 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence()
         return OK
     except OSError as error:
+        if error.filename and error.errno in _REFUSALS:
+            if verbose:
+                traceback.print_exc()
+            refused = UserError(f"{error.filename} cannot be used: {error.strerror}")
+            say_error(refused)
+            return refused.exit_code
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename:
             raise
         _silence()
@@ -145,6 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("interrupted: finished results are kept; the same command resumes")
         return INTERRUPTED
+
+
+_REFUSALS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE),
+}
+"""By the system, of a file: nothing that the code could have done better."""
 
 
 def _open_streams() -> None:

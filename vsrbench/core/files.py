@@ -60,7 +60,18 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 def name_partial(path: Path) -> Path:
     """A hidden name for what becomes `path` when it is whole; it tells who is at it."""
     owner = f"{socket.gethostname()}.{os.getpid()}"
-    return path.with_name(f".{path.name}.{owner}.{secrets.token_hex(4)}.partial")
+    return path.with_name(f".{path.name[:40]}.{owner}.{secrets.token_hex(4)}.partial")
+
+
+def shorten_name(name: str, most: int = 128) -> str:
+    """A name of a file, of at most so many bytes: one that is longer ends with its digest.
+
+    File systems take 255, and what belongs to a file has a few more than its name.
+    """
+    whole = os.fsencode(name)
+    if len(whole) <= most:
+        return name
+    return f"{whole[: most - 17].decode(errors='ignore')}-{digest(name)}"
 
 
 def remove_leftovers(*folders: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vsrbench.core.errors import DataError, MissingError, UserError
+from vsrbench.core.files import shorten_name
 from vsrbench.core.keys import digest
 from vsrbench.core.progress import note as say
 from vsrbench.core.types import Clip, DatasetSpec, Layout
@@ -228,9 +229,10 @@ def name_of_path(path: Path) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A name that is one plain path component, in Unicode's form NFC."""
+    """A name that is one plain path component, not too long, in Unicode's form NFC."""
     name = unicodedata.normalize("NFC", name)
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "clip"
+    plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".")
+    return shorten_name(plain) or "clip"
 
 
 def clips_below(path: Path, note: Note = say) -> dict[str, Path]:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.env import core_count
-from vsrbench.core.errors import UserError
+from vsrbench.core.errors import UserError, WriteError
 from vsrbench.core.files import list_below
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import MetricInfo, Record
@@ -285,6 +285,8 @@ def _comparisons(
             return ALL_TAKEN
         try:
             return _comparison(store, dataset, clip, kept, records, say)
+        except WriteError:
+            raise
         except UserError as error:
             return str(error)
 
@@ -335,18 +337,24 @@ def _comparison(
 
     Raises UserError.
     """
+    name = digest([dataset, clip])
     # When a score was last asked for changes nothing that is seen.
     of_clip = (r for r in records if (r.dataset, r.clip) == (dataset, clip))
     shown = [replace(r, at="") for r in of_clip if r.status == "ok"]
     places = figures.locate_frames(store.frames, records, dataset, clip, [BASELINE, *methods, GT])
     with _place(store.folder / "figures" / "report") as folder:
-        file = folder / f"clip-{dataset}-{clip}.json".replace("/", "-")
+        file = folder / f"clip-{name}.json"
         frames = _digest_frames((*places.values(), lq_of(places[BASELINE])))
         made_of = digest_inputs(file, methods, shown, frames)
         if (data := read_sealed(file, made_of)) is not None:
             return msgspec.json.decode(data, type=Comparison)
         say(f"pictures of {dataset}/{clip}")
-        found = _compare_frames(store, dataset, clip, methods, records, folder)
+        try:
+            found = _compare_frames(store, dataset, clip, methods, records, folder / name)
+        except OSError as error:
+            raise WriteError(
+                f"cannot write {folder}: {error.strerror or error}", "free some space"
+            ) from error
         with suppress(OSError):
             write_sealed(file, msgspec.json.encode(found), made_of)
         return found
@@ -358,11 +366,11 @@ def _compare_frames(
     clip: str,
     methods: Sequence[str],
     records: Sequence[Record],
-    folder: Path,
+    place: Path,
 ) -> Comparison:
     """The middle frame by every method, the worst second, crops, profiles. Raises UserError.
 
-    folder: crops and profiles wait there for the next report.
+    place: where crops and the profile wait for the next report, the end of the name left out.
     """
     kept = figures.Kept(store.frames, dataset, clip, methods, records)
     sources, count, (height, width) = kept.sources, kept.count, kept.size
@@ -383,10 +391,10 @@ def _compare_frames(
         )
     of_clip = [r for r in latest.values() if (r.dataset, r.clip) == (dataset, clip)]
     loop = make_worst_loop(sources, [r for r in of_clip if r.method in sources], _uri)
-    out = folder / f"profile-{dataset}-{clip}.webp".replace("/", "-")
+    out = place.with_name(f"profile-{place.name}.webp")
     figures.profile(kept, out)
     profile = _data("image/webp", out.read_bytes())
-    out = folder / f"crops-{dataset}-{clip}.webp".replace("/", "-")
+    out = place.with_name(f"crops-{place.name}.webp")
     figures.crops(kept, out)
     crops = _data("image/webp", out.read_bytes())
     spread = figures.spread(middle)
