@@ -74,6 +74,10 @@ DIES = {
     "fork": ("os.fork() or time.sleep(60); os.abort()", "signal SIGABRT"),
     "parent": ("os.kill(os.getppid(), 9); time.sleep(9)", "signal SIGKILL"),
     "halts": ("os.kill(os.getppid(), signal.SIGSTOP); os._exit(7)", "exit code 7"),
+    "halts_both": (
+        "os.kill(os.getppid(), signal.SIGSTOP); os.kill(os.getpid(), signal.SIGSTOP); os._exit(7)",
+        "exit code 7",
+    ),
     "pipes": ("os.closerange(3, 64)", "exit code 1"),
     "nonsense": (
         "[os.write(f, b'x' * 99) for f in range(3, 9) if os.path.exists(f'/dev/fd/{f}')]"
@@ -234,7 +238,9 @@ def test_methods_that_end_processes_while_they_are_measured(
     tmp_path: Path,
 ) -> None:
     """Not even the parent of such a process is the main one."""
-    deadly = {name: DIES[name] for name in ("exit0", "killed", "parent", "group", "halts")}
+    deadly = {
+        name: DIES[name] for name in ("exit0", "killed", "parent", "group", "halts", "halts_both")
+    }
     names = write_cards(bench, {**deadly, "last": ("pass", "")})
     code, _, err = run("cost", "--methods", names, "--size", "40x32", "--device", "cpu")
     assert code == 1

@@ -90,9 +90,8 @@ class Process:
             ) from error
         self._socket, theirs = socket.socketpair()
         self._connection = Connection(os.dup(self._socket.fileno()))
-        self._template = _template()
         with theirs:
-            self._template.fork(self, [theirs.fileno(), self._log.fileno(), 2], fresh)
+            _template().fork(self, [theirs.fileno(), self._log.fileno(), 2], fresh)
         self._connection.send((self._environment(), Path.cwd(), sys.path))
         _thread(self._listen)
 
@@ -176,7 +175,6 @@ class Process:
                     future.set_result(value)
                 else:
                     future.set_exception(value)
-        self._template.wake()
         if not self._ending and not self._gone.wait(1) and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -244,6 +242,7 @@ class _Template:
         self._processes: list[Process | None] = []
         self.lost = False
         _thread(self._listen)
+        _thread(self._keep_awake)
 
     def load(self) -> None:
         """Have it import what those need that are forked from it."""
@@ -260,11 +259,12 @@ class _Template:
             socket.send_fds(self._socket, [process.mark.encode() if fresh else b"fork"], fds)
         except OSError:  # it was killed; its listener may have told all others by now
             process._note_end(-signal.SIGKILL)
-        self.wake()
 
-    def wake(self) -> None:
-        """Work may have stopped it, and then it tells of no end."""
-        self._popen.send_signal(signal.SIGCONT)
+    def _keep_awake(self) -> None:
+        """Work may stop it, and then it forks nothing, tells of no end and wakes nobody."""
+        while not self.lost:
+            self._popen.send_signal(signal.SIGCONT)
+            time.sleep(1)
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError):
