@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 if TYPE_CHECKING:
     import torch
@@ -126,17 +127,6 @@ def attention(*backends: str) -> Around:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another function in the place of one."""
-    own = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, own)
-
-
-@contextmanager
 def fp32_norms(method: Any, _: bool) -> Iterator[None]:
     """GroupNorm and LayerNorm wholly in fp32; torch's own keep statistics alone in it."""
     from torch import nn
@@ -183,7 +173,7 @@ def fused_norms(_: Any, small: bool) -> Iterator[None]:
         return result
 
     torch._dynamo.config.recompile_limit = 64  # one a shape
-    with replaced(unet, "convolved", convolved):
+    with patch.object(unet, "convolved", convolved):
         yield
 
 
@@ -229,7 +219,7 @@ def strips(_: Any, small: bool) -> Iterator[None]:
         assert made is not None
         return made
 
-    with replaced(unet, "convolved", convolved):
+    with patch.object(unet, "convolved", convolved):
         yield
 
 
@@ -247,7 +237,7 @@ def padded_heads(*_: Any) -> Iterator[None]:
         made: torch.Tensor = own(*wide, **how)[..., :width]
         return made
 
-    with replaced(F, "scaled_dot_product_attention", attention):
+    with patch.object(F, "scaled_dot_product_attention", attention):
         yield
 
 
@@ -273,7 +263,7 @@ def flow_aside(method: Any, _: bool) -> Iterator[None]:
             tensor.record_stream(now)
         return found
 
-    with replaced(method.net, "_link", link):
+    with patch.object(method.net, "_link", link):
         yield
 
 
