@@ -19,7 +19,7 @@ from vsrbench.methods.instavsr import convert, network
 from vsrbench.methods.instavsr.adapter import Streaming, load
 from vsrbench.methods.instavsr.network import Backbone, InstaVSR, from_official, pruned
 from vsrbench.methods.instavsr.picture import SteadyColour, match_colour, tiled
-from vsrbench.methods.instavsr.unet import by_windows
+from vsrbench.methods.instavsr.unet import Transformer, by_windows
 from vsrbench.methods.spynet import same_scene
 
 from tests import golden
@@ -125,7 +125,7 @@ def test_full_backbone_matches_golden_numerics(full: InstaVSR) -> None:
     points = {
         "conv_in": unet.conv_in,
         "d0_res0": unet.down_blocks[0].resnets[0],
-        "d0_attn0_attn1": block.attn1,
+        "d0_attn0_attn1": block.attn1.to_out[0],
         "d0_attn0_ff": block.ff,
         "d0_attn0": unet.down_blocks[0].attentions[0],
         "umid": unet.mid_block,
@@ -158,7 +158,10 @@ def test_full_backbone_matches_golden_numerics(full: InstaVSR) -> None:
         if name in seen:
             want = g[key]
             got = seen[name]
-            got = got[..., : want.shape[-1]] if "_tok_" in key else got[:, : want.shape[1]]
+            if "_tok_" in key:  # (b, h, w, c) here, (b, h * w, c) there
+                got = got.flatten(1, 2)[..., : want.shape[-1]]
+            else:
+                got = got[:, : want.shape[1]]
             assert golden.error(got, want) < 5e-5, key
             checked.add(name)
     assert checked == set(points)
@@ -528,7 +531,9 @@ def test_inputs_are_aligned_to_the_centre(monkeypatch: pytest.MonkeyPatch) -> No
     net, clip = awake("detail"), moving(5, seed=16)
     net.spynet = Drift()
     inputs: list[torch.Tensor] = []
-    net.backbone.register_forward_pre_hook(lambda _module, args: inputs.append(args[1]))
+    net.backbone.register_forward_pre_hook(
+        lambda _module, args: inputs.append(torch.cat(args[1], 1))
+    )
     sr = streamed(net, clip)
     bicubic = F.interpolate(clip, scale_factor=4, mode="bicubic")
     inner = slice(4, -4)
@@ -594,22 +599,38 @@ def test_windows_limit_attention_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("size", [(16, 24), (18, 19), (7, 40), (8, 8)])
 def test_windows_of_one_size_go_through_at_once(size: tuple[int, int]) -> None:
-    x = torch.rand(2, 5, *size)
-    mix, calls = torch.nn.Linear(5, 5), []
+    x = torch.rand(2, *size, 5)
+    mix, calls = torch.nn.Linear(5, 4), []
 
     def layer(tokens: torch.Tensor) -> torch.Tensor:
         calls.append(tokens.shape)
-        return mix(tokens) + tokens.mean(1, keepdim=True)
+        return mix(tokens + tokens.mean(1, keepdim=True))
 
     with torch.inference_mode():
         found = by_windows(x, 8, layer)
         assert len(calls) == len(set(calls)) <= 4
         assert sum(b * n for b, n, _ in calls) == 2 * size[0] * size[1]
         rows = []
-        for row in x.tensor_split(math.ceil(size[0] / 8), 2):
-            cells = row.tensor_split(math.ceil(size[1] / 8), 3)
-            rows.append(torch.cat([by_windows(cell, 0, layer) for cell in cells], 3))
-    assert differ(found, torch.cat(rows, 2)) < 1e-6
+        for row in x.tensor_split(math.ceil(size[0] / 8), 1):
+            cells = row.tensor_split(math.ceil(size[1] / 8), 2)
+            rows.append(torch.cat([by_windows(cell, 0, layer) for cell in cells], 2))
+    assert differ(found, torch.cat(rows, 1)) < 1e-6
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("window", [0, 4])
+def test_attention_is_that_of_diffusers(window: int) -> None:
+    torch.manual_seed(0)
+    ours, x = Transformer(16, 2, window).eval(), torch.randn(1, 16, 6, 10)
+    block, y = ours.transformer_blocks[0], ours.proj_in(ours.norm(x).permute(0, 2, 3, 1))
+    rows = []
+    for row in y.tensor_split(math.ceil(6 / (window or 6)), 1):
+        cells = row.tensor_split(math.ceil(10 / (window or 10)), 2)
+        rows.append(
+            torch.cat([block(c.flatten(1, 2)).unflatten(1, c.shape[1:3]) for c in cells], 2)
+        )
+    expected = x + ours.proj_out(torch.cat(rows, 1)).permute(0, 3, 1, 2)
+    assert differ(ours(x), expected) < 1e-6
 
 
 @torch.inference_mode()

@@ -110,20 +110,19 @@ class Backbone(nn.Module):
     def forward(
         self,
         lq: Tensor,
-        extra: Tensor | None = None,
+        extra: Sequence[Tensor] = (),
         match: Callable[[Tensor, Tensor], Tensor] = match_colour,
         bicubic: Tensor | None = None,
     ) -> Tensor:
         """Super-resolve `lq` (b, 3, h, w) in 0..1 to (b, 3, 4h, 4w) around 0..1, not clamped.
 
-        extra: (b, extra_channels, h/u, w/u) with u = unshuffle, joined to the unshuffled image.
+        extra: maps (b, c, h/u, w/u) with u = unshuffle, of extra_channels together, joined to the
+        unshuffled image.
         match: gives the result the colours of the image, unless `residual`. bicubic: `upscaled` of
         the image, where it is known already.
         With `gate` there is a fourth channel, of logits.
         """
-        features = F.pixel_unshuffle(2 * lq - 1, self.unshuffle)
-        if extra is not None:
-            features = torch.cat((features, extra), 1)
+        features = torch.cat((F.pixel_unshuffle(2 * lq - 1, self.unshuffle), *extra), 1)
         return self._matched(self.drawn(features), lq, match, bicubic)
 
     def drawn(self, features: Tensor) -> Tensor:
@@ -148,7 +147,7 @@ class Backbone(nn.Module):
     ) -> Tensor:
         y, gate = drawn.tensor_split([3], 1)
         if self.residual:
-            y = (upscaled(lq) if bicubic is None else bicubic) + y / 2
+            y = torch.add(upscaled(lq) if bicubic is None else bicubic, y, alpha=0.5)
         else:
             y = match(y, 2 * lq - 1) / 2 + 0.5
         return torch.cat((y, gate), 1) if gate.shape[1] else y
@@ -205,12 +204,10 @@ def from_official(net: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> d
     return state
 
 
-def inside(flow: Tensor) -> Tensor:
-    """Where a flow (b, 2, h, w) in px ends inside its own grid: bool (b, 1, h, w)."""
-    h, w = flow.shape[2:]
-    x = torch.arange(w, device=flow.device) + flow[:, :1]
-    y = torch.arange(h, device=flow.device)[:, None] + flow[:, 1:]
-    return (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+def inside(at: Tensor) -> Tensor:
+    """Which of the `places` (b, h, w, 2) lie within the frame: bool (b, 1, h, w)."""
+    x, y = at.abs().unbind(3)
+    return (torch.maximum(x, y) <= 1)[:, None]
 
 
 def agreement(past: Tensor, present: Tensor) -> Tensor:
@@ -405,17 +402,17 @@ class InstaVSR(nn.Module):
         """
         match = partial(colour, same=past[0].same if past else None)
         if not self.reach:
-            return self.backbone(centre, None, match), None
+            return self.backbone(centre, (), match), None
         aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
         unshuffle = self.backbone.unshuffle
-        extra = F.pixel_unshuffle(2 * aligned - 1, unshuffle)
+        neighbours = F.pixel_unshuffle(2 * aligned - 1, unshuffle)
         if self.feedback != "detail":
-            return self.backbone(centre, extra, match), None
+            return self.backbone(centre, (neighbours,), match), None
         bicubic = upscaled(centre)
         kept, seen = self._align_sr(bicubic, past)
-        detail = F.pixel_unshuffle(2 * (kept - bicubic), unshuffle * SCALE)
-        extra = torch.cat((extra, detail), 1)
-        sr, gate = self.backbone(centre, extra, match, bicubic).tensor_split([3], 1)
+        detail = 2 * F.pixel_unshuffle(kept - bicubic, unshuffle * SCALE)
+        drawn = self.backbone(centre, (neighbours, detail), match, bicubic)
+        sr, gate = drawn.tensor_split([3], 1)
         trusted = gate.sigmoid() * seen
         return torch.lerp(sr, kept, trusted / (1 + trusted)), (1 + trusted).clamp(max=MOST)
 
@@ -441,12 +438,12 @@ class InstaVSR(nn.Module):
         previous = past[0]
         assert previous.sr is not None, "fed back with feedback 'detail'"
         assert previous.seen is not None, "fed back with feedback 'detail'"
-        flow = SCALE * F.interpolate(
-            previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
+        flow = F.interpolate(
+            SCALE * previous.hop, scale_factor=SCALE, mode="bilinear", align_corners=False
         )
         # What bilinear weights blur here would be blurred again with every frame.
         at = places(flow)
         sr = sample(previous.sr, at, "border", "bicubic")
-        agrees = (inside(flow) & previous.same) * agreement(sr, bicubic)
+        agrees = (inside(at) & previous.same) * agreement(sr, bicubic)
         seen = sample(previous.seen, at, "border", "bilinear")
         return torch.where(agrees > 0, sr, bicubic), agrees * seen

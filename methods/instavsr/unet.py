@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,24 +71,24 @@ class Resnet(nn.Module):
 
 
 def by_windows(x: Tensor, window: int, layer: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a token layer (b, n, c) -> (b, n, c) to a map (b, c, h, w), window by window.
+    """Apply a token layer (b, n, c) -> (b, n, d) to a map (b, h, w, c), window by window.
 
     window: largest side of a window in tokens; 0 = the whole map is one window. Windows of one
     size, of which there are four at most, go through as one batch.
     """
-    batch, channels, *sides = map(int, x.shape)  # numbers, also where the network is exported
-    rows, columns = (_bands(side, window or side) for side in sides)
+    batch, height, width, channels = map(int, x.shape)  # also where the network is exported
+    rows, columns = (_bands(side, window or side) for side in (height, width))
     found = []
     for top, n, h in rows:
         across = []
         for left, m, w in columns:
-            cells = x[:, :, top : top + n * h, left : left + m * w]
-            cells = cells.reshape(batch, channels, n, h, m, w).permute(0, 2, 4, 3, 5, 1)
+            cells = x[:, top : top + n * h, left : left + m * w]
+            cells = cells.reshape(batch, n, h, m, w, channels).transpose(2, 3)
             tokens = layer(cells.reshape(batch * n * m, h * w, channels))
-            cells = tokens.reshape(batch, n, m, h, w, channels).permute(0, 5, 1, 3, 2, 4)
-            across.append(cells.reshape(batch, channels, n * h, m * w))
-        found.append(torch.cat(across, 3) if len(across) > 1 else across[0])
-    return torch.cat(found, 2) if len(found) > 1 else found[0]
+            cells = tokens.reshape(batch, n, m, h, w, -1).transpose(2, 3)
+            across.append(cells.reshape(batch, n * h, m * w, -1))
+        found.append(torch.cat(across, 2) if len(across) > 1 else across[0])
+    return torch.cat(found, 1) if len(found) > 1 else found[0]
 
 
 def _bands(side: int, window: int) -> list[tuple[int, int, int]]:
@@ -97,6 +98,21 @@ def _bands(side: int, window: int) -> list[tuple[int, int, int]]:
     start = longer * (short + 1)
     bands = [(0, longer, short + 1), (start, count - longer, short)]
     return [band for band in bands if band[1]]
+
+
+def attended(attention: Attention, x: Tensor, window: int) -> Tensor:
+    """Self-attention over the positions of a map (b, h, w, c), in windows.
+
+    What looks at one position alone goes over all of them at once.
+    """
+
+    def layer(tokens: Tensor) -> Tensor:
+        q, k, v = tokens.unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    qkv = torch.cat([to(x) for to in (attention.to_q, attention.to_k, attention.to_v)], 3)
+    made: Tensor = attention.to_out[0](by_windows(qkv, window, layer))
+    return made
 
 
 class Transformer(nn.Module):
@@ -113,11 +129,11 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> same."""
-
-        def layer(tokens: Tensor) -> Tensor:
-            return self.proj_out(self.transformer_blocks[0](self.proj_in(tokens)))
-
-        return x + by_windows(self.norm(x), self.window, layer)
+        block: Any = self.transformer_blocks[0]
+        y = self.proj_in(self.norm(x).permute(0, 2, 3, 1))
+        y = y + attended(block.attn1, block.norm1(y), self.window)
+        y = y + block.ff(block.norm3(y))
+        return x + self.proj_out(y).permute(0, 3, 1, 2)
 
 
 class SpatialAttention:
@@ -137,12 +153,8 @@ class SpatialAttention:
         attention_mask: None = None,
     ) -> Tensor:
         """(b, c, h, w) -> same, residual included. The two arguments that are None are unused."""
-
-        def layer(tokens: Tensor) -> Tensor:
-            q, k, v = (to(tokens)[:, None] for to in (attn.to_q, attn.to_k, attn.to_v))
-            return attn.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
-
-        return hidden_states + by_windows(attn.group_norm(hidden_states), self.window, layer)
+        y = attn.group_norm(hidden_states).permute(0, 2, 3, 1)
+        return hidden_states + attended(attn, y, self.window).permute(0, 3, 1, 2)
 
 
 def spatial_attention(channels: int, window: int) -> Attention:
