@@ -6,6 +6,7 @@ names and arithmetic are those of the BasicSR family, so their checkpoints load 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -42,7 +43,15 @@ def places(flow: torch.Tensor) -> torch.Tensor:
 
 def sample(x: torch.Tensor, at: torch.Tensor, padding: str, mode: str) -> torch.Tensor:
     """`warp` of `x` to places that are known already."""
-    warped = F.grid_sample(x.float(), at, mode=mode, padding_mode=padding, align_corners=True)
+    given, rows, bands = x.float(), at, 1
+    if at.device.type == "cpu" and len(at) == 1:
+        # There torch shares out the pictures of a batch among its threads: one goes in bands.
+        bands = math.gcd(torch.get_num_threads(), int(at.shape[1]))
+        given = given.expand(bands, -1, -1, -1)
+        rows = at.unflatten(1, (bands, -1)).flatten(0, 1)
+    warped = F.grid_sample(given, rows, mode=mode, padding_mode=padding, align_corners=True)
+    if bands > 1:
+        warped = warped.transpose(0, 1).flatten(1, 2)[None]
     return warped.to(x.dtype)
 
 

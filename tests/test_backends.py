@@ -76,37 +76,6 @@ def test_an_engine_gives_the_pictures_of_torch(engine: str, precision: str, leas
             assert -10 * torch.log10(torch.tensor(max(mse, 1e-20))) > least
 
 
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
-def test_fewer_bits_are_for_what_a_part_leaves_to_them(engine: str) -> None:
-    """In bf16 what is added to 301 stays, of which 8 bits would leave nothing."""
-    if engine != "torch":
-        pytest.importorskip(engine)
-
-    class Sum(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner: torch.nn.Module = torch.nn.Conv2d(3, 3, 1, bias=False)
-            torch.nn.init.constant_(next(self.inner.parameters()), 1 / 3 + 1e-3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return 301 + self.inner(x)
-
-    class Summing(Toy):
-        def __init__(self) -> None:
-            self.net = Sum().eval().requires_grad_(False)  # type: ignore[assignment]
-
-        def parts(self) -> dict[str, Part]:
-            return {"network": Part(self.net, "forward", halves=(Part(self.net.inner, "forward"),))}
-
-    found, x = {}, torch.full((3, 4, 4), 0.75)
-    for precision in ("fp32", "bf16"):
-        method = Summing()
-        accelerate(method, card(precision=precision, settings={"backend": engine}), "cpu")
-        (found[precision],) = method.upscale(iter([x]))
-    assert found["fp32"].sub(301.75225).abs().max() < 1e-4
-    assert 1e-4 < (found["bf16"] - found["fp32"]).abs().max() < 0.01
-
-
 _SIGNALLED = """
 import gc, os, signal, threading
 import torch

@@ -20,7 +20,7 @@ from vsrbench.methods.instavsr.adapter import Streaming, load
 from vsrbench.methods.instavsr.network import Backbone, InstaVSR, from_official, pruned
 from vsrbench.methods.instavsr.picture import SteadyColour, match_colour, tiled
 from vsrbench.methods.instavsr.unet import Transformer, by_windows
-from vsrbench.methods.spynet import same_scene
+from vsrbench.methods.spynet import same_scene, warp
 
 from tests import golden
 from vsrbench.cards.specs import method_card, read_card
@@ -631,6 +631,20 @@ def test_attention_is_that_of_diffusers(window: int) -> None:
         )
     expected = x + ours.proj_out(torch.cat(rows, 1)).permute(0, 3, 1, 2)
     assert differ(ours(x), expected) < 1e-6
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("rows", [12, 13])
+def test_one_frame_is_warped_by_all_threads_as_by_one(rows: int, mode: str) -> None:
+    frame, flow = torch.rand(1, 3, rows, 9), torch.randn(1, 2, rows, 9)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        found = warp(frame, flow, "border", mode)
+    finally:
+        torch.set_num_threads(threads)
+    expected = warp(frame.repeat(2, 1, 1, 1), flow.repeat(2, 1, 1, 1), "border", mode)
+    assert torch.equal(found, expected[:1])
 
 
 @torch.inference_mode()

@@ -22,15 +22,11 @@ class Streaming:
         self.net = net
 
     def parts(self) -> dict[str, Part]:
-        """What other engines can compute: drawing, finishing and flow.
-
-        The flow of a level is added to that of the one before, and moves frames: that is in fp32.
-        """
+        """What other engines can compute: drawing, finishing, and flow, whose errors add up."""
         net = self.net
-        levels = tuple(Part(level, "forward") for level in net.spynet.basic_module)
         found = {
             "draw": Part(net.backbone, "drawn"),
-            "flow": Part(net.spynet, "forward", halves=levels),
+            "flow": Part(net.spynet, "forward", exact=True),
         }
         return found | ({"finish": Part(net.finish, "forward")} if net.finish else {})
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vsrbench.core.errors import DataError
 
 from ..spynet import SpyNet, places, same_scene, sample, warp
-from .picture import SCALE, SteadyColour, match_colour, tiled, upscaled
+from .picture import SCALE, SteadyColour, match_colour, tiled, unshuffled, upscaled
 from .unet import Decoder, UNet, silu
 
 OVERLAP = 64  # LQ px that neighbouring tiles share
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         the image, where it is known already.
         With `gate` there is a fourth channel, of logits.
         """
-        features = torch.cat((F.pixel_unshuffle(2 * lq - 1, self.unshuffle), *extra), 1)
+        features = torch.cat((unshuffled(2 * lq - 1, self.unshuffle), *extra), 1)
         return self._matched(self.drawn(features), lq, match, bicubic)
 
     def drawn(self, features: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class Finish(nn.Module):
 
         seen: (b, 1, h, w), how many frames each pixel averages: the less noise, the more detail.
         """
-        x = F.pixel_unshuffle(torch.cat((2 * steady - 1, seen / MOST), 1), 2)
+        x = unshuffled(torch.cat((2 * steady - 1, seen / MOST), 1), 2)
         x = self.conv_mid(silu(self.conv_in(x)))
         return steady + F.pixel_shuffle(self.conv_out(silu(x)), 2).contiguous() / 2
 
@@ -405,12 +405,12 @@ class InstaVSR(nn.Module):
             return self.backbone(centre, (), match), None
         aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
         unshuffle = self.backbone.unshuffle
-        neighbours = F.pixel_unshuffle(2 * aligned - 1, unshuffle)
+        neighbours = unshuffled(2 * aligned - 1, unshuffle)
         if self.feedback != "detail":
             return self.backbone(centre, (neighbours,), match), None
         bicubic = upscaled(centre)
         kept, seen = self._align_sr(bicubic, past)
-        detail = 2 * F.pixel_unshuffle(kept - bicubic, unshuffle * SCALE)
+        detail = 2 * unshuffled(kept - bicubic, unshuffle * SCALE)
         drawn = self.backbone(centre, (neighbours, detail), match, bicubic)
         sr, gate = drawn.tensor_split([3], 1)
         trusted = gate.sigmoid() * seen

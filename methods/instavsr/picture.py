@@ -123,7 +123,15 @@ def upscaled(x: Tensor) -> Tensor:
     taps = _phases()
     kernels = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(SCALE**2, 1, 5, 5)
     padded = F.pad(x.reshape(b * c, 1, h, w), (2, 2, 2, 2), mode="replicate")
-    return F.pixel_shuffle(F.conv2d(padded, kernels), SCALE).reshape(b, c, SCALE * h, SCALE * w)
+    phases = F.conv2d(padded, kernels).reshape(b, c, SCALE, SCALE, h, w)
+    return phases.permute(0, 1, 4, 2, 5, 3).reshape(b, c, SCALE * h, SCALE * w)
+
+
+def unshuffled(x: Tensor, side: int) -> Tensor:
+    """`F.pixel_unshuffle`, in a form that torch computes about three times as fast on a CPU."""
+    b, c, h, w = (int(n) for n in x.shape)
+    cells = x.reshape(b, c, h // side, side, w // side, side).permute(0, 1, 3, 5, 2, 4)
+    return cells.reshape(b, c * side**2, h // side, w // side)
 
 
 @functools.cache

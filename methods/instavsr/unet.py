@@ -34,12 +34,26 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> same."""
-        if torch.onnx.is_in_onnx_export() and self.num_groups == self.num_channels:
-            # Groups of several channels are exported as another shape, which costs a layout.
-            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        if torch.onnx.is_in_onnx_export():
+            return self._exported(x)
         if x.device.type == "cpu" and x.shape[2] * x.shape[3] < SMALL_MAP:
             x = x.contiguous()
         return super().forward(x)
+
+    def _exported(self, x: Tensor) -> Tensor:
+        """As it is exported: engines would change the layout of a map that is given other axes."""
+        if self.num_groups == self.num_channels:
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+        def mean(y: Tensor) -> Tensor:
+            of_group = y.mean((2, 3)).unflatten(1, (self.num_groups, -1)).mean(2, keepdim=True)
+            return of_group.expand(-1, -1, self.num_channels // self.num_groups).reshape(
+                len(y), self.num_channels, 1, 1
+            )
+
+        apart = x - mean(x)
+        scale = self.weight[:, None, None] * torch.rsqrt(mean(apart.square()) + self.eps)
+        return apart * scale + self.bias[:, None, None]
 
 
 def silu(x: Tensor) -> Tensor:

@@ -17,5 +17,5 @@ class Part:
     """The network that has it."""
     name: str
     """Its name there: another function may be set in its place."""
-    halves: tuple[Part, ...] = ()
-    """Parts within it, if any, to which fewer bits than fp32 are left: its own errors add up."""
+    exact: bool = False
+    """It stays in fp32."""

@@ -67,8 +67,9 @@ def accelerate(method: Method, card: MethodCard, device: str) -> None:
     parts = parts_of(method, card)
     engine = _ENGINES[backend](card)
     for part in parts.values():
-        for taken in (card.precision != "fp32" and part.halves) or (part,):
-            setattr(taken.owner, taken.name, engine(taken))
+        if backend == TORCH and part.exact:
+            continue
+        setattr(part.owner, part.name, engine(part))
 
 
 def parts_of(method: Method, card: MethodCard) -> Mapping[str, Part]:
@@ -161,17 +162,19 @@ def _openvino(card: MethodCard) -> Callable[[Part], Work]:
     import torch
 
     try:
-        core = _openvino_core()
+        import openvino
     except ImportError as error:
         raise missing_package(error, f"backend openvino of '{card.name}'") from error
+    core = _core(openvino.Core)
     kinds = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-    options = {
-        "INFERENCE_PRECISION_HINT": kinds[card.precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
 
     def by(part: Part) -> Work:
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32" if part.exact else kinds[card.precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
         def make(model: bytes) -> Callable[[list[Any]], Any]:
             compiled = core.compile_model(core.read_model(model), "CPU", options)
             return lambda arrays: compiled(arrays)[0]  # a copy already
@@ -182,16 +185,14 @@ def _openvino(card: MethodCard) -> Callable[[Part], Work]:
 
 
 @functools.cache
-def _openvino_core() -> Any:
-    """One for the whole life of the process. Raises ImportError.
+def _core(make: Callable[[], Any]) -> Any:
+    """That of OpenVINO: one for the whole life of the process.
 
     For AMX a core gives the thread that makes it another stack for signals. Where it is dropped by
     another thread, or after one that was made later, the thread is left with a stack that is gone,
     and the next signal kills the process.
     """
-    import openvino
-
-    return openvino.Core()
+    return make()
 
 
 def _bf16(card: MethodCard) -> Callable[[Part], Work]:
