@@ -461,6 +461,32 @@ def test_opencv_uses_as_many_threads_as_torch(tmp_path: Path) -> None:
         process.end()
 
 
+def test_temporary_files_go_with_a_process_whose_children_are_killed(
+    root: Path, tmp_path: Path
+) -> None:
+    """As Ray does it with an actor whose machine is lost."""
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from vsrbench.core.processes import Process\n"
+        "worker = Process()\n"
+        "print(worker.submit(os.getpid).result(), flush=True)\n"
+        "children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()\n"
+        "for pid in (*children, os.getpid()):\n"
+        "    os.kill(int(pid), 9)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert gone(int(done.stdout))
+    until = time.monotonic() + 60
+    while list(tmp_path.glob("vsr-*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("vsr-*"))
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_the_main_one(how: int, root: Path, tmp_path: Path) -> None:
     code = (
