@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -103,6 +104,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     table = f'[program]\npython = "{sys.executable}"\nrepo = "{folder / "repo"}"\n'
     (folder / "commands.toml").write_text(table)
     theirs = {variables.COMMANDS: str(folder / "commands.toml"), variables.CACHE: str(folder)}
+    theirs |= {"TMPDIR": str(folder), "RAY_TMPDIR": tempfile.gettempdir()}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (ENVIRONMENT | theirs).items():
             patch.setenv(name, value)
@@ -268,6 +270,10 @@ def test_kills_at_random_moments_lose_nothing(
     assert "state-dump" not in said.read_text(), "what Ray says of machines that die"
     assert all(gone(pid) for pid in workers()), "they end with the actors of the last run"
     assert not list(Path(os.environ[variables.CACHE]).glob("places/*"))
+    until = time.monotonic() + 60
+    while left := list(Path(os.environ["TMPDIR"]).glob("vsr-*")):
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
 
 
 def kill(
@@ -622,7 +628,12 @@ class FakeRay:
     def nodes(self) -> list[dict[str, Any]]:
         offered = {"CPU": 16.0, "GPU": 4.0}
         return [
-            {"NodeID": f"{n:056x}", "NodeManagerAddress": n, "Resources": offered, "Alive": True}
+            {
+                "NodeID": f"{n:056x}",
+                "NodeManagerAddress": f"{n}",
+                "Resources": offered,
+                "Alive": True,
+            }
             for n in range(2)
         ]
 
@@ -659,3 +670,19 @@ def test_a_cost_has_a_device_of_its_own(device: str, tmp_path: Path) -> None:
     assert len(ray.asked) == 2, "the next method is measured on the same one"
     cluster.end()
     assert len(ray.ended) == 2
+
+
+def test_a_cost_says_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, when all devices have been in use for a while."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setattr("vsrbench.run.cluster.PATIENCE_S", -1)
+    ray, cluster = FakeRay(), Cluster("somewhere:1")
+    answers = iter(list[list[Any]]([[], []]))
+    ray.wait = lambda refs, **_: (next(answers, refs[:1]), [])  # type: ignore[method-assign]
+    cluster._ray = ray
+    cluster.machine("cpu", tmp_path / "logs")
+    cluster.end()
+    said = "waiting for a machine with all CPUs free in the cluster: 0, 1 in use, or starting\n"
+    assert capsys.readouterr().err == said

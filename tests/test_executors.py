@@ -26,7 +26,7 @@ from tests.test_cli import Run, bench, run, write_adapter, write_card, write_cli
 from tests.test_evaluate import job
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core.errors import INTERRUPTED, DataError, MissingError, UserError
-from vsrbench.core.processes import Died
+from vsrbench.core.processes import Died, Process
 from vsrbench.core.progress import Progress
 from vsrbench.core.types import MethodCard
 from vsrbench.programs import command
@@ -447,7 +447,44 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shared = executors.RunContext("run", True, tmp_path, tmp_path)
         executors._begin(shared, "cpu", share)
         executors._prepare()
-    assert seen == [3, 3]
+    assert seen == [7, 3, 3]
+
+
+def test_opencv_uses_as_many_threads_as_torch(tmp_path: Path) -> None:
+    """OMP_NUM_THREADS means it, too, whatever it counts by itself."""
+    process = Process()
+    try:
+        shared = executors.RunContext("run", True, tmp_path, tmp_path)
+        process.submit(executors._begin, shared, "cpu", 1).result()
+        assert process.submit(cv2.getNumThreads).result() == int(os.environ["OMP_NUM_THREADS"])
+    finally:
+        process.end()
+
+
+def test_temporary_files_go_with_a_process_whose_children_are_killed(
+    root: Path, tmp_path: Path
+) -> None:
+    """As Ray does it with an actor whose machine is lost."""
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from vsrbench.core.processes import Process\n"
+        "worker = Process()\n"
+        "print(worker.submit(os.getpid).result(), flush=True)\n"
+        "children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()\n"
+        "for pid in (*children, os.getpid()):\n"
+        "    os.kill(int(pid), 9)\n"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert gone(int(done.stdout))
+    until = time.monotonic() + 60
+    while list(tmp_path.glob("vsr-*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("vsr-*"))
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

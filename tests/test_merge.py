@@ -13,6 +13,7 @@ from tests.test_cli import Run, bench, run, write_clip  # noqa: F401
 from tests.test_core import a_record
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.cli import main
+from vsrbench.core.errors import FAILED
 from vsrbench.core.types import Record
 from vsrbench.data.frames import Mark, digests_path, read_mark, write_mark
 from vsrbench.results.merge import merge, place_side_by_side
@@ -40,27 +41,73 @@ def test_shards_merged_equal_one_run(run: Run, tmp_path: Path) -> None:  # noqa:
     assert max(map(len, held)) - min(map(len, held)) <= 2
     into = tmp_path / "all"
     found = merge([Store(tmp_path / part) for part in parts], Store(into))
-    assert (found.records, found.runs, found.overlap, found.conflicts) == (12, 3, 0, [])
+    assert (found.records, found.runs, found.overlaps, found.conflicts) == (12, 3, {}, {})
     assert scores(into) == scores(tmp_path / "one")
     kept = {p.relative_to(tmp_path / "one") for p in (tmp_path / "one/frames").rglob("*")}
     assert kept == {p.relative_to(into) for p in (into / "frames").rglob("*")}
     again = run(*asked, results="all")
     assert "done: 0 new results" in again[2]
     found = merge([Store(tmp_path / part) for part in parts], Store(into))
-    assert (found.records, found.runs, found.overlap, found.conflicts) == (0, 0, 0, [])
+    assert (found.records, found.runs, found.overlaps, found.conflicts) == (0, 0, {}, {})
 
 
-def test_overlap_and_conflicts_are_named(run: Run, tmp_path: Path) -> None:  # noqa: F811
-    asked = ["--methods", "good", "--input", write_clip(tmp_path / "lq"), "--metrics", "lr_psnr"]
-    assert run(*asked, "--no-cost", "--device", "cpu", results="a")[0] == 0
-    first, _ = Store(tmp_path / "a").latest().values()
-    for name, value in (("b", first.value), ("c", 99.0)):
-        Store(tmp_path / name).prepare()
-        Store(tmp_path / name).append(replace(first, run_id="other", value=value))
-    found = merge([Store(tmp_path / x) for x in "abc"], Store(tmp_path / "d"))
-    assert (found.records, found.overlap, len(found.conflicts)) == (2, 1, 1)
-    assert f"lr_psnr of {first.method} on lq/lq is {first.value} and, in" in found.conflicts[0]
-    assert scores(tmp_path / "d") == scores(tmp_path / "a")
+def test_overlaps_and_conflicts_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once for each two folders, method and dataset, with a count and the first of them."""
+
+    def fill(name: str, run_id: str, clips: int, value: float, frames: str = "same") -> None:
+        store = Store(tmp_path / name)
+        store.prepare()
+        for n in range(clips):
+            clip = f"c{n}"
+            about = {"run_id": run_id, "method": "m", "dataset": "s", "clip": clip}
+            store.append(a_record(key=f"{n}", metric="psnr", value=value, **about))
+            folder = store.frames / "m" / "s" / clip
+            folder.mkdir(parents=True)
+            write_mark(folder, Mark("key"))
+            digests_path(folder).write_text(frames)
+
+    fill("a", "one", 4, 30.0)
+    fill("b", "two", 5, 30.0)  # computed again, and one more
+    fill("c", "one", 1, 30.0)  # a copy
+    fill("d", "three", 1, 99.0, "other")
+    parts, into = [str(tmp_path / x) for x in "abcd"], tmp_path / "all"
+    assert main(["merge", *parts, "--into", str(into)]) == FAILED
+    a, b, c, d = parts
+    four, kept = "(psnr on c0, psnr on c1, psnr on c2 and 1 more)", "equal, and kept once"
+    differ = "they differ; the first ones are kept"
+    assert capsys.readouterr().err.splitlines() == [
+        f"overlap: 4 scores of m on s in {a} and {b} {four}: {kept}",
+        f"overlap: kept frames of 4 clips of m on s in {a} and {b} (c0, c1, c2 and 1 more): {kept}",
+        f"overlap: 1 score of m on s in {a} and {c} (psnr on c0): {kept}",
+        f"overlap: kept frames of 1 clip of m on s in {a} and {c} (c0): {kept}",
+        f"conflict: 1 score of m on s in {a} and {d} (psnr on c0 is 30.0 and 99.0): {differ}",
+        f"conflict: kept frames of 1 clip of m on s in {a} and {d} (c0): {differ}",
+        "merged: added 5 records and 0 runs; 10 overlaps, 2 conflicts; "
+        f"records in {into}/records.jsonl",
+    ]
+    assert {key: value for key, (_, value, _) in scores(into).items()} == dict.fromkeys(
+        "01234", 30.0
+    )
+
+
+def test_what_folders_share_is_said_in_few_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        store = Store(tmp_path / name)
+        store.prepare()
+        for n in range(30):
+            store.append(a_record(key=f"{n}", method=f"m{n}", run_id=name))
+    parts = [str(tmp_path / x) for x in "ab"]
+    assert main(["merge", *parts, "--into", str(tmp_path / "all")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 22
+    assert said[-2] == "overlap: 10 lines more of this kind"
+    # Folder b is merged again: its runs were not there, its scores were.
+    assert main(["merge", *parts, "--into", str(tmp_path / "all")]) == 0
+    assert "added 0 records" in capsys.readouterr().err
 
 
 def test_a_table_of_several_folders(

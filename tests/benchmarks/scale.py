@@ -3,9 +3,11 @@
     python -m tests.benchmarks.scale pairs [--pairs 3] [--clips 150]
     python -m tests.benchmarks.scale jobs [--clips 1000] [--ray]
 
-pairs: folders of outputs are scored by one worker and by two of `--ray`, in turns, one thread each:
-the ratio of the times, Ray's start included. jobs: CPU time of the main process for each job of a
-method that does nothing on as many clips, and its memory as they go by.
+pairs: the same outputs are scored, in turns, by one worker, by two of `--ray`, and by two runs at
+once of half the clips each, one thread everywhere. The latter need no engine: what they gain is all
+that two cores give, which on a virtual machine may be less than twice. Starts are included. jobs:
+CPU time of the main process for each job of a method that does nothing on as many clips, and its
+memory as they go by.
 """
 
 from __future__ import annotations
@@ -70,30 +72,41 @@ class Cpu:
 
 
 def pairs(folder: Path, options: argparse.Namespace) -> None:
-    """Score the same outputs by one worker and by two of Ray, in turns."""
-    write_clips(folder / "gt", options.clips, 12, 384)
-    write_clips(folder / "sr", options.clips, 12, 384, seed=1)
-    asked = [sys.executable, "run_bench.py", "score", "-q", "--outputs", str(folder / "sr")]
-    asked += ["--gt", str(folder / "gt"), "--results"]
-    alone, ratios = ["--device", "cpu"], []
-    environment = os.environ | {"OMP_NUM_THREADS": "1", MARK: "1"}
-    environment |= {"VSRBENCH_OFFLINE": "1", "VSRBENCH_CACHE": str(folder / "cache")}
+    """Score the same outputs by one worker, by two of Ray, and by two runs at once, in turns."""
+    for seed, side in enumerate(("gt", "sr")):
+        write_clips(folder / "all" / side, options.clips, 12, 384, seed)
+        for part in range(2):
+            (folder / f"half-{part}" / side).mkdir(parents=True)
+        for number, clip in enumerate((folder / "all" / side).iterdir()):
+            (folder / f"half-{number % 2}" / side / clip.name).symlink_to(clip)
+    alone, two = ["--device", "cpu"], ["--device", "cpu,cpu", "--ray"]
+    ways = {
+        "serial": [("all", alone)],
+        "ray": [("all", two)],
+        "halves": [("half-0", alone), ("half-1", alone)],
+    }
+    took: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.pairs):
-        took = []
-        for name, how in (("serial", alone), ("ray", ["--device", "cpu,cpu", "--ray"])):
-            start = time.perf_counter()
+        for name, runs in ways.items():
+            at, start = folder / f"{name}-{number}", time.perf_counter()
             with Cpu() as cpu:
-                subprocess.run(
-                    [*asked, str(folder / f"{name}-{number}"), *how],
-                    cwd=ROOT,
-                    env=environment | {"VSRBENCH_CACHE": str(folder / f"cache-{name}-{number}")},
-                    stdout=subprocess.DEVNULL,
-                    check=True,
-                )
-            took.append(time.perf_counter() - start)
-            print(f"{name:7} {took[-1]:6.1f} s, {cpu.seconds:6.1f} s CPU", flush=True)
-        ratios.append(took[0] / took[1])
-    print(f"ratio   {statistics.median(ratios):.2f}, the median of {len(ratios)}")
+                started = [score(folder / clips, at, how) for clips, how in runs]
+                assert not any(process.wait() for process in started)
+            took[name].append(time.perf_counter() - start)
+            print(f"{name:7} {took[name][-1]:6.1f} s, {cpu.seconds:6.1f} s CPU", flush=True)
+    for fast, slow in (("ray", "serial"), ("halves", "serial"), ("ray", "halves")):
+        ratios = [b / a for a, b in zip(took[fast], took[slow], strict=True)]
+        print(f"{fast} over {slow}: {statistics.median(ratios):.2f}, median of {len(ratios)}")
+
+
+def score(clips: Path, at: Path, how: list[str]) -> subprocess.Popen[bytes]:
+    """Start a run of its own, with empty folders of results and caches."""
+    command = [sys.executable, "run_bench.py", "score", "-q", "--outputs", str(clips / "sr")]
+    command += ["--gt", str(clips / "gt"), "--results", str(at / f"results-{clips.name}"), *how]
+    own = {"OMP_NUM_THREADS": "1", MARK: "1", "VSRBENCH_OFFLINE": "1"}
+    own["VSRBENCH_CACHE"] = str(at / f"cache-{clips.name}")
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=quiet, stderr=quiet)
 
 
 NOTHING = """

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vsrbench.cli.arguments import Parser, new_parser
 from vsrbench.core.errors import FAILED, OK, MissingError
 from vsrbench.core.progress import counted, note
+
+if TYPE_CHECKING:
+    from vsrbench.results.merge import InBoth
+
+SHOWN = 20
+"""Lines about overlaps, and about conflicts."""
 
 
 def make_parser() -> Parser:
@@ -32,11 +39,25 @@ def execute(options: argparse.Namespace) -> int:
             raise MissingError(f"no {source.records}", "name folders that runs have written")
     target = Store(options.into)
     found = merge(sources, target)
-    for line in found.conflicts:
-        note(f"conflict: {line}; the first one is kept")
+    _name("overlap", found.overlaps, "equal, and kept once")
+    _name("conflict", found.conflicts, "they differ; the first ones are kept")
+    overlaps, conflicts = (
+        sum(common.count for common in several.values())
+        for several in (found.overlaps, found.conflicts)
+    )
     note(
         f"merged: added {counted(found.records, 'record')} and {counted(found.runs, 'run')}; "
-        f"{counted(found.overlap, 'score')} already there, "
-        f"{counted(len(found.conflicts), 'conflict')}; records in {target.records}"
+        f"{counted(overlaps, 'overlap')}, {counted(conflicts, 'conflict')}; "
+        f"records in {target.records}"
     )
     return FAILED if found.conflicts else OK
+
+
+def _name(what: str, found: InBoth, outcome: str) -> None:
+    from vsrbench.results.merge import describe
+
+    lines = describe(found)
+    for line in lines[:SHOWN]:
+        note(f"{what}: {line}: {outcome}")
+    if len(lines) > SHOWN:
+        note(f"{what}: {counted(len(lines) - SHOWN, 'line')} more of this kind")

@@ -64,11 +64,14 @@ def scratch_folder(mark: str) -> Path:
 
 def python(module: str, call: str) -> list[str]:
     """The start of a command line: a fresh interpreter that finds what this one finds."""
-    start = f"import sys; sys.path[:] = {sys.path!r}; from {module} import *; "
+    paths = list(map(os.path.abspath, sys.path))  # it may be started in another folder
+    start = f"import sys; sys.path[:] = {paths!r}; from {module} import *; "
     return [sys.executable, "-P", "-c", f"{start}import {module} as m; m.{call}"]
 
 
 def _guard() -> None:
+    if os.fork():  # what is ended together with its children, as an actor of Ray is, leaves it
+        os._exit(0)
     sys.stdin.buffer.read()
     end_family(sys.argv[1])
     own = scratch_folder(sys.argv[1])

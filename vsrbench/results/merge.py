@@ -10,11 +10,47 @@ from typing import Any, NamedTuple
 
 from vsrbench.core.errors import WriteError
 from vsrbench.core.files import name_partial
+from vsrbench.core.progress import counted
 from vsrbench.core.types import Record
 from vsrbench.data.frames import digests_path, read_mark
 from vsrbench.results.store import Store
 from vsrbench.results.summary import GT
 from vsrbench.results.view import shorten_paths
+
+EXAMPLES = 3
+"""Of what two folders share, so many are spelled out."""
+
+
+@dataclass
+class Common:
+    """What a folder holds of one method on one dataset that an earlier one has brought, too."""
+
+    count: int = 0
+    """Scores, or clips of kept frames."""
+    examples: list[str] = field(default_factory=list)
+    """The first `EXAMPLES` of them."""
+
+    def add(self, what: str) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(what)
+
+
+class Between(NamedTuple):
+    """Where `Common` things are."""
+
+    first: Path
+    """The folder whose ones are kept: a source, or the target."""
+    second: Path
+    """The other folder, or the same, which holds them twice."""
+    method: str
+    dataset: str
+    frames: bool
+    """They are kept frames, not scores."""
+
+
+InBoth = dict[Between, Common]
 
 
 @dataclass
@@ -25,10 +61,23 @@ class Merged:
     """Records that were added."""
     runs: int = 0
     """Runs that were added."""
-    overlap: int = 0
-    """Scores that more than one folder held, with equal values; they are kept once."""
-    conflicts: list[str] = field(default_factory=list)
-    """A line for each score or clip that differs between folders; the first one is kept."""
+    overlaps: InBoth = field(default_factory=dict)
+    """Scores and kept frames of equal values, which are there once now."""
+    conflicts: InBoth = field(default_factory=dict)
+    """Those of other values; the first ones are kept."""
+
+
+def describe(found: InBoth) -> list[str]:
+    """A line for each pair of folders, method and dataset."""
+    lines = []
+    for (first, second, method, dataset, frames), common in found.items():
+        what = "kept frames of " + counted(common.count, "clip") if frames else ""
+        what = what or counted(common.count, "score")
+        where = f"in {first} and {second}" if first != second else f"twice in {first}"
+        more = common.count - len(common.examples)
+        examples = ", ".join(common.examples) + (f" and {more:,} more" if more else "")
+        lines.append(f"{what} of {method} on {dataset} {where} ({examples})")
+    return lines
 
 
 def place_side_by_side(found: Mapping[str, Sequence[Record]]) -> list[Record]:
@@ -75,20 +124,21 @@ def merge(sources: Sequence[Store], target: Store) -> Merged:
     found = Merged()
     known = set[int]()
     held: dict[str, _Held] = {}
+    came: dict[Path, Path] = {}
     for _, record in target.read_lines(strict=True):
         known.add(_identity(record))
         if record.status == "ok" and record.kind == "quality":
-            held[record.key] = _Held(record.value, hash(record.per_frame))
+            held[record.key] = _Held(record.value, hash(record.per_frame), target.folder)
     runs = {run["run_id"] for run in target.read_runs(strict=True)}
     for source in sources:
-        target.append_lines(_new(source, known, held, found))
+        target.append_lines(_new(source, target.folder, known, held, found))
         for run in source.read_runs(strict=True):
             if run["run_id"] not in runs:
                 runs.add(run["run_id"])
                 asked = [a.to_json() for a in run["asked"]] if "asked" in run else None
                 target.append_run(run if asked is None else run | {"asked": asked})
                 found.runs += 1
-        found.conflicts += _frames(source.frames, target.frames)
+        _bring_frames(source, target, came, found)
     return found
 
 
@@ -98,27 +148,34 @@ class _Held(NamedTuple):
     value: float | None
     per_frame: int
     """Tells the scores of its frames from others."""
+    folder: Path
+    """That it came from."""
 
 
-def _new(source: Store, known: set[int], held: dict[str, _Held], found: Merged) -> Iterator[bytes]:
+def _new(
+    source: Store, target: Path, known: set[int], held: dict[str, _Held], found: Merged
+) -> Iterator[bytes]:
     """The lines of records that are to be added."""
     for line, record in source.read_lines(strict=True):
         identity = _identity(record)
-        if identity in known:
-            continue
-        known.add(identity)
+        there = identity in known
         if record.status == "ok" and record.kind == "quality":
-            score = _Held(record.value, hash(record.per_frame))
+            score = _Held(record.value, hash(record.per_frame), source.folder)
             before = held.setdefault(record.key, score)
             if before is not score:
-                if before == score:
-                    found.overlap += 1
+                if there and before.folder in (source.folder, target):  # this very record
+                    continue
+                at = Between(before.folder, source.folder, record.method, record.dataset, False)
+                what = f"{record.metric} on {record.clip}"
+                if before[:2] == score[:2]:
+                    found.overlaps.setdefault(at, Common()).add(what)
                 else:
-                    found.conflicts.append(
-                        f"{record.metric} of {record.method} on {record.dataset}/{record.clip} is "
-                        f"{before.value} and, in {source.folder}, {record.value}"
-                    )
+                    values = f" is {before.value} and {record.value}"
+                    found.conflicts.setdefault(at, Common()).add(what + values)
                 continue
+        elif there:
+            continue
+        known.add(identity)
         found.records += 1
         yield line if line.endswith(b"\n") else line + b"\n"
 
@@ -128,18 +185,25 @@ def _identity(record: Record) -> int:
     return hash((record.key, record.run_id, record.at, record.status, record.value))
 
 
-def _frames(source: Path, target: Path) -> list[str]:
-    """Copy kept frames, each clip whole or not at all; a line for each that is there otherwise."""
-    conflicts = []
-    for mark in sorted(source.glob("*/*/*.key")):
+def _bring_frames(source: Store, target: Store, came: dict[Path, Path], found: Merged) -> None:
+    """Copy kept frames, each clip whole or not at all.
+
+    came: place of a clip -> folder that brought it, since this merge began.
+    """
+    for mark in sorted(source.frames.glob("*/*/*.key")):
         folder = mark.with_suffix("")
-        place = target / folder.relative_to(source)
+        place = target.frames / folder.relative_to(source.frames)
         beside = place.with_name(mark.name)
         if not folder.is_dir():
             continue
         if beside.is_file() and place.is_dir():
-            if read_mark(place).output_key != read_mark(folder).output_key:
-                conflicts.append(f"kept frames in {folder} are of another output than in {place}")
+            method, dataset, clip = place.relative_to(target.frames).parts
+            first = came.get(place, target.folder)
+            at = Between(first, source.folder, method, dataset, True)
+            if _tell_frames(place) != _tell_frames(folder):
+                found.conflicts.setdefault(at, Common()).add(clip)
+            elif first != target.folder:  # else an earlier merge may have brought them
+                found.overlaps.setdefault(at, Common()).add(clip)
             continue
         partial = name_partial(place)
         try:
@@ -156,4 +220,10 @@ def _frames(source: Path, target: Path) -> list[str]:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return conflicts
+        came[place] = source.folder
+
+
+def _tell_frames(folder: Path) -> tuple[str, str]:
+    """What made kept frames, and their digests."""
+    sums = digests_path(folder)
+    return read_mark(folder).output_key, sums.read_text() if sums.is_file() else ""

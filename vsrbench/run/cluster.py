@@ -28,6 +28,7 @@ from vsrbench.core.errors import (
 )
 from vsrbench.core.files import name_partial
 from vsrbench.core.processes import Died
+from vsrbench.core.progress import note
 from vsrbench.core.types import Measurement, MethodCard, Size
 from vsrbench.data import frames
 from vsrbench.data.frames import FrameSource
@@ -310,8 +311,14 @@ class Cluster:
                 if _count(node, [device]):
                     start(node, 0)
             reasons = dict[str, None]()
+            says_at = time.monotonic() + PATIENCE_S
             while refs := {p.joining: p for p in self._places if p.state == "joining"}:
                 self._heartbeat.settle()
+                if time.monotonic() > says_at:
+                    says_at = float("inf")
+                    wanted = "a free GPU" if device == "cuda" else "a machine with all CPUs free"
+                    hosts = ", ".join(sorted({p.host for p in refs.values()}))
+                    note(f"waiting for {wanted} in the cluster: {hosts} in use, or starting")
                 for ref in self._ray.wait(list(refs), timeout=LOOK_S)[0]:
                     if why := self._joined(refs[ref]):
                         reasons[f"{refs[ref].host}: {why}"] = None

@@ -445,10 +445,10 @@ def _prepare() -> Context:
 
             from vsrbench.flow.estimators import best_estimator
 
+            threads = max(1, torch.get_num_threads() // share)
             if share > 1:
-                threads = max(1, torch.get_num_threads() // share)
                 torch.set_num_threads(threads)
-                cv2.setNumThreads(threads)
+            cv2.setNumThreads(threads)  # which looks at the cores alone, not at OMP_NUM_THREADS
             no_tf32()
             _here["loader"] = Loader(device)
             estimator = best_estimator(device) if about.needs_flow else None
