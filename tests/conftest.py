@@ -16,7 +16,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests import material
 from vsrbench.cards import sources
 from vsrbench.core import variables
 from vsrbench.core.errors import MissingError
@@ -58,7 +57,11 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips and weights: those of ../shared/real, else stand-ins of the same names."""
-    return SHARED / "real" if SHARED.is_dir() else material.make(tmp_path_factory.mktemp("made"))
+    if SHARED.is_dir():
+        return SHARED / "real"
+    from tests import material  # with torch, which not every process of a test needs
+
+    return material.make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -372,10 +373,9 @@ def test_whatever_a_measured_method_raises_is_one_clear_error(tmp_path: Path, ki
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize(("how", "kind"), [("sleeps", "python"), ("program", "command")])
 def test_an_interrupted_measurement_ends_at_once(tmp_path: Path, how: str, kind: str) -> None:
-    code = "from pathlib import Path; from vsrbench.run import cost; "
-    code += f"from {__name__} import strange; "
-    code += f"card = strange(Path({str(tmp_path)!r}), {how!r}, kind={kind!r}); "
-    code += "cost.measure(card, (24, 32), 2, 'cpu')"
+    card = pickle.dumps(strange(tmp_path, how, kind=kind))
+    code = "import pickle; from vsrbench.run import cost; "
+    code += f"cost.measure(pickle.loads({card!r}), (24, 32), 2, 'cpu')"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,

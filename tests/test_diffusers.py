@@ -45,7 +45,7 @@ from vsrbench.core.types import MethodCard
 from vsrbench.core.variables import WEIGHTS
 from vsrbench.data import frames
 from vsrbench.run import cost
-from vsrbench.run.method import entry
+from vsrbench.run.method import entry, load_method
 
 NAME = "stable-diffusion-x4-upscaler"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -324,10 +324,16 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_folder_is_one_line(
-    run: Callable[..., tuple[int, str]], folder: Path, how: str
-) -> None:
+def test_a_broken_folder_is_one_line(card: MethodCard, folder: Path, how: str) -> None:
     damage, words = BROKEN[how]
+    damage(folder)
+    with pytest.raises(UserError, match=words) as caught:
+        load_method(card, "cpu")
+    assert "\n" not in caught.value.message
+
+
+def test_a_broken_folder_fails_its_run(run: Callable[..., tuple[int, str]], folder: Path) -> None:
+    damage, words = BROKEN["lacks a tensor"]
     damage(folder)
     code, err = run("sd-x4-upscaler")
     assert code == 1

@@ -13,10 +13,9 @@ import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-import torch
 from packaging.requirements import Requirement
 
 from scripts import gpu_check, wheels
@@ -27,6 +26,9 @@ from scripts.gpu.parts import PARTS
 from tests.conftest import gone
 from vsrbench.cards import specs
 from vsrbench.core.errors import MissingError, UserError
+
+if TYPE_CHECKING:  # drivers that are killed import this module, too
+    import torch
 
 TOY = """
 import os, signal, sys, time
@@ -290,6 +292,8 @@ def test_levers_are_settings_of_the_card() -> None:
     "around", [levers.fp32_norms, levers.fused_norms, levers.strips, levers.padded_heads]
 )
 def test_levers_change_no_picture(around: levers.Around, tmp_path: Path) -> None:
+    import torch
+
     bench = Bench(Results(tmp_path / "results.json"), "levers", "cpu", True)
     card = full(bench)
     clip = [torch.rand(3, 32, 48) for _ in range(3)]
@@ -311,6 +315,8 @@ class Recorded:
 
 
 def test_a_graph_is_fed_and_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
     stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
