@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention
-from diffusers.models.downsampling import Downsample2D
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 SMALL_MAP = 1024
@@ -63,7 +58,8 @@ def silu(x: Tensor) -> Tensor:
 
 def convolved(norm: nn.Module, conv: nn.Module, x: Tensor) -> Tensor:
     """A convolution of the SiLU of a normalised map, as all of them are but the first ones."""
-    made: Tensor = conv(silu(norm(x)))
+    x = silu(norm(x))  # what it was made of is let go
+    made: Tensor = conv(x)
     return made
 
 
@@ -114,19 +110,82 @@ def _bands(side: int, window: int) -> list[tuple[int, int, int]]:
     return [band for band in bands if band[1]]
 
 
-def attended(attention: Attention, x: Tensor, window: int) -> Tensor:
-    """Self-attention over the positions of a map (b, h, w, c), in windows.
+class Attention(nn.Module):
+    """Self-attention over the positions of a map (b, h, w, c), in windows. -> same.
 
-    What looks at one position alone goes over all of them at once.
+    bias: of the three maps that go in. norm: see `SpatialAttention`. Its parts and those of the
+    modules below have diffusers' names, as checkpoints do; to import diffusers takes seconds.
     """
 
-    def layer(tokens: Tensor) -> Tensor:
-        q, k, v = tokens.unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window: int,
+        bias: bool = False,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.heads, self.window, self.group_norm = heads, window, norm
+        self.to_q = nn.Linear(channels, channels, bias)
+        self.to_k = nn.Linear(channels, channels, bias)
+        self.to_v = nn.Linear(channels, channels, bias)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    qkv = torch.cat([to(x) for to in (attention.to_q, attention.to_k, attention.to_v)], 3)
-    made: Tensor = attention.to_out[0](by_windows(qkv, window, layer))
-    return made
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, h, w, c) -> same. What looks at one position alone goes over all of them at once."""
+
+        def layer(tokens: Tensor) -> Tensor:
+            q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+        qkv = torch.cat([to(x) for to in (self.to_q, self.to_k, self.to_v)], 3)
+        made: Tensor = self.to_out[0](by_windows(qkv, self.window, layer))
+        return made
+
+
+class Gated(nn.Module):
+    """GEGLU (Shazeer, arXiv:2002.05202): half of a linear map, times the GELU of the other half."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) -> (..., width)."""
+        value, gate = self.proj(x).chunk(2, -1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Four times as wide within. (..., c) -> same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        wide = 4 * channels
+        self.net = nn.Sequential(Gated(channels, wide), nn.Identity(), nn.Linear(wide, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., c) -> same."""
+        made: Tensor = self.net(x)
+        return made
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, then feed-forward, each of normalised values and added to them."""
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads, window)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, h, w, c) -> same."""
+        x = x + self.attn1(self.norm1(x))
+        made: Tensor = x + self.ff(self.norm3(x))
+        return made
 
 
 class Transformer(nn.Module):
@@ -134,54 +193,58 @@ class Transformer(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
-        self.window = window
         self.norm = GroupNorm(channels, 1e-6)
         self.proj_in = nn.Linear(channels, channels)
-        block = BasicTransformerBlock(channels, heads, channels // heads)
-        self.transformer_blocks = nn.ModuleList([block])
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, window)])
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> same."""
-        block: Any = self.transformer_blocks[0]
         y = self.proj_in(self.norm(x).permute(0, 2, 3, 1))
-        y = y + attended(block.attn1, block.norm1(y), self.window)
-        y = y + block.ff(block.norm3(y))
-        return x + self.proj_out(y).permute(0, 3, 1, 2)
+        return x + self.proj_out(self.transformer_blocks[0](y)).permute(0, 3, 1, 2)
 
 
-class SpatialAttention:
-    """Attention processor of the decoder: one head over the positions of a map, in windows.
+class SpatialAttention(Attention):
+    """Attention of the decoder: one head over the positions of a map (b, c, h, w) -> same.
 
     The norm's statistics stay those of the whole map.
     """
 
-    def __init__(self, window: int) -> None:
-        self.window = window
+    def __init__(self, channels: int, window: int) -> None:
+        norm = nn.GroupNorm(group_count(channels), channels, 1e-6)
+        super().__init__(channels, 1, window, bias=True, norm=norm)
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: None = None,
-        attention_mask: None = None,
-    ) -> Tensor:
-        """(b, c, h, w) -> same, residual included. The two arguments that are None are unused."""
-        y = attn.group_norm(hidden_states).permute(0, 2, 3, 1)
-        return hidden_states + attended(attn, y, self.window).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> same."""
+        assert self.group_norm is not None
+        y = self.group_norm(x).permute(0, 2, 3, 1)
+        return x + super().forward(y).permute(0, 3, 1, 2)
 
 
-def spatial_attention(channels: int, window: int) -> Attention:
-    """The attention of the decoder's mid block: (b, channels, h, w) -> same."""
-    return Attention(
-        channels,
-        heads=1,
-        dim_head=channels,
-        norm_num_groups=group_count(channels),
-        eps=1e-6,
-        bias=True,
-        processor=SpatialAttention(window),
-    )
+class Downsample(nn.Module):
+    """A strided convolution. (b, c, h, w) -> (b, c, h/2, w/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, h/2, w/2)."""
+        made: Tensor = self.conv(x)
+        return made
+
+
+class Upsample(nn.Module):
+    """Nearest x2 and a convolution. (b, c, h, w) -> (b, c, 2h, 2w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, c, 2h, 2w)."""
+        made: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return made
 
 
 class DownBlock(nn.Module):
@@ -197,9 +260,7 @@ class DownBlock(nn.Module):
         self.attentions = nn.ModuleList(
             Transformer(cout, heads, window) for _ in range(layers if heads else 0)
         )
-        self.downsamplers = nn.ModuleList(
-            [Downsample2D(cout, use_conv=True, name="op")] if downsample else []
-        )
+        self.downsamplers = nn.ModuleList([Downsample(cout)] if downsample else [])
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         """(b, cin, h, w) -> (b, cout, h/2, w/2); every stage's result is pushed on `skips`."""
@@ -241,7 +302,7 @@ class UpBlock(nn.Module):
         self.attentions = nn.ModuleList(
             Transformer(cout, heads, window) for _ in (cins if heads else ())
         )
-        self.upsamplers = nn.ModuleList([Upsample2D(cout, use_conv=True)] if upsample else [])
+        self.upsamplers = nn.ModuleList([Upsample(cout)] if upsample else [])
 
     def forward(self, x: Tensor, skips: list[Tensor] | None = None) -> Tensor:
         """(b, c, h, w) -> (b, cout, 2h, 2w); with `skips`, each resnet takes the last one too."""
@@ -319,7 +380,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         width, last = channels[0], len(channels) - 1
-        attention = spatial_attention(width, window) if mid_attention else None
+        attention = SpatialAttention(width, window) if mid_attention else None
         self.mid_block = MidBlock(width, attention, 1e-6)
         self.up_blocks = nn.ModuleList()
         for i, c in enumerate(channels):
