@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from safetensors.torch import load_file
 from vsrbench.methods.instavsr import convert, network
 from vsrbench.methods.instavsr.adapter import Streaming, load
@@ -622,7 +623,11 @@ def test_windows_of_one_size_go_through_at_once(size: tuple[int, int]) -> None:
 def test_attention_is_that_of_diffusers(window: int) -> None:
     torch.manual_seed(0)
     ours, x = Transformer(16, 2, window).eval(), torch.randn(1, 16, 6, 10)
-    block, y = ours.transformer_blocks[0], ours.proj_in(ours.norm(x).permute(0, 2, 3, 1))
+    block, y = (
+        BasicTransformerBlock(16, 2, 8).eval(),
+        ours.proj_in(ours.norm(x).permute(0, 2, 3, 1)),
+    )
+    block.load_state_dict(ours.transformer_blocks[0].state_dict())
     rows = []
     for row in y.tensor_split(math.ceil(6 / (window or 6)), 1):
         cells = row.tensor_split(math.ceil(10 / (window or 10)), 2)
