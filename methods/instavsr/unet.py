@@ -111,10 +111,12 @@ def _bands(side: int, window: int) -> list[tuple[int, int, int]]:
 
 
 class Attention(nn.Module):
-    """Self-attention over the positions of a map (b, h, w, c), in windows. -> same.
+    """Self-attention over the positions of a map, in windows.
 
-    bias: of the three maps that go in. norm: see `SpatialAttention`. Its parts and those of the
-    modules below have diffusers' names, as checkpoints do; to import diffusers takes seconds.
+    Without `norm` (b, h, w, c) -> same. With it (b, c, h, w) -> same, the map itself added, as in
+    the decoder; the statistics of the norm stay those of the whole map. bias: of the three maps
+    that go in. Its parts and those of the modules below have diffusers' names, as checkpoints do;
+    to import diffusers takes seconds.
     """
 
     def __init__(
@@ -133,6 +135,13 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """As said above."""
+        if self.group_norm is None:
+            return self._attended(x)
+        y = self.group_norm(x).permute(0, 2, 3, 1)
+        return x + self._attended(y).permute(0, 3, 1, 2)
+
+    def _attended(self, x: Tensor) -> Tensor:
         """(b, h, w, c) -> same. What looks at one position alone goes over all of them at once."""
 
         def layer(tokens: Tensor) -> Tensor:
@@ -202,23 +211,6 @@ class Transformer(nn.Module):
         """(b, c, h, w) -> same."""
         y = self.proj_in(self.norm(x).permute(0, 2, 3, 1))
         return x + self.proj_out(self.transformer_blocks[0](y)).permute(0, 3, 1, 2)
-
-
-class SpatialAttention(Attention):
-    """Attention of the decoder: one head over the positions of a map (b, c, h, w) -> same.
-
-    The norm's statistics stay those of the whole map.
-    """
-
-    def __init__(self, channels: int, window: int) -> None:
-        norm = nn.GroupNorm(group_count(channels), channels, 1e-6)
-        super().__init__(channels, 1, window, bias=True, norm=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c, h, w) -> same."""
-        assert self.group_norm is not None
-        y = self.group_norm(x).permute(0, 2, 3, 1)
-        return x + super().forward(y).permute(0, 3, 1, 2)
 
 
 class Downsample(nn.Module):
@@ -380,7 +372,10 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         width, last = channels[0], len(channels) - 1
-        attention = SpatialAttention(width, window) if mid_attention else None
+        attention: nn.Module | None = None
+        if mid_attention:
+            norm = nn.GroupNorm(group_count(width), width, 1e-6)
+            attention = Attention(width, 1, window, bias=True, norm=norm)
         self.mid_block = MidBlock(width, attention, 1e-6)
         self.up_blocks = nn.ModuleList()
         for i, c in enumerate(channels):
