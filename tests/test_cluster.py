@@ -436,7 +436,7 @@ def a_job(folder: Path, tmp_path: Path, **changes: Any) -> Job:
 
 
 def finish(place: Host, parcel: host.Parcel) -> Any:
-    kind, value = list(place.do(parcel.job))[-1]
+    kind, value, _ = list(place.do(parcel.job))[-1]
     return kind, value
 
 
