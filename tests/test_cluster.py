@@ -52,8 +52,13 @@ cluster.add_node(**machine)
 print(cluster.address, flush=True)
 for _ in sys.stdin:
     cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
-    cluster.add_node(**machine)
-    print("again", flush=True)
+    for _ in range(3):
+        try:
+            cluster.add_node(**machine)
+            print("again", flush=True)
+            break
+        except Exception as error:  # Ray gives a busy machine 30 s
+            print(error, file=sys.stderr)
 cluster.shutdown()
 """
 """The machines: a line on stdin ends the second one and starts it anew, its end ends both."""
@@ -319,12 +324,20 @@ def test_a_cluster_of_its_own_ends_with_the_run(
     driver.send_signal(getattr(signal, end))
     assert driver.wait(60) == (-signal.SIGKILL if end == "SIGKILL" else INTERRUPTED)
     known = lines(file)
-    assert all(gone(int(pid)) for pid in marked(mark))
+    wait_for_end(mark)
     assert lines(file) == known
     assert start().wait() == 0
     assert lines(file)[: len(known)] == known
     assert scores(file.parent) == scores(tmp_path / "whole")
-    assert all(gone(int(pid)) for pid in marked(mark))
+    wait_for_end(mark)
+
+
+def wait_for_end(mark: str) -> None:
+    """Of all processes that have this in their environment."""
+    until = time.monotonic() + 60
+    while left := marked(mark):
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
 
 
 def marked(mark: str) -> list[str]:
@@ -423,7 +436,7 @@ def a_job(folder: Path, tmp_path: Path, **changes: Any) -> Job:
 
 
 def finish(place: Host, parcel: host.Parcel) -> Any:
-    kind, value = list(place.do(parcel.job))[-1]
+    kind, value, _ = list(place.do(parcel.job))[-1]
     return kind, value
 
 

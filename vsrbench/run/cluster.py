@@ -451,13 +451,12 @@ class _Remote:
         """What came of a job, or the digests of what has to be sent first."""
         answer: Found | list[str] = []
         for ref in self._place.actor.do.remote(parcel):
-            kind, value = self._ray.get(ref)
-            if kind == "told":
-                for line in value:
-                    told(line)
-            elif kind == "died":
+            kind, value, lines = self._ray.get(ref)
+            for line in lines:
+                told(line)
+            if kind == "died":
                 raise Died(*value)
-            else:
+            if kind != "told":
                 answer = value
         return answer
 

@@ -189,18 +189,18 @@ class Host:
 
     # A job
 
-    def do(self, parcel: bytes) -> Iterator[tuple[str, Any]]:
-        """Do a job: ("told", lines) on the way, then ("done", Found) or ("died", (how, log,
-        late)).
+    def do(self, parcel: bytes) -> Iterator[tuple[str, Any, list[str]]]:
+        """Do a job: ("told", None, lines) on the way, then ("done", Found, lines) or ("died",
+        (how, log, late), lines) with the lines since.
 
-        Where files have to be sent first: ("lacks", digests), and nothing else.
+        Where files have to be sent first: ("lacks", digests, []), and nothing else.
         """
         assert self._terms
         assert self._about
         lacking = dict[str, None]()
         job = self._unpack(parcel, lacking)
         if lacking:
-            yield "lacks", list(lacking)
+            yield "lacks", list(lacking), []
             return
         if self._worker is None:
             self._worker = OnDevice(Process(), self.device, self.share, self._about)
@@ -216,14 +216,13 @@ class Host:
                         lines.append(found)
                     else:
                         ended = found
-            if lines:
-                yield "told", lines
             if ended is not None:
                 break
+            yield "told", None, lines
         try:
-            yield "done", ended.result()
+            yield "done", ended.result(), lines
         except Died as died:
-            yield "died", (died.how, died.log, died.late)
+            yield "died", (died.how, died.log, died.late), lines
 
     def _unpack(self, parcel: bytes, lacking: dict[str, None]) -> Job:
         """The job as it is here; the digests of files that are not here join `lacking`."""
