@@ -63,18 +63,19 @@ def test_overlaps_and_conflicts_are_named(
             clip = f"c{n}"
             about = {"run_id": run_id, "method": "m", "dataset": "s", "clip": clip}
             store.append(a_record(key=f"{n}", metric="psnr", value=value, **about))
-            folder = store.frames / "m" / "s" / clip
-            folder.mkdir(parents=True)
-            write_mark(folder, Mark("key"))
-            digests_path(folder).write_text(frames)
+            for kept in (clip, f".{clip}.lq"):  # frames, and the LQ that the report shows
+                folder = store.frames / "m" / "s" / kept
+                folder.mkdir(parents=True)
+                write_mark(folder, Mark("key"))
+                digests_path(folder).write_text(frames)
 
     fill("a", "one", 4, 30.0)
     fill("b", "two", 5, 30.0)  # computed again, and one more
     fill("c", "one", 1, 30.0)  # a copy
     fill("d", "three", 1, 99.0, "other")
     parts, into = [str(tmp_path / x) for x in "abcd"], tmp_path / "all"
-    assert main(["merge", *parts, "--into", str(into)]) == FAILED
     a, b, c, d = parts
+    assert main(["merge", a, *parts, "--into", str(into)]) == FAILED  # a folder twice is it once
     four, kept = "(psnr on c0, psnr on c1, psnr on c2 and 1 more)", "equal, and kept once"
     differ = "they differ; the first ones are kept"
     assert capsys.readouterr().err.splitlines() == [

@@ -199,10 +199,12 @@ def _bring_frames(source: Store, target: Store, came: dict[Path, Path], found: M
         if beside.is_file() and place.is_dir():
             method, dataset, clip = place.relative_to(target.frames).parts
             first = came.get(place, target.folder)
+            if clip.startswith("."):  # the LQ beside a clip, which speaks for both
+                continue
             at = Between(first, source.folder, method, dataset, True)
             if _tell_frames(place) != _tell_frames(folder):
                 found.conflicts.setdefault(at, Common()).add(clip)
-            elif first != target.folder:  # else an earlier merge may have brought them
+            elif first not in (target.folder, source.folder):  # else they may be these very ones
                 found.overlaps.setdefault(at, Common()).add(clip)
             continue
         partial = name_partial(place)
