@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsrbench.core.processes import give_back_memory
-
 SCALE = 4
 
 
@@ -112,9 +110,6 @@ def tiled(
             rect = (slice(s * top, s * (top + height)), slice(s * left, s * (left + width)))
             total[:, :, *rect] += weight * y
             norm[rect] += weight
-            del y, weight
-            if x.device.type == "cpu":
-                give_back_memory()  # else the holes of this tile add to the peak of the next
     assert total is not None
     return total.div_(norm)
 

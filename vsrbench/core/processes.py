@@ -411,8 +411,10 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
-_MALLOC = {-3: 32 << 20, -1: 1 << 30}
-"""M_MMAP_THRESHOLD, of which this is the most that there is, and M_TRIM_THRESHOLD; bytes."""
+KEPT = 32 << 20
+"""Bytes of the largest blocks that `keep_memory` keeps: glibc has no more."""
+_MALLOC = {-3: KEPT, -1: 1 << 30}
+"""M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes."""
 
 
 def keep_memory() -> None:
