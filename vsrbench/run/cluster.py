@@ -240,7 +240,9 @@ class Cluster:
                 for ref in found:
                     if why := self._joined(refs[ref]):
                         reasons[why] = None
-                        watcher.say_once(f"{refs[ref].host} is left out: {why}")
+                        host, lost = refs[ref].host, refs[ref].state == "lost"
+                        what = f"no worker started on {host}" if lost else f"{host} is left out"
+                        watcher.say_once(f"{what}: {why}")
                     else:
                         tries[refs[ref].node, refs[ref].number] = 0
                         ready(refs[ref])
@@ -265,7 +267,7 @@ class Cluster:
             tell(MissingError(f"the cluster is gone: {_line(error)}; finished work is kept", START))
 
     def _joined(self, place: _Place) -> str:
-        """Take what a machine answers; why it is left out, or ''."""
+        """Take what a machine answers; why it does not take part, or ''."""
         try:
             answer = self._ray.get(place.joining)
         except self._ray.exceptions.RayError as error:
