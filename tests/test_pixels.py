@@ -507,14 +507,16 @@ def test_gif_is_a_video(tmp_path: Path) -> None:
         open_frames(path)
 
 
+SAME_BITS = {"x264-params": "asm=0"}  # on every processor
+
 WHOLE: dict[str, dict[str, object]] = {
     "x.avi": {"codec": "mpeg4", "gop": 7, "bf": "2"},
-    "x.ts": {"gop": 6},
-    "x.flv": {"gop": 6},
+    "x.ts": {"gop": 6, **SAME_BITS},
+    "x.flv": {"gop": 6, **SAME_BITS},
     "x.y4m": {"codec": "wrapped_avframe"},
     "x.webm": {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8"},
-    "live.mkv": {"gop": 6, "container": {"live": "1"}},
-    "x.h264": {"gop": 7, "x264-params": "asm=0"},  # the same bits every time
+    "live.mkv": {"gop": 6, **SAME_BITS, "container": {"live": "1"}},
+    "x.h264": {"gop": 7, **SAME_BITS},
     "x.mxf": {"codec": "mpeg2video", "gop": 7},
 }
 
@@ -628,8 +630,11 @@ def test_a_slice_that_is_missing_is_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.mkv", "x.webm", "live.mkv", "x.mp4"])
 def test_a_hole_in_the_structure_is_damage(tmp_path: Path, name: str) -> None:
-    """Demuxers go on at the next part that they know, and lose frames on the way."""
-    how = dict(WHOLE.get(name, {"gop": 6}))
+    """Demuxers go on at the next part that they know, and lose frames on the way.
+
+    A hole within the bits of one frame can go unseen: only its decoder reads them.
+    """
+    how = dict(WHOLE.get(name, {"gop": 6, **SAME_BITS}))
     if name == "x.mp4":
         how["container"] = {"movflags": "frag_every_frame+empty_moov+default_base_moof"}
     whole = encode(tmp_path / name, scene(20), **how)  # type: ignore[arg-type]
@@ -648,7 +653,7 @@ def test_a_hole_in_the_structure_is_damage(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_elements_that_nobody_knows_are_skipped(tmp_path: Path, name: str, inside: bool) -> None:
     """As EBML demands: before a cluster, and before a block within one."""
-    whole = encode(tmp_path / name, scene(20), **WHOLE.get(name, {"gop": 6}))  # type: ignore[arg-type]
+    whole = encode(tmp_path / name, scene(20), **WHOLE.get(name, {"gop": 6, **SAME_BITS}))  # type: ignore[arg-type]
     data, more = bytearray(whole.read_bytes()), b"\x4a\xbc\x84more"
     segment, cluster = data.index(b"\x18\x53\x80\x67"), data.index(b"\x1f\x43\xb6\x75")
     places = [(segment + 4, 8)]

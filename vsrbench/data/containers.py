@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _IN_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xA7, 0xAB, 0x5854, 0xAF, 0xEC, 0xBF})
+_BLOCKS = frozenset({0xA3, 0xA0})  # a simple one, a group of one
 _ELEMENTS = _IN_CLUSTER | {
     *(0x1A45DFA3, _SEGMENT, 0x114D9B74, 0x1549A966, 0x1654AE6B, _CLUSTER, 0x1C53BB6B, 0x1941A469),
     *(0x1043A770, 0x1254C367),
@@ -35,7 +36,7 @@ def is_cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: 
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if container.startswith("matroska"):
-            state = _matroska(file, size)
+            state, _ = _matroska(file, size)
             return state == "frames" or (state == "between" and shorter)
         if container.startswith("mov"):
             boxes = list(_boxes(file, size))
@@ -82,11 +83,34 @@ def is_joined(path: Path, container: str) -> bool:
         return data.find(data[: _HEADS[container]], 1) > 0
 
 
-def _matroska(file: BinaryIO, size: int) -> str:
-    """`frames` when a block or a cluster is cut, or what lies between is no element; `between` when
+def is_passed_over(path: Path, container: str, held: int, places: int) -> bool:
+    """Whether FFmpeg left out parts of a file that hold frames, as it does where one is damaged.
+
+    held, places: the bytes and the number of positions of the packets that it found in all tracks.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if container.startswith("matroska"):
+            return _matroska(file, size)[1] > places
+        if not container.startswith("mov"):
+            return False
+        at = payload = 0
+        fragmented = False
+        for kind, end in _boxes(file, size):
+            fragmented |= kind == b"moof"
+            if kind == b"mdat" and fragmented:
+                payload += min(end, size) - at - (8 if end - at < 1 << 32 else 16)
+            at = end
+        return payload > held
+
+
+def _matroska(file: BinaryIO, size: int) -> tuple[str, int]:
+    """(what is cut, number of blocks).
+
+    `frames` when a block or a cluster is cut, or what lies between is no element; `between` when
     the file ends between clusters of a longer segment; else empty.
     """
-    at = segment_end = cluster_end = 0
+    at = segment_end = cluster_end = blocks = 0
     inside = False  # a cluster
     while at < size:
         inside &= not 0 < cluster_end <= at
@@ -94,7 +118,7 @@ def _matroska(file: BinaryIO, size: int) -> str:
         kind = _number(file, True)
         length = None if kind is None else _number(file, False)
         if kind is None or length is None:
-            return "frames" if inside or segment_end > size else ""
+            return ("frames" if inside or segment_end > size else ""), blocks
         content = file.tell()
         end = content + length if length >= 0 else -1
         if kind not in _ELEMENTS:
@@ -105,21 +129,23 @@ def _matroska(file: BinaryIO, size: int) -> str:
                     continue
             # else it is no element, and demuxers go on at the next cluster, if there is one
             lost = at < max(cluster_end, segment_end if kind else 0)
-            return "frames" if lost or _goes_on(file, at, _CLUSTER.to_bytes(4, "big")) else ""
+            lost = lost or _goes_on(file, at, _CLUSTER.to_bytes(4, "big"))
+            return ("frames" if lost else ""), blocks
         if kind == _SEGMENT:
             segment_end, inside, at = end, False, content
         elif kind == _CLUSTER:
             cluster_end, inside, at = end, True, content
         elif end > size:
-            return "frames" if inside and kind in _IN_CLUSTER else ""
+            return ("frames" if inside and kind in _IN_CLUSTER else ""), blocks
         elif end < 0:
-            return ""
+            return "", blocks
         else:
             inside &= kind in _IN_CLUSTER
+            blocks += inside and kind in _BLOCKS and length > 4  # more than its head
             at = end
     if inside and cluster_end > size:
-        return "frames"
-    return "between" if segment_end > size else ""
+        return "frames", blocks
+    return ("between" if segment_end > size else ""), blocks
 
 
 def _goes_on(file: BinaryIO, at: int, mark: bytes) -> bool:
@@ -161,8 +187,8 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
         if length == 1:
             wide = file.read(8)
             length = int.from_bytes(wide, "big") if len(wide) == 8 else 0
-        if length < 8:  # 0: to the end of the file; else it is no box
-            return
+        if length < 8 or not kind.isascii() or not kind.decode("ascii").isprintable():
+            return  # 0: to the end of the file; else it is no box
         at += length
         yield kind, at
 

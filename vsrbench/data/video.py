@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import DataError
-from vsrbench.data.containers import is_cut_off, is_joined
+from vsrbench.data.containers import is_cut_off, is_joined, is_passed_over
 from vsrbench.data.images import FETCH_AGAIN
 
 if TYPE_CHECKING:
@@ -91,11 +91,17 @@ def scan(path: Path) -> Track:
     shown: list[tuple[int | None, bool]] = []  # timestamp, key frame?
     total, last, end, payload, corrupt, steady = 0, None, 0, 0, False, True
     join = 0  # packets within which another stream begins, where one ends
+    held, places = 0, set[int]()  # bytes and positions of the packets of all tracks
     try:
         with _open(path) as container:
             stream, note = _track(path, container)
-            for packet in container.demux(stream):
-                if not packet.size or not _count_slices(container.format.name, packet):
+            for packet in container.demux():
+                if packet.size:
+                    held += packet.size
+                    places.add(packet.pos or 0)
+                if packet.stream_index != stream.index or not packet.size:
+                    continue
+                if not _count_slices(container.format.name, packet):
                     continue
                 if join == 1 and not packet.is_keyframe:
                     raise DataError(f"{path} lacks a part at frame {total:08d}", FETCH_AGAIN)
@@ -135,6 +141,7 @@ def scan(path: Path) -> Track:
             "join them with a program that knows the format, or take them apart",
         )
     missing = is_cut_off(path, name, total < declared, lost > 1, payload)
+    missing |= is_passed_over(path, name, held, len(places))
     if len(shown) != declared or corrupt or missing or not steady:
         pictures = _check_pictures(path, _pictures(path), 0)
         shown = [(frame.pts, frame.key_frame) for frame in pictures]
