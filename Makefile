@@ -34,7 +34,7 @@ bench: $(VENV)/.bench
 APART := tests/test_backends.py tests/test_cluster.py
 test: $(VENV)/.dev
 	$(RUN) -m pytest --cov --cov-report= $(APART:%=--ignore=%)
-	$(RUN) -m pytest --cov --cov-append --cov-report=term:skip-covered -n 0 $(APART)
+	$(RUN) -m pytest --cov --cov-append --cov-report=term:skip-covered -n 2 $(APART)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
