@@ -21,6 +21,7 @@ from PIL import Image
 from tests.test_frames import encode, scene
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.data import video
+from vsrbench.data.containers import lacks_frames
 from vsrbench.data.frames import is_lossy, open_frames
 from vsrbench.data.images import image_size, read_image
 from vsrbench.data.video import has_video, to_rgb
@@ -647,6 +648,37 @@ def test_a_hole_in_the_structure_is_damage(tmp_path: Path, name: str) -> None:
         except UserError:
             continue
         assert found == 20
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_data_of_fragments_that_no_packet_has_are_missing(tmp_path: Path, wide: bool) -> None:
+    """Lengths of boxes have four bytes or eight."""
+    head = struct.pack(">I4sQ", 1, b"mdat", 26) if wide else struct.pack(">I4s", 18, b"mdat")
+    path = tmp_path / "x.mp4"
+    path.write_bytes(struct.pack(">I4s", 8, b"moof") + head + bytes(10))
+    for held in (9, 10):
+        found = lacks_frames(
+            path, "mov", fewer=False, shorter=False, payload=held, held=held, places=1
+        )
+        assert found == (held == 9)
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv"])
+def test_sound_is_no_missing_frame(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe"}) as out:
+        stream, sound = out.add_stream("libx264", rate=24), out.add_stream("aac", rate=48000)
+        stream.height, stream.width = scene(1)[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for k, picture in enumerate(scene(20)):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+            noise = np.random.default_rng(k).normal(0, 0.1, (2, 2000)).astype(np.float32)
+            heard = av.AudioFrame.from_ndarray(noise, "fltp", "stereo")
+            heard.rate, heard.pts = 48000, 2000 * k
+            out.mux(sound.encode(heard))
+        out.mux(stream.encode())
+        out.mux(sound.encode())
+    assert len(list(open_frames(path))) == 20
 
 
 @pytest.mark.parametrize("name", ["x.mkv", "live.mkv", "x.webm"])

@@ -26,26 +26,39 @@ files that were joined."""
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
 
-def is_cut_off(path: Path, container: str, fewer: bool, shorter: bool, payload: int) -> bool:
-    """Whether frames are missing at the end of a file.
+def lacks_frames(
+    path: Path,
+    container: str,
+    *,
+    fewer: bool,
+    shorter: bool,
+    payload: int,
+    held: int,
+    places: int,
+) -> bool:
+    """Whether a file is cut off, or FFmpeg left out a part, as it does where one is damaged.
 
     container: its name in FFmpeg. fewer: there are fewer packets than its index has. shorter: they
     end before its duration. Both are taken for damage only where the structure is cut, too.
-    payload: bytes of the last packet.
+    payload: bytes of the last packet. held, places: bytes and number of positions of the packets
+    of all tracks.
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)
         if container.startswith("matroska"):
-            state, _ = _matroska(file, size)
-            return state == "frames" or (state == "between" and shorter)
+            state, blocks = _matroska(file, size)
+            return state == "frames" or (state == "between" and shorter) or blocks > places
         if container.startswith("mov"):
             boxes = list(_boxes(file, size))
-            last, end = boxes[-1] if boxes else (b"", 0)
-            fragmented = any(kind == b"moof" for kind, _ in boxes)
+            last, _, end = boxes[-1] if boxes else (b"", 0, 0)
+            first = next((k for k, (kind, *_) in enumerate(boxes) if kind == b"moof"), None)
             cut = end > size and last in (b"moof", b"mdat")
-            if fragmented and not cut and end != size:  # what follows is no box
-                cut = _goes_on(file, boxes[-2][1] if end > size else end, b"moof")
-            return cut and (fragmented or fewer)
+            if first is None:
+                return cut and fewer
+            if not cut and end != size:  # what follows is no box
+                cut = _goes_on(file, boxes[-2][2] if end > size else end, b"moof")
+            data = sum(end - begin for kind, begin, end in boxes[first:] if kind == b"mdat")
+            return cut or data > held
         if container == "avi":
             return _riff_end(file) > size and fewer
         if container == "asf":
@@ -76,32 +89,11 @@ def is_joined(path: Path, container: str) -> bool:
     """
     with path.open("rb") as file:
         if container.startswith("mov"):
-            return [kind for kind, _ in _boxes(file, file.seek(0, 2))].count(b"moov") > 1
+            return [kind for kind, *_ in _boxes(file, file.seek(0, 2))].count(b"moov") > 1
         if container not in _HEADS:
             return False
         data = _content(file)
         return data.find(data[: _HEADS[container]], 1) > 0
-
-
-def is_passed_over(path: Path, container: str, held: int, places: int) -> bool:
-    """Whether FFmpeg left out parts of a file that hold frames, as it does where one is damaged.
-
-    held, places: the bytes and the number of positions of the packets that it found in all tracks.
-    """
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if container.startswith("matroska"):
-            return _matroska(file, size)[1] > places
-        if not container.startswith("mov"):
-            return False
-        at = payload = 0
-        fragmented = False
-        for kind, end in _boxes(file, size):
-            fragmented |= kind == b"moof"
-            if kind == b"mdat" and fragmented:
-                payload += min(end, size) - at - (8 if end - at < 1 << 32 else 16)
-            at = end
-        return payload > held
 
 
 def _matroska(file: BinaryIO, size: int) -> tuple[str, int]:
@@ -178,8 +170,11 @@ def _number(file: BinaryIO, keep_marker: bool) -> int | None:
     return -1 if whole & most == most else whole & most
 
 
-def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
-    """(kind, end) of the boxes of ISO media; the last one may end past the end of the file."""
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, begin and end of the content) of the boxes of ISO media.
+
+    The last one may end past the end of the file.
+    """
     at = 0
     while at + 8 <= size:
         file.seek(at)
@@ -187,10 +182,10 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
         if length == 1:
             wide = file.read(8)
             length = int.from_bytes(wide, "big") if len(wide) == 8 else 0
-        if length < 8 or not kind.isascii() or not kind.decode("ascii").isprintable():
+        if length < 8 or not all(32 <= byte < 127 for byte in kind):
             return  # 0: to the end of the file; else it is no box
-        at += length
-        yield kind, at
+        begin, at = file.tell(), at + length
+        yield kind, begin, at
 
 
 def _riff_end(file: BinaryIO) -> int:

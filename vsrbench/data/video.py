@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import DataError
-from vsrbench.data.containers import is_cut_off, is_joined, is_passed_over
+from vsrbench.data.containers import is_joined, lacks_frames
 from vsrbench.data.images import FETCH_AGAIN
 
 if TYPE_CHECKING:
@@ -140,8 +140,15 @@ def scan(path: Path) -> Track:
             "its head repeated, and programs differ in what they read of it",
             "join them with a program that knows the format, or take them apart",
         )
-    missing = is_cut_off(path, name, total < declared, lost > 1, payload)
-    missing |= is_passed_over(path, name, held, len(places))
+    missing = lacks_frames(
+        path,
+        name,
+        fewer=total < declared,
+        shorter=lost > 1,
+        payload=payload,
+        held=held,
+        places=len(places),
+    )
     if len(shown) != declared or corrupt or missing or not steady:
         pictures = _check_pictures(path, _pictures(path), 0)
         shown = [(frame.pts, frame.key_frame) for frame in pictures]
