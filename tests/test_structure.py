@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
@@ -157,3 +159,14 @@ def test_product_code_uses_no_test_library() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             assert not {name.partition(".")[0] for name in names} & {"unittest", "pytest"}, path
+
+
+def test_what_is_installed_is_for_every_python_that_is_supported() -> None:
+    """Some packages leave out the first releases of a Python that others still have."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        oldest = tomllib.load(file)["project"]["requires-python"].removeprefix(">=") + ".0"
+    pins = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
+    for one in distributions():
+        name, asked = one.metadata["Name"], one.metadata["Requires-Python"]
+        if f"{name}=={one.version}".lower().replace("_", "-") in pins and asked:
+            assert SpecifierSet(asked).contains(oldest), f"{name} {one.version}: {asked}"
