@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -637,6 +638,7 @@ class FakeRay:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.ended: list[Any] = []
+        self.numbers = count()
 
     def nodes(self) -> list[dict[str, Any]]:
         offered = {"CPU": 16.0, "GPU": 4.0}
@@ -651,7 +653,7 @@ class FakeRay:
         ]
 
     def remote(self, _: Any) -> Any:
-        call = SimpleNamespace(remote=lambda *args: ("answer of", len(self.asked)))
+        call = SimpleNamespace(remote=lambda *args: ("answer", next(self.numbers)))
         actor = SimpleNamespace(join=call, machine=call, leave=call)
         return SimpleNamespace(
             options=lambda **asked: (
@@ -663,7 +665,7 @@ class FakeRay:
         return refs[:1], refs[1:]
 
     def get(self, ref: Any) -> Any:
-        return host.About("h", "3", 16, "a GPU", False)
+        return host.About("h", "3", 16, "a GPU", False, {})
 
     def kill(self, actor: Any) -> None:
         self.ended.append(actor)

@@ -297,7 +297,7 @@ class Fake:
         assert not self.ended
         future = Future[executors.Found]()
         told(executors.FRAME)
-        if job.clip.name == "dies":
+        if job.clip.name.startswith("dies"):
             future.set_exception(Died("signal SIGABRT", "where it was"))
         elif job.clip.name == "bare":
             future.set_exception(ImportError("no memory for libx.so"))
@@ -360,18 +360,20 @@ def test_a_worker_that_cannot_begin_fails_its_job() -> None:
 
 
 def test_a_method_that_ends_its_worker_again_and_again_is_given_up() -> None:
-    """Twice on one clip; a clip is tried twice, and a worker that dies is replaced."""
-    why = "'m' crashed its process on clip 'dies' (signal SIGABRT)"
-    again = f"{why}: not run again"
-    assert scheduled("a dies b", "m n") == [
-        ("m", "a", ""),
-        ("m", "dies", why),
-        ("m", "b", again),
-        ("n", "a", ""),
-        ("n", "dies", why.replace("'m'", "'n'")),
-        ("n", "b", again.replace("'m'", "'n'")),
+    """Three times in all; a clip is tried twice, the second time after the others."""
+    why = "'m' crashed its process on clip 'dies{}' (signal SIGABRT)"
+    last = why.replace("'m'", "'n'")
+    assert scheduled("dies a b", "m n") == [
+        *(("m", "a", ""), ("m", "b", ""), ("m", "dies", why.format(""))),
+        *(("n", "a", ""), ("n", "b", ""), ("n", "dies", last.format(""))),
     ]
     assert Fake.made == 4  # those that died on the second try have no job to be replaced for
+    again = f"{why.format(3)}: not run again"
+    assert scheduled("dies1 dies2 a dies3 b dies4") == [
+        ("m", "a", ""),
+        ("m", "dies3", why.format(3)),
+        *(("m", clip, again) for clip in ("b", "dies4", "dies1", "dies2")),
+    ]
 
 
 def test_a_worker_that_lost_its_device_is_replaced() -> None:
@@ -384,6 +386,8 @@ def test_workers_keep_to_their_method() -> None:
     found = scheduled("a b c d", "m n", places=2)
     assert [card for card, *_ in found][:4] == ["m", "n", "m", "n"]
     assert Fake.made == 2
+    taken = [("m", "a"), ("n", "b"), ("m", "c"), ("n", "a")]
+    assert [(card, clip) for card, clip, _ in found][:4] == taken, "no clip is in work twice"
     scheduled("a b", "m n o")
     assert Fake.made == 3, "each method has a worker of its own"
 

@@ -59,7 +59,6 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.api import default_results
     from vsrbench.api.running import set_precision
     from vsrbench.cards import specs
-    from vsrbench.core import processes
     from vsrbench.core.env import device_name
     from vsrbench.results import advice
     from vsrbench.results.agreement import read_study
@@ -74,7 +73,6 @@ def execute(options: argparse.Namespace) -> int:
     started = time.monotonic()
     if options.vram:
         mib(options.vram)
-    processes.warm_up()
     with Crew() as crew:
         device = crew.ask(pick_device, options.device).result()
         absent: dict[str, UserError] = {}

@@ -154,7 +154,6 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Run, score, measure, and print a table for each dataset."""
     from vsrbench.cards import specs
-    from vsrbench.core import processes
     from vsrbench.metrics import metric_info
 
     study = _study(options)
@@ -163,7 +162,6 @@ def execute(options: argparse.Namespace) -> int:
         specs.method_card(options.root, name)
     for name in study.metrics:
         metric_info(name)
-    processes.warm_up()
     with crew_of(options) as crew:
         return _execute(options, study, crew)
 

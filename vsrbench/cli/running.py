@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vsrbench.core import processes
 from vsrbench.core.errors import UserError
 from vsrbench.core.progress import counted, note
 
@@ -55,10 +56,14 @@ def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None
 
 
 def crew_of(options: argparse.Namespace) -> Crew | Cluster:
-    """The workers of a run: of this machine, or of the cluster that --ray names."""
-    from vsrbench.run.executors import Crew
+    """The workers of a run: of this machine, or of the cluster that --ray names.
 
+    What is asked on this machine imports what it needs from now on.
+    """
+    processes.warm_up()
     if options.ray is None:
+        from vsrbench.run.executors import Crew
+
         return Crew()
     from vsrbench.run.cluster import Cluster
 

@@ -77,13 +77,12 @@ def make_parser() -> Parser:
 def execute(options: argparse.Namespace) -> int:
     """Score the outputs, and print a table."""
     from vsrbench.cards import specs
-    from vsrbench.core import processes
     from vsrbench.core.types import MethodCard, Weights
     from vsrbench.data import datasets, outputs
     from vsrbench.metrics import PRESETS, metric_info
     from vsrbench.run.runner import Run, RunConfig
 
-    processes.warm_up()
+    crew = crew_of(options)
     if options.preset and options.preset not in PRESETS:
         raise unknown_name("preset", options.preset, PRESETS)
     dove = options.preset == "dove"
@@ -127,7 +126,7 @@ def execute(options: argparse.Namespace) -> int:
     cards = [replace(outputs_card, scale=0, source=str(source))]
     if found.clips and all(clip.lq for clip in found.clips):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
-    with crew_of(options) as crew:
+    with crew:
         config = RunConfig(
             root=options.root,
             devices=crew.devices(options.device),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -70,7 +69,7 @@ class _Place:
     number: int
     """Which device of it."""
     actor: Any
-    joining: Any
+    joining: Any = None
     """Reference to what `Host.join` answers."""
     state: Literal["joining", "working", "refused", "lost"] = "joining"
     busy: bool = False
@@ -82,7 +81,8 @@ class _Place:
 class Cluster:
     """What `Crew` is for this machine, for those of a Ray cluster; a context.
 
-    Jobs and costs run on its machines. What a run asks before, it asks a worker here.
+    Jobs and costs run on its machines. What a run asks before, it asks a worker here, which is
+    started when there is something to ask.
     """
 
     def __init__(self, address: str) -> None:
@@ -99,7 +99,6 @@ class Cluster:
         self._machine: dict[str, Any] = {}
 
     def __enter__(self) -> Cluster:
-        self._crew.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,6 +111,12 @@ class Cluster:
         """As `Crew.ask`, on this machine."""
         return self._crew.ask(work, *args, **kwargs)
 
+    def find_accelerators(self) -> Future[dict[str, Any]]:
+        """None: what is here is not used but as a machine of the cluster, which tells of it."""
+        found = Future[dict[str, Any]]()
+        found.set_result({})
+        return found
+
     def prepare_measure(self) -> None:
         """Nothing: it is not known yet which machine measures."""
 
@@ -123,7 +128,8 @@ class Cluster:
     def devices(self, asked: str | None) -> tuple[str, ...]:
         """The devices to use of each machine: `cpu` as often as it is asked for, or each GPU.
 
-        Starts or joins the cluster. Raises UserError, MissingError.
+        Starts or joins the cluster, whose places start while the run is being planned. Raises
+        UserError, MissingError.
         """
         names = tuple(name.strip() for name in (asked or "").split(",") if name.strip())
         if names and set(names) != {"cpu"} and names != ("cuda",):
@@ -140,7 +146,11 @@ class Cluster:
                 "--device cuda was asked for and no machine of the cluster offers a GPU to Ray",
                 "join them with: ray start --num-gpus N",
             )
-        return names or (("cuda",) if offered else ("cpu",))
+        devices = names or (("cuda",) if offered else ("cpu",))
+        for node in self._nodes():
+            for number in range(_count(node, devices)):
+                self._open(devices, node, number)
+        return devices
 
     def _nodes(self) -> list[dict[str, Any]]:
         self._heartbeat.settle()
@@ -160,12 +170,12 @@ class Cluster:
                 nonlocal watching
                 self._stop.clear()
                 self._heartbeat.tell = tell
-                start = partial(self._start, devices, terms_of(jobs, mark), about)
+                terms = terms_of(jobs, mark)
 
                 def ready(place: _Place) -> None:
                     tell(lambda: _Remote(self._ray, place, about, self._digest))
 
-                args = devices, start, ready, tell, watcher
+                args = devices, terms, about, ready, tell, watcher
                 watching = threading.Thread(target=self._watch, args=args, daemon=True)
                 watching.start()
 
@@ -184,15 +194,9 @@ class Cluster:
             self._digests[key] = frames.digest(source)
         return self._digests[key]
 
-    def _start(
-        self,
-        devices: Sequence[str],
-        terms: Terms,
-        about: RunContext,
-        node: dict[str, Any],
-        number: int,
-        alone: bool = False,
-    ) -> _Place:
+    def _open(
+        self, devices: Sequence[str], node: dict[str, Any], number: int, alone: bool = False
+    ) -> None:
         """Begin to fill a place; with `alone` it takes all CPUs of its machine."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -210,15 +214,19 @@ class Cluster:
             )
             .remote(devices[0], 1 if alone else share)
         )
-        joining = actor.join.remote(terms, about)
-        place = _Place(node["NodeID"], node["NodeManagerAddress"], number, actor, joining)
-        self._places.append(place)
-        return place
+        self._places.append(_Place(node["NodeID"], node["NodeManagerAddress"], number, actor))
+
+    def _join(self, terms: Terms, about: RunContext) -> None:
+        """Ask those that have not been asked to take part."""
+        for place in self._places:
+            if place.joining is None:
+                place.joining = place.actor.join.remote(terms, about)
 
     def _watch(
         self,
         devices: Sequence[str],
-        start: Callable[[dict[str, Any], int], _Place],
+        terms: Terms,
+        about: RunContext,
         ready: Callable[[_Place], None],
         tell: Callable[[UserError], None],
         watcher: Watcher,
@@ -234,7 +242,8 @@ class Cluster:
                         slot = node["NodeID"], number
                         if slot not in held and tries[slot] < ATTEMPTS:
                             tries[slot] += 1
-                            start(node, number)
+                            self._open(devices, node, number)
+                self._join(terms, about)
                 refs = {p.joining: p for p in self._places if p.state == "joining"}
                 found = self._ray.wait(list(refs), timeout=LOOK_S)[0] if refs else ()
                 for ref in found:
@@ -306,12 +315,13 @@ class Cluster:
         self._crew.end()
         if self._alone is not None:
             return self._machine
+        self._clear()
         about = RunContext("", False, Path(), logs)
         with _mark_folder(logs) as mark:
-            start = partial(self._start, [device], terms_of((), mark), about, alone=True)
             for node in self._nodes():
                 if _count(node, [device]):
-                    start(node, 0)
+                    self._open([device], node, 0, alone=True)
+            self._join(terms_of((), mark), about)
             reasons = dict[str, None]()
             says_at = time.monotonic() + PATIENCE_S
             while refs := {p.joining: p for p in self._places if p.state == "joining"}:

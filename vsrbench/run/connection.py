@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # who asked for no GPU sees what there is
     "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",  # actors have workers of their own
 }
 """Of a cluster that is started for a run."""
 UNASKED = ("start_api_server", "start_monitor", "start_log_monitor")

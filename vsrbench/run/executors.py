@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from vsrbench.core import processes, variables
+from vsrbench.core import env, processes, variables
 from vsrbench.core.errors import ContractError, UserError, missing_package
 from vsrbench.core.processes import Died, Process
 from vsrbench.core.types import Measurement, Method, MethodCard, Record, Size
@@ -125,9 +125,11 @@ def run(
 
     open_places: is given a function and tells it of each place, at once or later and from any
     thread; of a UserError when there will be none, which is raised. A place does one job at a time.
-    What ended its worker is tried once more; what was lost with its place, `LOSSES` times.
+    What ended its worker is tried once more, after the other clips of its method, so that none of
+    them depends on the order; what was lost with its place is tried `LOSSES` times.
     A worker stays for the jobs of one method, whose code may have changed anything in its process;
-    the next method gets another.
+    the next method gets another. Where it can be, no two jobs of one clip run at a time: the motion
+    of its reference is looked for by the first and kept for the others.
     """
     waiting = dict[tuple[str, int], deque[Job]]()
     for job in jobs:
@@ -144,11 +146,15 @@ def run(
 
     def next_job(place: int) -> Job | None:
         others = {method for other, method in at.items() if other in running}
+        clips = {_clip(job) for job in running.values()}
         for fits in (lambda m: m == at.get(place), lambda m: m not in others, lambda m: True):
             for method, left in waiting.items():
                 if left and fits(method):
                     at[place] = method
-                    return left.popleft()
+                    able = (j for j in left if _clip(j) not in clips and not deaths[label(j)])
+                    job = next(able, left[0])
+                    left.remove(job)
+                    return job
         return None
 
     def assign() -> Iterator[Done]:
@@ -200,8 +206,8 @@ def run(
                 how = "was ended" if died.late else "crashed its process"
                 why = f"'{name}' {how} on clip '{job.clip.name}' ({died.how})"
                 if deaths[name] < DEATHS and deaths[clip] < 2 and not died.late:
-                    watcher.say_once(f"{why}: tried once more")
-                    waiting[_method(job)].appendleft(job)
+                    watcher.say_once(f"{why}: tried once more, after the others")
+                    waiting[_method(job)].append(job)
                 else:
                     if not died.late or deaths[name] >= DEATHS:
                         banned[name] = why
@@ -247,6 +253,10 @@ LATE = "give it more time with --timeout, or leave it out"
 def _method(job: Job) -> tuple[str, int]:
     """What stays loaded from one job to the next."""
     return job.card.name, job.card.scale
+
+
+def _clip(job: Job) -> tuple[str, str]:
+    return job.clip.dataset, job.clip.name
 
 
 def _code(job: Job) -> tuple[str, int]:
@@ -337,6 +347,10 @@ class Crew:
         if asked and {name.strip() for name in asked.split(",")} == {"cpu"}:
             return pick_devices(asked)
         return self.ask(pick_devices, asked).result()
+
+    def find_accelerators(self) -> Future[dict[str, Any]]:
+        """As `env.find_accelerators`, of what may be used here."""
+        return self.ask(env.find_accelerators)
 
     def machine(self, device: str, logs: Path) -> dict[str, Any]:
         """What the cost of a method depends on besides; nothing of ours works when it returns."""

@@ -24,11 +24,11 @@ from typing import Any
 
 from vsrbench import __version__
 from vsrbench.cards.specs import ROOT
-from vsrbench.core.env import PACKAGES, core_count, device_name
+from vsrbench.core.env import PACKAGES, core_count, device_name, find_accelerators
 from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.files import content, list_below, name_partial, remove_leftovers
 from vsrbench.core.keys import digest
-from vsrbench.core.processes import Died, Process
+from vsrbench.core.processes import Died, Process, warm_up
 from vsrbench.core.types import Measurement, MethodCard, Size
 from vsrbench.core.variables import cache_folder, cache_limit_gib
 from vsrbench.data import frames
@@ -119,6 +119,8 @@ class About:
     """Name of the GPU or CPU that is worked on."""
     shared: bool
     """The results folder is there, too."""
+    accelerators: Mapping[str, Any]
+    """`env.find_accelerators` of it."""
 
 
 class Host:
@@ -132,6 +134,7 @@ class Host:
         with suppress(OSError):  # who is nice to everybody measures how busy a machine is
             nice = os.getpriority(os.PRIO_PROCESS, os.getppid())
             os.setpriority(os.PRIO_PROCESS, 0, nice)
+        warm_up()
         self._worker: OnDevice | None = None
         self._terms: Terms | None = None
         self._about: RunContext | None = None
@@ -156,10 +159,11 @@ class Host:
         process = Process()
         try:
             name = process.submit(device_name, self.device).result()
+            accelerators = process.submit(find_accelerators).result()
         finally:
             process.end()
         python, cores = platform.python_version(), core_count()
-        return About(socket.gethostname(), python, cores, name, self._shared)
+        return About(socket.gethostname(), python, cores, name, self._shared, accelerators)
 
     def _explain_unfit(self, terms: Terms) -> str:
         own = read_own_state()

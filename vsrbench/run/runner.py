@@ -168,7 +168,7 @@ class Run:
             "device": ",".join(self.config.devices),
             "env": env.capture(self.config.root),
         }
-        accelerators = self.crew.ask(env.find_accelerators)
+        accelerators = self.crew.find_accelerators()
         remove_leftovers(self.store.logs, *self.store.frames.glob("*/*"))
         code = FAILED  # what Python makes of an exception that nobody catches
         stopped = True
