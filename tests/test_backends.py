@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from vsrbench.cards import specs
 from vsrbench.cli import main
 from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.parts import Part
+from vsrbench.core.processes import Died, Process
 from vsrbench.core.types import MethodCard, Weights
-from vsrbench.run import backends
+from vsrbench.run import backends, cost
 from vsrbench.run.backends import accelerate, check, export, parts_of
 from vsrbench.run.export import export_all
 
@@ -188,6 +190,30 @@ def test_bad_command_lines(
         given += ["--results", str(tmp_path)]
     assert main(given) == 2
     assert said in capsys.readouterr().err
+
+
+def test_cost_of_an_engine_is_measured_beside_idle_threads_that_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of OpenMP would hold the cores of the engine; torch by itself is faster as it comes."""
+    asked: list[Process] = []
+
+    def ask(*_: Any, process: Process, **__: Any) -> Any:
+        asked.append(process)
+
+    monkeypatch.setattr(cost, "run_apart", ask)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    waiting, later = Process(fresh=True), Process(fresh=True)
+    cost.measure(card(settings={"backend": "openvino"}), (8, 8), 3, "cpu", process=waiting)
+    cost.measure(card(), (8, 8), 3, "cpu", process=later)
+    try:
+        found = [process.submit(os.getenv, "GOMP_SPINCOUNT").result() for process in asked]
+        assert found == ["1000", None]
+        with pytest.raises(Died):
+            waiting.submit(os.getpid).result()
+    finally:
+        for process in asked:
+            process.end()
 
 
 def test_precision_and_backend_are_part_of_the_identity() -> None:

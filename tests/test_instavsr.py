@@ -499,11 +499,11 @@ def test_agreement_bears_noise() -> None:
     x = moving(1, seed=18, size=32)
     frame = F.interpolate(x, scale_factor=4, mode="bicubic")
     noisy = x + 8 / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    again = network.agreement(frame, F.interpolate(noisy, scale_factor=4, mode="bicubic"))
+    again = network.agreement(frame - F.interpolate(noisy, scale_factor=4, mode="bicubic"))
     assert again.shape == (1, 1, 128, 128)
     assert again.mean() > 0.95
-    assert (network.agreement(frame, frame) == 1).all()
-    assert (network.agreement(frame, frame + 0.2) == 0).all()
+    assert (network.agreement(frame - frame) == 1).all()
+    assert (network.agreement(torch.full_like(frame, 0.2)) == 0).all()
 
 
 class Still(torch.nn.Module):
@@ -528,7 +528,7 @@ class Drift(torch.nn.Module):
 
 def test_inputs_are_aligned_to_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
     # A network of random weights makes frames that its input does not agree with.
-    monkeypatch.setattr(network, "agreement", lambda past, _: torch.ones_like(past[:, :1]))
+    monkeypatch.setattr(network, "agreement", lambda apart: torch.ones_like(apart[:, :1]))
     net, clip = awake("detail"), moving(5, seed=16)
     net.spynet = Drift()
     inputs: list[torch.Tensor] = []

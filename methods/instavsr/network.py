@@ -210,13 +210,14 @@ def inside(at: Tensor) -> Tensor:
     return (torch.maximum(x, y) <= 1)[:, None]
 
 
-def agreement(past: Tensor, present: Tensor) -> Tensor:
-    """How far two aligned frames (b, 3, 4h, 4w) show the same, 0..1 (b, 1, 4h, 4w).
+def agreement(difference: Tensor) -> Tensor:
+    """How far two aligned frames show the same, 0..1 (b, 1, 4h, 4w), by their difference
+    (b, 3, 4h, 4w).
 
-    By their absolute difference at LQ size, averaged over channels and 3x3 px so that noise counts
-    less than what is out of place: motion that the flow missed leaves no ghosts.
+    Its size at LQ resolution, averaged over channels and 3x3 px so that noise counts less than what
+    is out of place: motion that the flow missed leaves no ghosts.
     """
-    apart = F.avg_pool2d(past - present, SCALE).abs().mean(1, keepdim=True)
+    apart = F.avg_pool2d(difference, SCALE).abs().mean(1, keepdim=True)
     apart = F.avg_pool2d(apart, 3, 1, 1, count_include_pad=False)
     share = ((DIFFERS - apart) / (DIFFERS - AGREES)).clamp(0, 1)
     return F.interpolate(share, scale_factor=SCALE, mode="bilinear", align_corners=False)
@@ -409,8 +410,8 @@ class InstaVSR(nn.Module):
         if self.feedback != "detail":
             return self.backbone(centre, (neighbours,), match), None
         bicubic = upscaled(centre)
-        kept, seen = self._align_sr(bicubic, past)
-        detail = 2 * unshuffled(kept - bicubic, unshuffle * SCALE)
+        kept, known, seen = self._align_sr(bicubic, past)
+        detail = unshuffled(known, unshuffle * SCALE)
         drawn = self.backbone(centre, (neighbours, detail), match, bicubic)
         sr, gate = drawn.tensor_split([3], 1)
         trusted = gate.sigmoid() * seen
@@ -427,14 +428,15 @@ class InstaVSR(nn.Module):
         return aligned + [nearest] * (self.reach - len(aligned))
 
     @staticmethod
-    def _align_sr(bicubic: Tensor, past: Sequence[Neighbour]) -> tuple[Tensor, Tensor]:
-        """The previous SR aligned to the centre, and how many frames it averages, (b, 1, 4h, 4w).
+    def _align_sr(bicubic: Tensor, past: Sequence[Neighbour]) -> tuple[Tensor, Tensor, Tensor]:
+        """The previous SR aligned to the centre, its difference to the centre's bicubic image in
+        levels of -1..1, both (b, 3, 4h, 4w), and how many frames it averages, (b, 1, 4h, 4w).
 
-        Where there is none, or it shows something else, it is the centre's bicubic image
-        (b, 3, 4h, 4w), and the number 0; between the two the number is less.
+        Where there is none, or it shows something else, difference and number are 0; between the
+        two the number is less.
         """
         if not past:
-            return bicubic, torch.zeros_like(bicubic[:, :1])
+            return bicubic, torch.zeros_like(bicubic), torch.zeros_like(bicubic[:, :1])
         previous = past[0]
         assert previous.sr is not None, "fed back with feedback 'detail'"
         assert previous.seen is not None, "fed back with feedback 'detail'"
@@ -444,6 +446,7 @@ class InstaVSR(nn.Module):
         # What bilinear weights blur here would be blurred again with every frame.
         at = places(flow)
         sr = sample(previous.sr, at, "border", "bicubic")
-        agrees = (inside(at) & previous.same) * agreement(sr, bicubic)
+        difference = sr - bicubic
+        agrees = (inside(at) & previous.same) * agreement(difference)
         seen = sample(previous.seen, at, "border", "bilinear")
-        return torch.where(agrees > 0, sr, bicubic), agrees * seen
+        return sr, difference * (2 * (agrees > 0)).to(sr.dtype), agrees * seen

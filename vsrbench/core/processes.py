@@ -30,7 +30,7 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -69,11 +69,13 @@ class Died(Exception):
 class Process:
     """A process that does what it is given, in order. `end` it: its temporary files go with it.
 
-    fresh: executed anew, so that its memory is its own.
+    fresh: executed anew, so that its memory is its own. settings: of its environment, beside ours,
+    which win.
     """
 
-    def __init__(self, fresh: bool = False) -> None:
+    def __init__(self, fresh: bool = False, settings: Mapping[str, str] | None = None) -> None:
         self.mark, self.pid = new_mark(), 0
+        self._settings = settings or {}
         self._pending = deque[tuple[Future[Any], Told | None]]()
         self._lock = threading.Lock()
         self._died: Died | None = None
@@ -99,7 +101,8 @@ class Process:
         """Ours, with what belongs to the process; what is to stay is not among its own files."""
         compiled = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
         own = {MARK: self.mark, "TMPDIR": str(self._scratch), LOGS: str(logs_folder())}
-        return {"TORCHINDUCTOR_CACHE_DIR": str(compiled), **os.environ, **own}
+        given = {"TORCHINDUCTOR_CACHE_DIR": str(compiled), **self._settings}
+        return {**given, **os.environ, **own}
 
     def submit(
         self,
@@ -219,7 +222,7 @@ PRELOAD = ("torch", "vsrbench.run.executors")
 SPINS = {"GOMP_SPINCOUNT": "1000"}
 """Of the template, unless it is set: how often an idle thread of GNU OpenMP looks for work before
 it sleeps. Its own 300,000 hold a core for milliseconds after each operation of torch, which the
-threads that score, read and write want."""
+threads that score, read and write want, and those of other engines."""
 _BORN, _ENDED = 0, 1
 _REPORT = struct.Struct("iii")
 """Of the template: the number of a process, one of these, and its pid or exit code."""

@@ -22,10 +22,11 @@ from vsrbench.core.errors import ContractError, UserError
 from vsrbench.core.files import read_json, replace_atomically
 from vsrbench.core.keys import cost_key
 from vsrbench.core.nvml import MemoryMeter, energy_counter, is_shared
-from vsrbench.core.processes import Died, Ended, Process
+from vsrbench.core.processes import SPINS, Died, Ended, Process
 from vsrbench.core.types import Measurement, Method, MethodCard, Size
 from vsrbench.core.variables import LOGS
 from vsrbench.programs.process import Usage
+from vsrbench.run.backends import SETTING, TORCH
 from vsrbench.run.method import (
     check_size,
     dtype_of,
@@ -38,7 +39,7 @@ from vsrbench.run.method import (
 if TYPE_CHECKING:
     import torch
 
-VERSION = 4
+VERSION = 5
 """Bumped when a figure can change."""
 Result = TypeVar("Result")
 
@@ -81,6 +82,10 @@ def measure(
     or had not ended after `timeout_s`.
     """
     where = f"at {size[1]}x{size[0]}, {frames} frames"
+    if card.settings.get(SETTING, TORCH) != TORCH:  # whose threads want the cores of torch's
+        if process is not None:
+            process.end()
+        process = Process(fresh=True, settings=SPINS)
     work = (_measure, card, size, frames, device, logs)
     return run_apart(card, where, *work, timeout_s=timeout_s, process=process)
 
