@@ -88,7 +88,7 @@ _SAVED: Mapping[str, Mapping[str, Any]] = {
     "png": {"metadata": {"Software": None}},
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
-    "webp": {"pil_kwargs": {"lossless": True, "quality": 0, "method": 0}},
+    "webp": {"lossless": True, "quality": 0, "method": 0},
 }
 """Without a stamp; WebP at least effort: smaller than PNG in a third of the time."""
 
@@ -188,11 +188,17 @@ def drawing(
     with _DRAWING, rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts the font lacks
         figure = Figure(figsize=(width, height), dpi=dpi, **how)
-        FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(figure)
         yield figure
         kind = out.suffix.lower()[1:]
-        with replace_atomically(out) as partial:
-            figure.savefig(partial, format=kind, **_SAVED[kind])
+        if kind != "webp":
+            with replace_atomically(out) as partial:
+                figure.savefig(partial, format=kind, **_SAVED[kind])
+            return
+        canvas.draw()  # type: ignore[no-untyped-call]
+    drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    with replace_atomically(out) as partial:  # while another figure is drawn
+        Image.fromarray(drawn[..., :3]).save(partial, format=kind, **_SAVED[kind])
 
 
 def digest_inputs(out: Path, *shown: Any) -> str:

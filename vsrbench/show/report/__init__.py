@@ -155,7 +155,8 @@ def build(
     if is_made_of(out, inputs):
         say(f"nothing has changed since {out} was made: it is kept")
         return
-    comparisons, left_out = _comparisons(summary, records, store, int(budget_mib * 2**20), say)
+    budget = int(budget_mib * 2**20)
+    comparisons, left_out = _comparisons(summary, records, store, pictures, budget, say)
     write_page(
         out,
         "report",
@@ -174,15 +175,19 @@ def build(
     )
 
 
-def _digest_pictures(summary: Summary, records: Sequence[Record], store: Store) -> str:
-    """Digest of all frames that are kept of what is shown."""
-    found = []
-    for block in summary.blocks:
-        methods = [BASELINE, *(row.method for row in block.rows), GT]
-        for clip in block.clips if block.dataset else ():
-            places = figures.locate_frames(store.frames, records, block.dataset, clip, methods)
-            found.append(_digest_frames((*places.values(), lq_of(places[BASELINE]))))
-    return digest(found)
+def _digest_pictures(
+    summary: Summary, records: Sequence[Record], store: Store
+) -> dict[tuple[str, str], str]:
+    """(dataset, clip) -> digest of all frames that are kept of what is shown."""
+    found = {}
+    with ThreadPoolExecutor(core_count()) as pool:
+        for block in summary.blocks:
+            methods = [BASELINE, *(row.method for row in block.rows), GT]
+            for clip in block.clips if block.dataset else ():
+                places = figures.locate_frames(store.frames, records, block.dataset, clip, methods)
+                folders = (*places.values(), lq_of(places[BASELINE]))
+                found[block.dataset, clip] = pool.submit(_digest_frames, folders)
+    return {clip: digested.result() for clip, digested in found.items()}
 
 
 def _digest_frames(folders: Iterable[Path]) -> str:
@@ -268,10 +273,14 @@ def _comparisons(
     summary: Summary,
     records: Sequence[Record],
     store: Store,
+    pictures: Mapping[tuple[str, str], str],
     budget: int,
     say: Callable[[str], None],
 ) -> tuple[list[Comparison], list[str]]:
-    """Clips with kept frames as far as the budget (bytes) goes, and why others are left out."""
+    """Clips with kept frames as far as the budget (bytes) goes, and why others are left out.
+
+    pictures: of `_digest_pictures`.
+    """
     found: list[Comparison] = []
     left_out: list[str] = []
 
@@ -284,7 +293,7 @@ def _comparisons(
         if budget <= 0:
             return ALL_TAKEN
         try:
-            return _comparison(store, dataset, clip, kept, records, say)
+            return _comparison(store, dataset, clip, kept, records, pictures[dataset, clip], say)
         except WriteError:
             raise
         except UserError as error:
@@ -331,20 +340,19 @@ def _comparison(
     clip: str,
     methods: Sequence[str],
     records: Sequence[Record],
+    frames: str,
     say: Callable[[str], None],
 ) -> Comparison:
     """What is to be seen of a clip; of the last report where nothing of it changed.
 
-    Raises UserError.
+    frames: digest of all that is kept of it. Raises UserError.
     """
     name = digest([dataset, clip])
     # When a score was last asked for changes nothing that is seen.
     of_clip = (r for r in records if (r.dataset, r.clip) == (dataset, clip))
     shown = [replace(r, at="") for r in of_clip if r.status == "ok"]
-    places = figures.locate_frames(store.frames, records, dataset, clip, [BASELINE, *methods, GT])
     with _place(store.folder / "figures" / "report") as folder:
         file = folder / f"clip-{name}.json"
-        frames = _digest_frames((*places.values(), lq_of(places[BASELINE])))
         made_of = digest_inputs(file, methods, shown, frames)
         if (data := read_sealed(file, made_of)) is not None:
             return msgspec.json.decode(data, type=Comparison)
