@@ -34,7 +34,7 @@ from vsrbench.data.frames import digest, mark_path, open_frames
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.store import Store
-from vsrbench.run import executors, host
+from vsrbench.run import connection, executors, host
 from vsrbench.run.cluster import Cluster, _Place, _Remote
 from vsrbench.run.connection import ENVIRONMENT
 from vsrbench.run.host import Host, Received, Terms, pack, split_files, terms_of
@@ -632,6 +632,32 @@ def test_places_that_come_later_and_a_cluster_that_goes() -> None:
 
     with pytest.raises(MissingError, match="all gone"):
         ordered("leaves", goes)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_while_ray_starts_ends_it_in_order(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is there; a second one does not wait for that."""
+    done: list[str] = []
+
+    def init(**_: Any) -> None:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        done.append("init")
+
+    ray = SimpleNamespace(
+        init=init,
+        shutdown=lambda: done.append("shutdown"),
+        job_config=SimpleNamespace(JobConfig=dict),
+        _private=SimpleNamespace(worker=SimpleNamespace(), node=SimpleNamespace(Node=object())),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        connection.connect("local", 1, lambda: 0)
+    assert done == (["init", "shutdown"] if times == 1 else [])
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 class FakeRay:

@@ -93,6 +93,26 @@ def test_overlaps_and_conflicts_are_named(
     )
 
 
+def test_rounding_is_no_conflict(tmp_path: Path) -> None:
+    """Nor does it give a method two rows; the same frames in another order are a conflict."""
+
+    def fill(name: str, *per_frame: float) -> Store:
+        store = Store(tmp_path / name)
+        store.prepare()
+        value = sum(per_frame) / len(per_frame)
+        store.append(a_record(run_id=name, value=value, per_frame=per_frame))
+        return store
+
+    first = fill("a", 0.25, 0.5)
+    for name, per_frame, rows in (("near", (0.25, 0.5 + 1e-8), 1), ("far", (0.25, 0.5001), 2)):
+        other = fill(name, *per_frame)
+        found = merge([first, other], Store(tmp_path / f"with-{name}"))
+        assert (found.records, bool(found.conflicts)) == (1, name == "far")
+        both = place_side_by_side({s.folder.name: list(s.read()) for s in (first, other)})
+        assert len({r.method for r in both}) == rows
+    assert merge([first, fill("turned", 0.5, 0.25)], Store(tmp_path / "c")).conflicts
+
+
 def test_what_folders_share_is_said_in_few_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

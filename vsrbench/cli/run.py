@@ -183,12 +183,12 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
     from vsrbench.run.runner import Run, RunConfig
 
     options.methods, options.device = list(study.methods), study.device
+    chosen = study.datasets or (() if study.input else ("synthetic",))
+    found = [specs.dataset_spec(options.root, name) for name in chosen]
     devices = crew.devices(options.device)
     cards = read_cards(options, devices[0])
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
-    chosen = study.datasets or (() if study.input else ("synthetic",))
-    found = [specs.dataset_spec(options.root, name) for name in chosen]
     store = open_store(options)
     if not options.dry_run:
         store.prepare()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,13 +89,15 @@ def place_side_by_side(found: Mapping[str, Sequence[Record]]) -> list[Record]:
     the folder's path in each of them; GT never does.
     """
     labels = shorten_paths([str(Path(folder).resolve()) for folder in found])
-    seen: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    seen: dict[tuple[Any, ...], Record] = {}
+    apart = set[str]()
     for records in found.values():
         for r in records:
-            if r.status == "ok":
-                value = r.value if r.kind == "quality" else None
-                seen.setdefault((r.method, *_slot(r)), set()).add((r.key, value))
-    apart = {slot[0] for slot, keys in seen.items() if len(keys) > 1} - {GT}
+            if r.status == "ok" and r.method != GT:
+                first = seen.setdefault((r.method, *_slot(r)), r)
+                known = r.kind != "quality" or _agree(first.value, r.value)
+                if first.key != r.key or not known:
+                    apart.add(r.method)
     shown: dict[tuple[Any, ...], Record] = {}
     for folder, records in found.items():
         label = labels[str(Path(folder).resolve())]
@@ -118,7 +121,8 @@ def merge(sources: Sequence[Store], target: Store) -> Merged:
     """Add the records, runs and kept frames of `sources`, in this order, to `target`.
 
     A second merge of the same folders adds nothing. Records of one score are the same when they
-    differ in time and host alone. Raises WriteError, DataError for damaged lines.
+    differ in time, host and rounding alone (`_agree`). Raises WriteError, DataError for damaged
+    lines.
     """
     target.prepare()
     found = Merged()
@@ -128,7 +132,7 @@ def merge(sources: Sequence[Store], target: Store) -> Merged:
     for _, record in target.read_lines(strict=True):
         known.add(_identity(record))
         if record.status == "ok" and record.kind == "quality":
-            held[record.key] = _Held(record.value, hash(record.per_frame), target.folder)
+            held[record.key] = _Held(record.value, _weigh(record.per_frame), target.folder)
     runs = {run["run_id"] for run in target.read_runs(strict=True)}
     for source in sources:
         target.append_lines(_new(source, target.folder, known, held, found))
@@ -146,8 +150,8 @@ class _Held(NamedTuple):
     """A score that is there already."""
 
     value: float | None
-    per_frame: int
-    """Tells the scores of its frames from others."""
+    frames: float
+    """`_weigh` of the scores of its frames."""
     folder: Path
     """That it came from."""
 
@@ -160,14 +164,14 @@ def _new(
         identity = _identity(record)
         there = identity in known
         if record.status == "ok" and record.kind == "quality":
-            score = _Held(record.value, hash(record.per_frame), source.folder)
+            score = _Held(record.value, _weigh(record.per_frame), source.folder)
             before = held.setdefault(record.key, score)
             if before is not score:
                 if there and before.folder in (source.folder, target):  # this very record
                     continue
                 at = Between(before.folder, source.folder, record.method, record.dataset, False)
                 what = f"{record.metric} on {record.clip}"
-                if before[:2] == score[:2]:
+                if _agree(before.value, score.value) and _agree(before.frames, score.frames):
                     found.overlaps.setdefault(at, Common()).add(what)
                 else:
                     values = f" is {before.value} and {record.value}"
@@ -178,6 +182,19 @@ def _new(
         known.add(identity)
         found.records += 1
         yield line if line.endswith(b"\n") else line + b"\n"
+
+
+def _agree(a: float | None, b: float | None) -> bool:
+    """Whether two scores differ by rounding at most: one part in a million.
+
+    Networks sum in another order on another processor, or in another number of threads.
+    """
+    return a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _weigh(per_frame: Sequence[float]) -> float:
+    """A sum that tells the scores of frames from others, and from their own in another order."""
+    return math.fsum((1 + t % 89) * score for t, score in enumerate(per_frame))
 
 
 def _identity(record: Record) -> int:

@@ -251,7 +251,8 @@ class Cluster:
                         reasons[why] = None
                         host, lost = refs[ref].host, refs[ref].state == "lost"
                         what = f"no worker started on {host}" if lost else f"{host} is left out"
-                        watcher.say_once(f"{what}: {why}")
+                        if not self._stop.is_set():  # else it was us who ended it
+                            watcher.say_once(f"{what}: {why}")
                     else:
                         tries[refs[ref].node, refs[ref].number] = 0
                         ready(refs[ref])

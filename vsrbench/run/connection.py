@@ -60,7 +60,15 @@ def connect(address: str, workers: int, gpus: Callable[[], int]) -> Any:
         reach(address)
     # It would print what machines log as they die; a line of ours says that they are gone.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    interrupts: list[int] = []
+
+    def wait(number: int, _: object) -> None:
+        if interrupts:
+            raise KeyboardInterrupt
+        interrupts.append(number)  # half a cluster does not end as it should
+
+    # Ray has a handler of its own.
+    handlers = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
     node = ray._private.node.Node
     unasked = [name for name in UNASKED if address == LOCAL and hasattr(node, name)]
     aside = {name: getattr(node, name) for name in unasked}
@@ -78,14 +86,20 @@ def connect(address: str, workers: int, gpus: Callable[[], int]) -> Any:
         text = " ".join(str(error).split())[:300]
         with suppress(Exception):
             ray.shutdown()
+        if interrupts:
+            raise KeyboardInterrupt from error
         raise UserError(
             f"Ray does not start or join ({address}): {text}",
             START if address == LOCAL else TOKEN,
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, on_sigterm)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         for name, start in aside.items():
             setattr(node, name, start)
+    if interrupts:
+        ray.shutdown()
+        raise KeyboardInterrupt
     return ray
 
 
