@@ -358,9 +358,12 @@ def test_a_run_ends_with_its_cluster(
     bench: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """Comes last of those that need the machines. Ray would end the main process, silently."""
+    """Comes last of those that need the machines. Ray would end the main process, silently.
+
+    What is in work at that moment may still come; there is more than that.
+    """
     results, file = tmp_path / "results", tmp_path / "results/records.jsonl"
-    asked = ["--methods", "slow", "--input", str(clips(tmp_path / "lq", "abc"))]
+    asked = ["--methods", "slow", "--input", str(clips(tmp_path / "lq", "abcdefghi"))]
     asked += ["--metrics", "lr_psnr", "--no-cost", "--device", "cpu", "--ray", machines.address]
     driver = subprocess.Popen(
         [sys.executable, "run_bench.py", *asked, "--root", bench, "--results", results],
