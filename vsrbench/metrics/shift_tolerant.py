@@ -89,8 +89,10 @@ class STLPIPS(nn.Module):
             if number in self.taps:
                 unit = x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
                 first, second = unit.chunk(2)
-                lin = self.lins[self.taps.index(number)]
-                total = total + lin((first - second).square()).mean((1, 2, 3))
+                weight = self.lins[self.taps.index(number)].get_parameter("weight").flatten()
+                # The mean of what the 1 x 1 convolution gives; so it is the same in any number of
+                # threads.
+                total = total + ((first - second).square().mean((2, 3)) * weight).sum(1)
         return total
 
 
