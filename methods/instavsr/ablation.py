@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,8 @@ def train(pool: Path, folder: Path, flow_init: Path, jobs: int) -> None:
         first, start, rest = halves(base, ROWS[name], seed, folder)
         starts[start] = first
         ends.setdefault(start, {})[folder / f"{name}-{seed}.safetensors"] = rest
-    processes = ProcessPoolExecutor(jobs)
+    # Not forked: torch refuses gradients there once this process has computed some.
+    processes = ProcessPoolExecutor(jobs, get_context("spawn"))
 
     def begin(trainings: Mapping[Path, Config]) -> dict[Path, Future[None]]:
         return {out: processes.submit(_train, c, pool, out) for out, c in trainings.items()}
