@@ -188,7 +188,9 @@ class Run:
             end = {"finished": timestamp(), "counts": self.counts, "exit_code": code}
             study = {"study": self.config.study} if self.config.study else {}
             if hosts := self.crew.hosts:
-                end["hosts"] = [asdict(about) for about in hosts.values()]
+                end["hosts"] = [asdict(host) for host in hosts.values()]
+                used = (host.accelerators for host in hosts.values())  # this machine's are not
+                about["env"] |= next(filter(None, used), {})
             with suppress(WriteError) if stopped else nullcontext():  # that goes up already
                 self.store.append_run(about | end | study | {"asked": asked})
 
