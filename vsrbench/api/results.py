@@ -285,9 +285,9 @@ class Results:
         `video`; bicubic and GT are added to all but `video`. metric: of `scatter` and `drift`; x:
         the other axis of `scatter`; without them by what there is. row: of `profile`. frame, box
         (x, y, width, height in GT px): of `crops` and `teaser`; the box also of `video`. form: a
-        format, where `out` has none: png, svg, pdf, webp; mp4, gif, webp for `video`. how,
-        limit_mib: arrangement and largest GIF or WebP of `video`. A JSON file beside a figure keeps
-        what was chosen by which rule, and a caption. Frames must have been kept for `teaser`,
+        format, where `out` has none: png, svg, pdf; mp4, gif, webp for `video`. how, limit_mib:
+        arrangement and largest GIF or WebP of `video`. A JSON file beside a figure keeps what was
+        chosen by which rule, and a caption. Frames must have been kept for `teaser`,
         `crops`, `profile` and `video`: MissingError where they were not.
         """
         from vsrbench.show import figures, moving

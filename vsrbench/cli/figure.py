@@ -51,7 +51,7 @@ def make_parser() -> Parser:
         "--format",
         choices=["png", "svg", "pdf", "mp4", "gif", "webp"],
         default="",
-        help="png, svg, pdf or webp (default: png); for video mp4, gif or webp (default: mp4)",
+        help="png, svg or pdf (default: png); for video mp4, gif or webp (default: mp4)",
     )
     parser.add_argument(
         "-o",

@@ -12,7 +12,16 @@ from vsrbench.show.figures.kept import (
     titles_of,
 )
 from vsrbench.show.figures.lines import drift, growth
-from vsrbench.show.figures.pictures import busiest_box, busiest_row, crops, profile
+from vsrbench.show.figures.pictures import (
+    MOTION,
+    busiest_box,
+    busiest_row,
+    choose_slices,
+    choose_views,
+    crops,
+    profile,
+    thin,
+)
 from vsrbench.show.figures.points import pareto, scatter
 from vsrbench.show.figures.style import FORMATS, check_format
 from vsrbench.show.figures.teaser import teaser
@@ -20,11 +29,14 @@ from vsrbench.show.figures.teaser import teaser
 __all__ = [
     "FORMATS",
     "LQ",
+    "MOTION",
     "Enlarged",
     "Kept",
     "busiest_box",
     "busiest_row",
     "check_format",
+    "choose_slices",
+    "choose_views",
     "crops",
     "drift",
     "find_telling_clip",
@@ -38,5 +50,6 @@ __all__ = [
     "scores",
     "spread",
     "teaser",
+    "thin",
     "titles_of",
 ]

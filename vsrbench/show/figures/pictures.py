@@ -53,6 +53,10 @@ UNIT = DPI / 72
 """About how many px a point of type is on a sheet."""
 TALLEST, LOWEST = 260.0, 184.0
 """Height at most of a sheet of crops, and of one with something beside them, points."""
+MOTION = ("ewarp", "flicker")
+"""Metrics that stand above profiles."""
+TALLEST_SLICE = 400
+"""Frames of a clip that a profile has room for."""
 LONG = 14
 """Characters; a longer title without scores below takes two lines."""
 
@@ -66,26 +70,21 @@ def profile(kept: Kept, out: Path, row: int | None = None) -> dict[str, Any]:
     also returned. Raises UserError for a row outside the frame.
     """
     dataset, clip, sources, titles = kept.dataset, kept.clip, kept.sources, kept.titles
-    reference, count, height = kept.reference, kept.count, kept.size[0]
-    said = {m: "   ".join(kept.scores(m, ("ewarp", "flicker"))) for m in sources}
+    reference, count = kept.reference, kept.count
+    said = {m: "   ".join(kept.scores(m, MOTION)) for m in sources}
     inputs = digest_inputs(out, "profile", dataset, clip, row, titles, said, kept.digests())
     if about := read_sidecar(out, inputs):
         return about
-    rule = "given"
-    if row is None:
-        rule = f"highest temporal variance of {titles[reference]} in the middle 80 % of the height"
-        row = busiest_row(sources[reference])
-    if not 0 <= row < height:
-        raise UserError(f"row {row} is outside the frame", f"rows are 0 to {height - 1}")
-    slices = {m: np.stack([frame[row] for frame in source]) for m, source in sources.items()}
+    chosen = choose_slices(kept, row)
+    slices = chosen.slices
     about = {
         "figure": "profile",
         "dataset": dataset,
         "clip": clip,
         "methods": list(sources),
         "reference": reference,
-        "row": row,
-        "rule": rule,
+        "row": chosen.row,
+        "rule": chosen.rule,
         "frames": count,
         "made_of": inputs,
     }
@@ -96,9 +95,9 @@ def profile(kept: Kept, out: Path, row: int | None = None) -> dict[str, Any]:
     middle = count // 2
     about_picture = (
         f"{dataset} / {clip}",
-        f"{titles[reference]}, frame {middle}, row {row}: {rule}",
+        f"{titles[reference]}, frame {middle}, row {chosen.row}: {chosen.rule}",
     )
-    _draw_profile(out, sources[reference][middle], row, about_picture, slices, heads)
+    _draw_profile(out, sources[reference][middle], chosen.row, about_picture, slices, heads)
     return sidecar(out, about, beside)
 
 
@@ -119,9 +118,10 @@ def _draw_profile(
     factor = max(1, round(strip_pt * UNIT / width))
     strip_w = width * factor if width <= 2400 else round(strip_pt * UNIT)
     u = strip_w / strip_pt
-    step = math.ceil(count / 400)  # of longer clips every second frame, or third
-    rows = max(1, round(34 * u / math.ceil(count / step)))
-    strip_h = rows * math.ceil(count / step)
+    shown = {method: thin(pixels) for method, pixels in slices.items()}
+    count_shown = len(next(iter(shown.values())))
+    rows = max(1, round(34 * u / count_shown))
+    strip_h = rows * count_shown
     fitted = fit(picture, side * u, (strip_h + head * u) * len(slices) - 40 * u)
     left, top, right = 1 * u, head * u, (side + gap + 1) * u
     text = textwrap.fill(about[1], 34)
@@ -134,13 +134,12 @@ def _draw_profile(
             page.plot((left, left + fitted.shape[1]), (y, y), color=colour, linewidth=line)
         write(page, left, below, about[0], side * u, va="top", **HEAD)
         page.text(left, below + 10 * u, text, va="top", **SMALL)
-        for i, (method, pixels) in enumerate(slices.items()):
+        for i, (method, pixels) in enumerate(shown.items()):
             y = top + i * (strip_h + head * u)
             title, said = heads[method]
             write(page, right, y - 3 * u, title, 0.5 * strip_w, **HEAD)
             page.text(right + strip_w, y - 3 * u, said, ha="right", **SMALL)
-            shown = pixels[::step]
-            paste(page, resize(shown, strip_w, len(shown)).repeat(rows, axis=0), right, y)
+            paste(page, resize(pixels, strip_w, count_shown).repeat(rows, axis=0), right, y)
             arrow = {"arrowstyle": "->", "color": GREY, "linewidth": 0.6}
             page.annotate("", (right - 4 * u, y + strip_h), (right - 4 * u, y), arrowprops=arrow)
             page.text(right - 8 * u, y, "0", ha="right", va="top", **SMALL)
@@ -148,6 +147,36 @@ def _draw_profile(
             if i == 0:
                 place = (right - 9 * u, y + strip_h / 2)
                 page.text(*place, "frame", ha="right", va="center", rotation=90, **SMALL)
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A row of pixels, and what each method shows there over time."""
+
+    row: int
+    """Its number."""
+    rule: str
+    """How it was chosen."""
+    slices: Mapping[str, Frame]
+    """Method -> T x W x 3."""
+
+
+def choose_slices(kept: Kept, row: int | None = None) -> Slices:
+    """What `profile` shows, with its argument, rule and error."""
+    height, title = kept.size[0], kept.titles[kept.reference]
+    rule = "given"
+    if row is None:
+        rule = f"highest temporal variance of {title} in the middle 80 % of the height"
+        row = busiest_row(kept.sources[kept.reference])
+    if not 0 <= row < height:
+        raise UserError(f"row {row} is outside the frame", f"rows are 0 to {height - 1}")
+    slices = {m: np.stack([frame[row] for frame in source]) for m, source in kept.sources.items()}
+    return Slices(row, rule, slices)
+
+
+def thin(pixels: Frame) -> Frame:
+    """A slice of a long clip with every second frame, or third ..., so that it can be drawn."""
+    return pixels[:: math.ceil(len(pixels) / TALLEST_SLICE)]
 
 
 def busiest_row(frames: Iterable[Frame]) -> int:

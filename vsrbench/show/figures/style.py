@@ -37,7 +37,7 @@ COLUMN, PAGE = 3.3, 6.9
 """Widths of a figure, inches."""
 DPI = 300
 """Pixels per inch of PNG; of sheets about that: pixels of frames are enlarged by whole factors."""
-FORMATS = ("png", "svg", "pdf", "webp")
+FORMATS = ("png", "svg", "pdf")
 """Of the file that a figure goes to, by its suffix."""
 INK, GREY, PALE, SIGNAL = "#1a1a1a", "#5f5f5f", "#d9d9d9", "#ffb000"
 # Okabe and Ito's palette without black and yellow: told apart with any colour vision.
@@ -84,13 +84,11 @@ SMALLEST = 5.5
 """Smallest type, points."""
 _DRAWING = threading.Lock()
 """matplotlib has one style for all threads."""
-_SAVED: Mapping[str, Mapping[str, Any]] = {
-    "png": {"metadata": {"Software": None}},
-    "svg": {"metadata": {"Date": None, "Creator": None}},
-    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
-    "webp": {"lossless": True, "quality": 0, "method": 0},
+_STAMPS: Mapping[str, Mapping[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-"""Without a stamp; WebP at least effort: smaller than PNG in a third of the time."""
 
 
 def check_format(out: Path) -> None:
@@ -188,17 +186,11 @@ def drawing(
     with _DRAWING, rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts the font lacks
         figure = Figure(figsize=(width, height), dpi=dpi, **how)
-        canvas = FigureCanvasAgg(figure)
+        FigureCanvasAgg(figure)
         yield figure
         kind = out.suffix.lower()[1:]
-        if kind != "webp":
-            with replace_atomically(out) as partial:
-                figure.savefig(partial, format=kind, **_SAVED[kind])
-            return
-        canvas.draw()  # type: ignore[no-untyped-call]
-    drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    with replace_atomically(out) as partial:  # while another figure is drawn
-        Image.fromarray(drawn[..., :3]).save(partial, format=kind, **_SAVED[kind])
+        with replace_atomically(out) as partial:
+            figure.savefig(partial, format=kind, metadata=dict(_STAMPS[kind]))
 
 
 def digest_inputs(out: Path, *shown: Any) -> str:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from PIL import Image
 
 from vsrbench.cards.specs import ROOT
 from vsrbench.core.env import core_count
-from vsrbench.core.errors import UserError, WriteError
+from vsrbench.core.errors import UserError
 from vsrbench.core.files import list_below
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import MetricInfo, Record
@@ -70,6 +69,12 @@ class Picture:
     """The frame, lossless; of LQ at its own size."""
     scores: str
     """Its scores on the clip."""
+    best_known: tuple[str, ...]
+    """Those that stand under its crop."""
+    motion: str
+    """Those that stand above its profile."""
+    slice: str
+    """A row of its pixels over time, lossless: T x W."""
     judged: bool
     """False for LQ and GT, on which nobody votes."""
 
@@ -84,14 +89,22 @@ class Comparison:
     """Clip."""
     frame: int
     """Number of the frame shown."""
+    count: int
+    """Frames."""
     size: tuple[int, int]
-    """Its (width, height) in px."""
+    """(width, height) of a frame in px."""
     pictures: tuple[Picture, ...]
     """LQ, bicubic, the methods, GT."""
-    profile: str
-    """The temporal profiles, a PNG."""
-    crops: str
-    """The same crop by each of them, a PNG."""
+    reference: str
+    """The method by whose frames box and row were chosen."""
+    box: tuple[int, int, int, int]
+    """x, y, width, height of the crops in px."""
+    box_rule: str
+    """How it was chosen."""
+    row: int
+    """Row of the profiles."""
+    row_rule: str
+    """How it was chosen."""
     loop: Loop | None
     """Its worst second; None for a single frame."""
     spread: float
@@ -101,8 +114,8 @@ class Comparison:
     def size_b(self) -> int:
         """Bytes that it adds to the file."""
         sheets = self.loop.sheets.values() if self.loop else ()
-        pictures = (p.uri for p in self.pictures)
-        return sum(map(len, (*pictures, *sheets, self.profile, self.crops)))
+        pictures = (uri for p in self.pictures for uri in (p.uri, p.slice))
+        return sum(map(len, (*pictures, *sheets)))
 
 
 @dataclass(frozen=True)
@@ -156,12 +169,14 @@ def build(
         say(f"nothing has changed since {out} was made: it is kept")
         return
     budget = int(budget_mib * 2**20)
-    comparisons, left_out = _comparisons(summary, records, store, pictures, budget, say)
+    with ThreadPoolExecutor(1) as pool:  # the scatter is drawn while frames are decoded
+        blocks = pool.map(lambda block: _block(block, infos, store), select(summary).blocks)
+        comparisons, left_out = _comparisons(summary, records, store, pictures, budget, say)
     write_page(
         out,
         "report",
         inputs,
-        blocks=[_block(block, infos, store) for block in select(summary).blocks],
+        blocks=list(blocks),
         study=study.study,
         people={opinion.id: opinion.text() for opinion in study.opinions},
         comparisons=[asdict(comparison) for comparison in comparisons],
@@ -294,8 +309,6 @@ def _comparisons(
             return ALL_TAKEN
         try:
             return _comparison(store, dataset, clip, kept, records, pictures[dataset, clip], say)
-        except WriteError:
-            raise
         except UserError as error:
             return str(error)
 
@@ -322,18 +335,6 @@ def _comparisons(
     return found, left_out
 
 
-@contextmanager
-def _place(folder: Path) -> Iterator[Path]:
-    """The folder, where figures wait for the next report; another where it cannot be written."""
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK):
-        yield folder
-    else:
-        with tempfile.TemporaryDirectory() as other:
-            yield Path(other)
-
-
 def _comparison(
     store: Store,
     dataset: str,
@@ -347,25 +348,19 @@ def _comparison(
 
     frames: digest of all that is kept of it. Raises UserError.
     """
-    name = digest([dataset, clip])
     # When a score was last asked for changes nothing that is seen.
     of_clip = (r for r in records if (r.dataset, r.clip) == (dataset, clip))
     shown = [replace(r, at="") for r in of_clip if r.status == "ok"]
-    with _place(store.folder / "figures" / "report") as folder:
-        file = folder / f"clip-{name}.json"
-        made_of = digest_inputs(file, methods, shown, frames)
-        if (data := read_sealed(file, made_of)) is not None:
-            return msgspec.json.decode(data, type=Comparison)
-        say(f"pictures of {dataset}/{clip}")
-        try:
-            found = _compare_frames(store, dataset, clip, methods, records, folder / name)
-        except OSError as error:
-            raise WriteError(
-                f"cannot write {folder}: {error.strerror or error}", "free some space"
-            ) from error
-        with suppress(OSError):
-            write_sealed(file, msgspec.json.encode(found), made_of)
-        return found
+    file = store.folder / "figures" / "report" / f"clip-{digest([dataset, clip])}.json"
+    made_of = digest_inputs(file, methods, shown, frames)
+    if (data := read_sealed(file, made_of)) is not None:
+        return msgspec.json.decode(data, type=Comparison)
+    say(f"pictures of {dataset}/{clip}")
+    found = _compare_frames(store, dataset, clip, methods, records)
+    with suppress(OSError):  # they wait for the next report where they can
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_sealed(file, msgspec.json.encode(found), made_of)
+    return found
 
 
 def _compare_frames(
@@ -374,41 +369,48 @@ def _compare_frames(
     clip: str,
     methods: Sequence[str],
     records: Sequence[Record],
-    place: Path,
 ) -> Comparison:
-    """The middle frame by every method, the worst second, crops, profiles. Raises UserError.
-
-    place: where crops and the profile wait for the next report, the end of the name left out.
-    """
+    """The middle frame by every method, the worst second, crops, profiles. Raises UserError."""
     kept = figures.Kept(store.frames, dataset, clip, methods, records)
-    sources, count, (height, width) = kept.sources, kept.count, kept.size
+    sources, (height, width) = kept.sources, kept.size
     latest = newest(records)
     own = [
         m for m in metric_infos(records) if any((dataset, s, clip, m) in latest for s in sources)
     ]
-    middle = {method: source[count // 2] for method, source in sources.items()}
+    cut, sliced = figures.choose_views(kept), figures.choose_slices(kept)
+    middle = {method: source[cut.frame] for method, source in sources.items()}
     pictures = []
     for method, source in sources.items():
         given = isinstance(source, figures.Enlarged)
-        frame = (
-            source.source[count // 2] if isinstance(source, figures.Enlarged) else middle[method]
-        )
-        known = ", ".join(kept.scores(method, own))
+        frame = source.source[cut.frame] if isinstance(source, figures.Enlarged) else middle[method]
         pictures.append(
-            Picture(method, kept.titles[method], _uri(frame), known, not given and method != GT)
+            Picture(
+                method,
+                kept.titles[method],
+                _uri(frame),
+                ", ".join(kept.scores(method, own)),
+                tuple(cut.views[method][2]),
+                ", ".join(kept.scores(method, figures.MOTION)),
+                _uri(figures.thin(sliced.slices[method])),
+                not given and method != GT,
+            )
         )
     of_clip = [r for r in latest.values() if (r.dataset, r.clip) == (dataset, clip)]
     loop = make_worst_loop(sources, [r for r in of_clip if r.method in sources], _uri)
-    out = place.with_name(f"profile-{place.name}.webp")
-    figures.profile(kept, out)
-    profile = _data("image/webp", out.read_bytes())
-    out = place.with_name(f"crops-{place.name}.webp")
-    figures.crops(kept, out)
-    crops = _data("image/webp", out.read_bytes())
-    spread = figures.spread(middle)
-    size = (width, height)
     return Comparison(
-        dataset, clip, count // 2, size, tuple(pictures), profile, crops, loop, spread
+        dataset,
+        clip,
+        cut.frame,
+        kept.count,
+        (width, height),
+        tuple(pictures),
+        kept.reference,
+        cut.box,
+        cut.rule,
+        sliced.row,
+        sliced.rule,
+        loop,
+        figures.spread(middle),
     )
 
 
