@@ -20,9 +20,8 @@ from PIL import Image
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.types import Measurement, Record
 from vsrbench.data import frames
-from vsrbench.data.frames import FrameWriter, mark_path, write_sums
+from vsrbench.data.frames import FrameWriter, lq_of, mark_path, write_sums
 from vsrbench.results.summary import summarise
-from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
 from vsrbench.show.figures import kept as figures_kept
 from vsrbench.show.figures import pictures as figures_pictures

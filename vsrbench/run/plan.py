@@ -13,7 +13,7 @@ from vsrbench.core import keys
 from vsrbench.core.errors import UserError
 from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo
 from vsrbench.data.datasets import Dataset
-from vsrbench.data.frames import find_alteration, read_mark
+from vsrbench.data.frames import find_alteration, lq_of, read_mark
 from vsrbench.data.selection import name_folder
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
@@ -91,11 +91,6 @@ class Job:
 def scores_outputs(card: MethodCard) -> bool:
     """True for a card that stands for the outputs attached to the clips, not for GT."""
     return card.kind == "frames" and card.name != GT_CARD.name
-
-
-def lq_of(folder: Path) -> Path:
-    """The folder of LQ frames beside the kept ones of bicubic; hidden, as it is no output."""
-    return folder.with_name(f".{folder.name}.lq")
 
 
 def is_kept(folder: Path, output_key: str) -> bool:

@@ -10,10 +10,16 @@ import numpy as np
 
 from vsrbench.core.errors import DataError, MissingError
 from vsrbench.core.types import Record, size_text
-from vsrbench.data.frames import FrameSource, digest, find_alteration, open_frames, read_mark
+from vsrbench.data.frames import (
+    FrameSource,
+    digest,
+    find_alteration,
+    lq_of,
+    open_frames,
+    read_mark,
+)
 from vsrbench.metrics import find_recorded
 from vsrbench.results.summary import BASELINE, GT, metric_column, newest
-from vsrbench.run.plan import lq_of
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size

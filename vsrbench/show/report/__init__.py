@@ -25,7 +25,7 @@ from vsrbench.core.errors import UserError
 from vsrbench.core.files import list_below
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.types import MetricInfo, Record
-from vsrbench.data.frames import digests_path, mark_path
+from vsrbench.data.frames import digests_path, lq_of, mark_path
 from vsrbench.metrics import find_recorded
 from vsrbench.results.agreement import read_study
 from vsrbench.results.store import Store
@@ -40,7 +40,6 @@ from vsrbench.results.summary import (
     metric_infos,
     newest,
 )
-from vsrbench.run.plan import lq_of
 from vsrbench.show import figures
 from vsrbench.show.figures.style import digest_inputs
 from vsrbench.show.page import is_made_of, read_sealed, write_page, write_sealed
