@@ -88,7 +88,7 @@ def connect(address: str, workers: int, gpus: Callable[[], int]) -> Any:
             ray.shutdown()
         if interrupts:
             raise KeyboardInterrupt from error
-        raise UserError(
+        raise MissingError(
             f"Ray does not start or join ({address}): {text}",
             START if address == LOCAL else TOKEN,
         ) from error
