@@ -19,7 +19,7 @@ from vsrbench.cards.weights import read_checkpoint
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.types import PairFlow
 from vsrbench.flow import estimators as flow
-from vsrbench.flow import masks
+from vsrbench.flow import masks, winograd
 from vsrbench.flow import raft as raft_network
 from vsrbench.flow.cache import ReferenceFlow
 from vsrbench.flow.warp import warp
@@ -200,6 +200,40 @@ def test_raft_on_frames_too_large_to_keep_all_correlations(
     for found, expected in zip(network.between(a, b, 12), kept, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert max(sizes) == (18 * 23) ** 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (18, 23), (40, 6)])
+def test_quick_convolutions_equal_those_of_torch(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "_AT_A_TIME", 8 * 70 * 6)  # 2 strips of rows at a time, or 1
+    torch.manual_seed(0)
+    layer = nn.Conv2d(70, 64, 3, padding=1).requires_grad_(False)
+    parts = torch.randn(2, 30, *size), torch.randn(2, 40, *size)
+    x = torch.cat(parts, 1)
+    stack = nn.Sequential(nn.Sequential(layer), nn.ReLU())
+    expected = stack(x)
+    winograd.quicken(stack)
+    torch.testing.assert_close(stack(x), expected, atol=1e-5, rtol=1e-5)
+    quick = winograd.Convolution(layer.weight)
+    torch.testing.assert_close(
+        quick(*parts), F.conv2d(x, layer.weight, padding=1), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_only_convolutions_that_gain_are_replaced() -> None:
+    layers = [
+        nn.Conv2d(64, 64, 3, padding=1, stride=2),
+        nn.Conv2d(64, 64, 3),
+        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(128, 128, 3, padding=1, groups=2),
+        nn.Conv2d(64, 64, 3, padding=1, dilation=2),
+        nn.Conv2d(64, 32, 3, padding=1),
+        nn.Conv2d(64, 64, 5, padding=1),
+    ]
+    stack = nn.Sequential(*layers)
+    winograd.quicken(stack)
+    assert list(stack) == layers
 
 
 def test_raft_never_asks_cudnn_for_a_look_up(

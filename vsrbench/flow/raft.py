@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from vsrbench.cards.weights import load_strictly, read_checkpoint
+from vsrbench.flow import winograd
 
 if TYPE_CHECKING:
     from vsrbench.core.types import FlowField
@@ -85,7 +86,15 @@ class _Gru:
         weight, self._bias = (torch.cat([getattr(c, x) for c in convs]) for x in ("weight", "bias"))
         own, self._context, motion = weight.tensor_split((hidden, hidden + context), 1)
         moving = torch.cat((own, motion), 1).contiguous(memory_format=torch.channels_last)
-        self._update_reset, self._candidate = moving.tensor_split((2 * hidden,))
+        self._update_reset, self._candidate = map(
+            self._convolution, moving.tensor_split((2 * hidden,))
+        )
+
+    def _convolution(self, weight: torch.Tensor) -> Callable[..., torch.Tensor]:
+        """Of the channels of all its arguments."""
+        if winograd.is_meant(weight):
+            return winograd.Convolution(weight)
+        return lambda *inputs: F.conv2d(torch.cat(inputs, 1), weight, padding=self._padding)
 
     def prepare(self, context: torch.Tensor) -> torch.Tensor:
         """The share of the context in all three gates."""
@@ -94,11 +103,10 @@ class _Gru:
     def step(self, h: torch.Tensor, motion: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """The next hidden state."""
         fixed = context.tensor_split((2 * h.shape[1],), 1)
-        gates = F.conv2d(torch.cat((h, motion), 1), self._update_reset, padding=self._padding)
-        update, reset = (gates + fixed[0]).sigmoid_().chunk(2, 1)
-        inputs = torch.cat((reset * h, motion), 1)
-        candidate = F.conv2d(inputs, self._candidate, padding=self._padding)
-        return torch.lerp(h, (candidate + fixed[1]).tanh_(), update)
+        gates = self._update_reset(h, motion).add_(fixed[0]).sigmoid_()
+        update, reset = gates.chunk(2, 1)
+        candidate = self._candidate(reset.mul_(h), motion).add_(fixed[1]).tanh_()
+        return torch.lerp(h, candidate, update)
 
 
 class RaftNetwork:
@@ -121,6 +129,8 @@ class RaftNetwork:
         net.context_encoder.to(memory_format=torch.channels_last)
         net.update_block.to(memory_format=torch.channels_last)  # instance norm prefers the other
         block = net.update_block.recurrent_block
+        winograd.quicken(net.update_block.motion_encoder)
+        winograd.quicken(net.update_block.flow_head)
         width = net.context_encoder.conv.out_channels - block.hidden_size
         grus = (block.convgru1, block.convgru2)  # the second of the small network does nothing
         self._grus = [_Gru(gru, width) for gru in grus if isinstance(gru, torch.nn.Module)]
