@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.optical_flow.raft import CorrBlock
 
 from vsrbench.cards.weights import read_checkpoint
 from vsrbench.core.errors import DataError, UserError
@@ -185,9 +186,9 @@ def test_raft_on_frames_too_large_to_keep_all_correlations(
     kept = network.between(a, b, 12)
     sizes = []
 
-    def correlate(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        sizes.append((found := all_of_them(x, y)).numel())
-        return found
+    def correlate(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> None:
+        sizes.append(out.numel())
+        all_of_them(x, y, out)
 
     all_of_them = raft_network._correlate
     monkeypatch.setattr(raft_network, "_correlate", correlate)
@@ -200,6 +201,32 @@ def test_raft_on_frames_too_large_to_keep_all_correlations(
     for found, expected in zip(network.between(a, b, 12), kept, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert max(sizes) == (18 * 23) ** 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_correlations_are_looked_up_as_by_a_sampler(
+    turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raft_network, "AT_A_TIME", 100)  # does not divide the pixels
+    h, w, radius = 18, 23, 3
+    a, b = torch.randn(2, 1, 16, h, w, generator=torch.Generator().manual_seed(0))
+    pyramid = raft_network._Pyramid(CorrBlock(num_levels=2, radius=radius), a, h)
+    pyramid.fill(a, b)
+    if turned:
+        pyramid.turn(b, a)
+        a, b = b, a
+    places = torch.rand(2, h * w) * 80 - 30
+    places[:, :4] = torch.tensor([[0, w - 1, -3e9, 3e9], [h - 1, 0, 0, -3e9]])
+    reach = torch.arange(-radius, radius + 1.0)
+    around = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1)
+    expected = []
+    for level, x in enumerate((b, F.avg_pool2d(b, 2))):
+        volume = torch.einsum("xcij,xckl->ijkl", a, x).view(-1, 1, *x.shape[2:]) / 16**0.5
+        side = torch.tensor(x.shape[:1:-1]) - 1
+        grid = 2 * (places.T[:, None, None] / 2**level + around) / side - 1
+        found = F.grid_sample(volume, grid, align_corners=True)
+        expected.append(found.flatten(1))
+    torch.testing.assert_close(pyramid.look_up(places), torch.cat(expected, 1), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (18, 23), (40, 6)])

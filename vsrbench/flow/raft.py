@@ -2,15 +2,18 @@
 
 What comes out is what torchvision's own forward gives, up to rounding. The time goes where nothing
 is gained there: here a frame is encoded once for both directions and both of its pairs; features
-are pooled in place of correlations, which is the same as both are linear; the context, which does
-not change, passes the GRU once and not in every update; only the last flow is upsampled.
+are pooled in place of correlations, which is the same as both are linear; correlations are looked
+up by rows of neighbours, in memory that is held; the context, which does not change, passes the GRU
+once and not in every update; only the last flow is upsampled.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,11 @@ KEPT = 2048 * 1152 // 64
 """Pixels at an eighth up to which all correlations of two frames are kept: 7 GiB at the limit."""
 BAND = 2**27
 """Correlations that are there at a time above it: 0.5 GiB."""
+HELD = 1280 * 768 // 64
+"""Pixels at an eighth up to which the memory of all correlations is held from pair to pair: 1.2 GiB
+at the limit. For the system to clear it each time takes about a tenth of the whole."""
+AT_A_TIME = 2048
+"""Pixels whose correlations a thread looks up at a time: what is read stays in the cache."""
 
 _NAMES = {
     r"^module\.": "",
@@ -136,6 +144,7 @@ class RaftNetwork:
         self._grus = [_Gru(gru, width) for gru in grus if isinstance(gru, torch.nn.Module)]
         self._net = net
         self._recent: list[tuple[torch.Tensor, _Encoded]] = []
+        self._held: list[_Pyramid] = []
 
     @torch.inference_mode()
     def between(
@@ -146,13 +155,32 @@ class RaftNetwork:
         Sides are multiples of 8 and at least 128.
         """
         one, two = self._encode(a), self._encode(b)
-        if one.features[0, 0].numel() > KEPT:
-            return self._flow(one, two, None, updates), self._flow(two, one, None, updates)
-        volume = _correlate(one.features, two.features)
-        return (
-            self._flow(one, two, volume, updates),
-            self._flow(two, one, volume.T, updates),
-        )
+        h, w = one.features.shape[2:]
+        if h * w > KEPT:
+            self._held.clear()
+            rows = max(1, BAND // (h * w * w))
+            band = _Pyramid(self._net.corr_block, one.features, rows)
+            return (
+                self._flow(one, partial(band.compute, one.features, two.features), updates),
+                self._flow(two, partial(band.compute, two.features, one.features), updates),
+            )
+        pyramid = self._take_pyramid(one.features)
+        pyramid.fill(one.features, two.features)
+        forward = self._flow(one, pyramid.look_up, updates)
+        pyramid.turn(two.features, one.features)
+        backward = self._flow(two, pyramid.look_up, updates)
+        if h * w <= HELD:
+            self._held[:] = [pyramid]
+        return forward, backward
+
+    def _take_pyramid(self, features: torch.Tensor) -> _Pyramid:
+        """The one that is held if it is for such features: for this thread alone."""
+        with suppress(IndexError):
+            held = self._held.pop()
+            if held.shape == features.shape:
+                return held
+            del held
+        return _Pyramid(self._net.corr_block, features, features.shape[2])
 
     def _encode(self, frame: torch.Tensor) -> _Encoded:
         """Those of the last two frames are kept, as the next pair begins with one of them."""
@@ -173,80 +201,142 @@ class RaftNetwork:
         return encoded
 
     def _flow(
-        self, a: _Encoded, b: _Encoded, volume: torch.Tensor | None, updates: int
+        self, a: _Encoded, correlations: Callable[[torch.Tensor], torch.Tensor], updates: int
     ) -> FlowField:
+        """Flow on the grid of `a`, given what looks correlations up: 2 x pixels -> channels."""
         from torchvision.models.optical_flow.raft import upsample_flow
 
         h, w = a.features.shape[2:]
         grid = torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy")
-        start = torch.stack(grid, -1).view(-1, 2).to(a.features)
-        correlations = self._correlations(a.features, b.features, volume)
+        start = torch.stack(grid).view(2, -1).to(a.features)
         block, predictor = self._net.update_block, self._net.mask_predictor
         target, hidden = start, a.hidden
         for _ in range(updates):
             found = _as_image(correlations(target), h, w)
-            motion = block.motion_encoder(_as_image(target - start, h, w), found)
+            motion = block.motion_encoder(_as_image((target - start).T.contiguous(), h, w), found)
             for gru, context in zip(self._grus, a.context, strict=True):
                 hidden = gru.step(hidden, motion, context)
-            target = target + block.flow_head(hidden).permute(0, 2, 3, 1).reshape(-1, 2)
-        flow = _as_image(target - start, h, w).contiguous()
+            target = target + block.flow_head(hidden)[0].flatten(1)
+        flow = (target - start).view(1, 2, h, w)
         flow = upsample_flow(flow, None if predictor is None else predictor(hidden))
         out: FlowField = flow[0].permute(1, 2, 0).contiguous().cpu().numpy()
         return out
 
-    def _correlations(
-        self, a: torch.Tensor, b: torch.Tensor, volume: torch.Tensor | None
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What gives the correlations of each pixel of `a` with those around a place in `b`.
 
-        volume: `_correlate` of both; without it correlations are computed each time, for some rows
-        of `a` after the other. Places are pixels x 2, (x, y); what is found is pixels x (levels *
-        (2 radius + 1)^2).
-        """
-        block, pooled, grids = self._net.corr_block, [b], []
-        for _ in range(block.num_levels - 1):
-            pooled.append(F.avg_pool2d(pooled[-1], 2))
-        reach = torch.arange(-block.radius, block.radius + 1).to(a)
-        around = torch.stack(torch.meshgrid(reach, reach, indexing="ij"), -1)
-        for level, x in enumerate(pooled):
-            h, w = x.shape[2:]
-            pixel = 2 / torch.tensor((w - 1, h - 1)).to(a)  # a grid counts from -1 to 1
-            grids.append((h, w, pixel / 2**level, around * pixel - 1))
+class _Pyramid:
+    """Correlations of the pixels of one map of features, or of some rows, with another one's.
 
-        def look_up(volumes: Iterable[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
-            found = []
-            for volume, (h, w, scale, offsets) in zip(volumes, grids, strict=True):
-                grid = (places * scale)[:, None, None] + offsets
-                # As F.grid_sample does on CPUs: bilinear, zeros outside, corners aligned. On GPUs
-                # that would call cuDNN, which refuses 65,536 pictures and more.
-                sample = torch.ops.aten.grid_sampler_2d
-                found.append(sample(volume.view(-1, 1, h, w), grid, 0, 0, True).flatten(1))
-            return torch.cat(found, 1)
-
-        if volume is not None:
-            kept = [volume, *(_correlate(a, x) for x in pooled[1:])]
-            return lambda places: look_up(kept, places)
-        h, w = a.shape[2:]
-        rows = max(1, BAND // (h * w * w))
-
-        def at(places: torch.Tensor) -> torch.Tensor:
-            found = []
-            for top in range(0, h, rows):
-                volumes = (_correlate(a[:, :, top : top + rows], x) for x in pooled)
-                found.append(look_up(volumes, places[top * w : (top + rows) * w]))
-            return torch.cat(found)
-
-        return at
-
-
-def _correlate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Correlation of each pixel of 1 x C x h x w with each of another: pixels x pixels.
-
-    As a convolution by 1 x 1 this product is about three times as fast as a matrix product on CPUs
-    where PyTorch's BLAS is not at its best.
+    They are levels of one piece of memory, in each of which the other map has half the size of the
+    one before. A level is pixels x pixels of the other map; once turned, the first is transposed.
     """
-    kernels = b.flatten(2)[0].T[..., None, None] / a.shape[1] ** 0.5
-    return F.conv2d(a, kernels).permute(0, 2, 3, 1).flatten(0, 2)
+
+    def __init__(self, block: Any, features: torch.Tensor, rows: int) -> None:
+        """block: that of torchvision. features: such a map. rows: of the first map at a time."""
+        self.shape = features.shape
+        h, w = features.shape[2:]
+        self._rows, self._pixels, levels = rows, rows * w, range(block.num_levels)
+        self._sizes = [(h >> level, w >> level) for level in levels]
+        self._areas = torch.tensor([h * w for h, w in self._sizes])
+        self._side = 2 * block.radius + 2
+        # Reading a row of neighbours may leave the map, and all of it: such values get weight 0.
+        spare = self._side * self._pixels
+        self._starts = spare + self._pixels * (self._areas.cumsum(0) - self._areas)
+        self._memory = features.new_empty(self._pixels * int(self._areas.sum()) + 2 * spare)
+        self._memory[:spare], self._memory[-spare:] = 0, 0
+        device = features.device
+        self._scales = torch.tensor([[[0.5**level]] for level in levels], device=device)
+        last = [[[[w - 1]], [[h - 1]]] for h, w in self._sizes]
+        self._last = torch.tensor(last, device=device)
+        self._reach = torch.arange(-block.radius, block.radius + 2, device=device)[:, None]
+
+    def fill(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Correlations of `a`, some rows at most, with `b`."""
+        self._fill(a, b, 0)
+        self._order(self._areas, torch.ones_like(self._areas))
+
+    def turn(self, b: torch.Tensor, a: torch.Tensor) -> None:
+        """Those of `b` with `a`, where there are those of `a` with `b`."""
+        self._fill(b, F.avg_pool2d(a, 2), 1)
+        pixel, neighbour = self._areas.clone(), torch.ones_like(self._areas)
+        pixel[0], neighbour[0] = 1, self._pixels
+        self._order(pixel, neighbour)
+
+    def _fill(self, a: torch.Tensor, b: torch.Tensor, first: int) -> None:
+        """The levels from this one on, of which `b` has the size."""
+        for level in range(first, len(self._sizes)):
+            start, area = int(self._starts[level]), int(self._areas[level])
+            count = a[0, 0].numel()
+            _correlate(a, b, self._memory[start : start + count * area].view(count, area))
+            if level + 1 < len(self._sizes):
+                b = F.avg_pool2d(b, 2)
+
+    def _order(self, pixel: torch.Tensor, neighbour: torch.Tensor) -> None:
+        """How far two pixels lie apart in memory, and two in a row of the other map, by level."""
+        device, side = self._memory.device, self._side
+        firsts = self._starts[:, None] + pixel[:, None] * torch.arange(self._pixels)
+        self._firsts, self._step = firsts.to(device), neighbour[:, None].to(device)
+        self._runs = [
+            self._memory.as_strided((len(self._memory) - (side - 1) * step, side), (1, step))
+            for step in neighbour.tolist()
+        ]
+
+    def compute(self, a: torch.Tensor, b: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """`look_up` in correlations of `a` with `b`, some rows of `a` after the other."""
+        found = []
+        for top in range(0, a.shape[2], self._rows):
+            self.fill(a[:, :, top : top + self._rows], b)
+            first = top * a.shape[3]
+            found.append(self.look_up(places[:, first : first + self._pixels]))
+        return torch.cat(found)
+
+    def look_up(self, places: torch.Tensor) -> torch.Tensor:
+        """Correlations of each pixel with those around a place: bilinear, zeros outside.
+
+        Places are 2 x pixels, (x, y); what is found is pixels x (levels * (2 radius + 1)^2).
+        """
+        count = places.shape[1]
+        out = places.new_empty(count, len(self._sizes) * (self._side - 1) ** 2)
+        step = count  # GPUs have no use for small portions
+        if places.device.type == "cpu":
+            step = AT_A_TIME * torch.get_num_threads()
+        for at in range(0, count, step):
+            pixels = slice(at, min(at + step, count))
+            out[pixels] = self._around(places[:, pixels], self._firsts[:, pixels]).T
+        return out
+
+    def _around(self, places: torch.Tensor, firsts: torch.Tensor) -> torch.Tensor:
+        """`look_up` as channels x pixels; firsts: where the memory of each begins.
+
+        All points around a place lie between pixels in the same way, so that rows of neighbours are
+        read once, and weighted first across, then down. Pixels are the last axis, as it is long.
+        """
+        at = places * self._scales  # level, axis, pixel
+        whole = at.floor()
+        share = (at - whole)[:, :, None]
+        near = whole.long()[:, :, None] + self._reach
+        inside = near.clamp(min=0).minimum(self._last)
+        seen = near == inside
+        before, after = (1 - share) * seen[:, :, :-1], share * seen[:, :, 1:]
+        width = self._last[:, 0, 0] + 1
+        left = near[:, 0, 0].clamp(min=-self._side).minimum(width)
+        runs = inside[:, 1].mul_((width * self._step)[:, :, None])
+        runs.add_((left * self._step + firsts)[:, None])
+        side, count = self._side, places.shape[1]
+        found = places.new_empty(len(runs), side, side, count)  # level, x, y, pixel
+        for own, memory, index in zip(found, self._runs, runs, strict=True):
+            read = memory.index_select(0, index.view(-1)).view(side, count, side)
+            own.copy_(read.permute(2, 0, 1))
+        x = before[:, 0, :, None], after[:, 0, :, None]
+        y = before[:, None, 1], after[:, None, 1]
+        found = (found[:, :-1] * x[0]).addcmul_(found[:, 1:], x[1])
+        found = (found[:, :, :-1] * y[0]).addcmul_(found[:, :, 1:], y[1])
+        return found.view(-1, count)
+
+
+def _correlate(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    """Correlation of each pixel of 1 x C x h x w with each of another: pixels x pixels."""
+    one, two = (x[0].permute(1, 2, 0).flatten(0, 1) for x in (a, b))
+    torch.mm(one, two.T / a.shape[1] ** 0.5, out=out)
 
 
 def _as_image(pixels: torch.Tensor, h: int, w: int) -> torch.Tensor:
