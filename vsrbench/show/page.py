@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vsrbench.core.errors import UserError
@@ -25,6 +26,8 @@ def write_page(out: Path, room: str, made_of: str = "", **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_function"] = lambda value: msgspec.json.encode(value).decode()
+    environment.policies["json.dumps_kwargs"] = {}
     page = environment.get_template("page.html").render(values).rstrip("\n").encode() + b"\n"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,10 @@ from vsrbench.results.summary import COST, GT, Block, Column
 from vsrbench.show.figures.kept import LQ, locate_frames, open_kept_frames
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from vsrbench.core.types import Frame
 
-LUMA = np.array([0.299, 0.587, 0.114])
 FIRST = ("lpips", "psnr", "ewarp", "dists", "ssim", "niqe", "flicker")
 """Metrics in the order in which figures take them: what readers know, one of each kind."""
 COST_NAMES = tuple(column.name for column in COST.values())
@@ -58,12 +59,19 @@ def usual_metrics(records: Iterable[Record], dataset: str) -> list[str]:
     return (known + [m for m in have if m not in known and m in METRICS])[:2]
 
 
+def luma(frame: Frame) -> NDArray[np.float32]:
+    """Luma of BT.601 in levels, not rounded: H x W, float32."""
+    import cv2
+
+    return np.asarray(cv2.cvtColor(frame.astype(np.float32), cv2.COLOR_RGB2GRAY), np.float32)
+
+
 def spread(frames: Mapping[str, Frame]) -> float:
     """How far methods differ on one frame: standard deviation of luma over them, mean over pixels.
 
     LQ and GT do not count.
     """
-    lumas = [frame @ LUMA for name, frame in frames.items() if name not in (LQ, GT)]
+    lumas = [luma(frame) for name, frame in frames.items() if name not in (LQ, GT)]
     return float(np.std(lumas, axis=0).mean()) if lumas else 0.0
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vsrbench.core.errors import UserError
-from vsrbench.show.figures.choice import LUMA, usual_metrics
+from vsrbench.show.figures.choice import luma, usual_metrics
 from vsrbench.show.figures.kept import Kept
 from vsrbench.show.figures.style import (
     DPI,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from vsrbench.core.types import Frame
 
-    Field = NDArray[np.float64]
+    Field = NDArray[np.floating[Any]]
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in px of the output frame."""
@@ -364,14 +364,16 @@ def busiest_box(frame: Frame) -> Box:
     """The square window, a fifth of the width and even, with the highest variance of luma."""
     height, width = frame.shape[:2]
     side = max(2, 2 * round(min(width / 5, height) / 2))
-    luma = frame @ LUMA
-    mean, mean_square = window_mean(luma, side), window_mean(luma**2, side)
+    values = luma(frame)
+    mean, mean_square = window_mean(values, side), window_mean(values**2, side)
     y, x = np.unravel_index(np.argmax(mean_square - mean**2), mean.shape)
     return int(x), int(y), side, side
 
 
 def window_mean(values: Field, side: int) -> Field:
-    """Mean of every window side x side that lies inside, by an integral image."""
-    sums = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    """Mean of every window side x side that lies inside, by an integral image in float64."""
+    import cv2
+
+    sums = cv2.integral(values, sdepth=cv2.CV_64F)
     inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     return np.asarray(inside / side**2)

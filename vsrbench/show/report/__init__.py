@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +178,7 @@ def build(
         blocks=list(blocks),
         study=study.study,
         people={opinion.id: opinion.text() for opinion in study.opinions},
-        comparisons=[asdict(comparison) for comparison in comparisons],
+        comparisons=comparisons,
         opened=max(range(len(comparisons)), key=lambda i: comparisons[i].spread, default=0),
         left_out=left_out,
         vote=vote,

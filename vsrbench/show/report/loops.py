@@ -99,18 +99,16 @@ def _restless_box(sources: Mapping[str, Sequence[Frame]], steps: range) -> tuple
     reference = GT if GT in sources else next(m for m in sources if m != LQ)
     others = [m for m in sources if m not in (reference, LQ, GT)]
     before: dict[str, Any] = {}
-    total: Any = 0.0
+    height, width = sources[reference][steps.start].shape[:2]
+    total = np.zeros((height, width), np.float32)
     for t in steps:
-        now = {
-            m: cv2.cvtColor(sources[m][t], cv2.COLOR_RGB2GRAY).astype(np.float32)
-            for m in (reference, *others)
-        }
+        now = {m: cv2.cvtColor(sources[m][t], cv2.COLOR_RGB2GRAY) for m in (reference, *others)}
         if before:
-            change = {m: luma - before[m] for m, luma in now.items()}
-            own = change[reference]
-            total = total + sum(abs(change[m] - own) for m in others) + (0 if others else abs(own))
+            change = {m: cv2.subtract(now[m], before[m], dtype=cv2.CV_16S) for m in now}
+            own = change.pop(reference)
+            for other in change.values() or [np.zeros_like(own)]:
+                total += cv2.absdiff(other, own)
         before = now
-    height, width = total.shape
     side = max(2, 2 * round(min(max(width / 5, 64), 144, height, width) / 2 - 0.25))
     side = min(side, height, width)
     means = window_mean(total, side)
