@@ -248,18 +248,17 @@ class _Pyramid:
         last = [[[[w - 1]], [[h - 1]]] for h, w in self._sizes]
         self._last = torch.tensor(last, device=device)
         self._reach = torch.arange(-block.radius, block.radius + 2, device=device)[:, None]
+        self._turned: bool | None = None
 
     def fill(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """Correlations of `a`, some rows at most, with `b`."""
         self._fill(a, b, 0)
-        self._order(self._areas, torch.ones_like(self._areas))
+        self._order(turned=False)
 
     def turn(self, b: torch.Tensor, a: torch.Tensor) -> None:
         """Those of `b` with `a`, where there are those of `a` with `b`."""
         self._fill(b, F.avg_pool2d(a, 2), 1)
-        pixel, neighbour = self._areas.clone(), torch.ones_like(self._areas)
-        pixel[0], neighbour[0] = 1, self._pixels
-        self._order(pixel, neighbour)
+        self._order(turned=True)
 
     def _fill(self, a: torch.Tensor, b: torch.Tensor, first: int) -> None:
         """The levels from this one on, of which `b` has the size."""
@@ -270,8 +269,14 @@ class _Pyramid:
             if level + 1 < len(self._sizes):
                 b = F.avg_pool2d(b, 2)
 
-    def _order(self, pixel: torch.Tensor, neighbour: torch.Tensor) -> None:
-        """How far two pixels lie apart in memory, and two in a row of the other map, by level."""
+    def _order(self, turned: bool) -> None:
+        """Note how far pixels, and neighbours in a row of the other map, lie apart in memory."""
+        if turned == self._turned:
+            return
+        self._turned = turned
+        pixel, neighbour = self._areas.clone(), torch.ones_like(self._areas)
+        if turned:
+            pixel[0], neighbour[0] = 1, self._pixels
         device, side = self._memory.device, self._side
         firsts = self._starts[:, None] + pixel[:, None] * torch.arange(self._pixels)
         self._firsts, self._step = firsts.to(device), neighbour[:, None].to(device)
