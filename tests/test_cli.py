@@ -463,7 +463,7 @@ def test_the_exit_code_of_a_run_is_on_record(root: Path, tmp_path: Path) -> None
         (
             ["figure", "drift", "--metric", "flicker", "-o", "x.gif"],
             2,
-            "PNG, SVG, PDF or WEBP, and x.gif is not",
+            "PNG, SVG or PDF, and x.gif is not",
         ),
         (["figure", "drift", "--metric", "flicker", "-o", "DIR/noext"], 0, "DIR/noext.png\n"),
         (["figure", "drift", "--metric", "flicker", "-o", "DIR/f/x.png"], 2, "cannot write DIR/f"),
