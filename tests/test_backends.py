@@ -227,6 +227,10 @@ def test_precision_and_backend_are_part_of_the_identity() -> None:
         ("bf16", {"backend": "openvino"}),
         ("fp32", {}),
     ]
+    assert [c.title for c in asked] == [f"{plain.title} (openvino, bf16)", free.title]
+    assert set_precision([plain], "cuda:0", "fp16")[0].title == plain.title
+    assert set_precision([plain], "cuda:0", "bf16")[0].title == f"{plain.title} (bf16)"
+    assert set_precision([free], "cuda:0", "bf16")[0] == free
     found = [set_precision([plain], "cpu")[0], asked[0], set_precision([plain], "cpu", "bf16")[0]]
     assert len({cost_key(c, "", "", (8, 8), 3, {}) for c in found}) == 3
     assert backends.network_settings(asked[0]) == {}

@@ -120,13 +120,14 @@ def set_precision(
     once = {(card.name, card.source): card for card in cards}.values()
     found = []
     for card in once:
-        own = bool(card.weights.origin != "none" and precision)
-        if device == "cpu" or own:
-            card = replace(card, precision=precision if own else "fp32")
-        if backend and card.weights.origin != "none":
-            named = f"{card.title} ({backend})"  # a row of its own name, as it may score otherwise
-            card = replace(card, title=named, settings={**card.settings, SETTING: backend})
-        found.append(card)
+        unasked = "fp32" if device == "cpu" else card.precision
+        if card.weights.origin == "none":
+            found.append(replace(card, precision=unasked))
+            continue
+        settings = {**card.settings, SETTING: backend} if backend else card.settings
+        asked = [backend] * bool(backend) + [precision] * (precision not in ("", unasked))
+        title = f"{card.title} ({', '.join(asked)})" if asked else card.title  # scores differ
+        found.append(replace(card, title=title, precision=precision or unasked, settings=settings))
     return found
 
 

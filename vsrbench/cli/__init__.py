@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ GROUPS = frozenset(name.partition(" ")[0] for name in COMMANDS if " " in name)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors that a user can act on are two lines."""
+    began_s = time.monotonic()
     args = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in args or "--verbose" in args
     signal.signal(signal.SIGTERM, _terminate)
@@ -114,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if name == "run" and (study := str(options.study)) in COMMANDS and not Path(study).exists():
             raise UserError(f"'{study}' is a command", f"it comes first: vsrbench {study} ...")
+        options.began_s = began_s
         code = execute(options)
         sys.stdout.flush()
         return code

@@ -65,7 +65,13 @@ def execute(options: argparse.Namespace) -> int:
         cards = read_cards(options, devices[0])
         store = open_store(options)
         store.prepare()
-        config = RunConfig(options.root, devices, fresh=options.fresh, verbose=options.verbose)
+        config = RunConfig(
+            options.root,
+            devices,
+            fresh=options.fresh,
+            verbose=options.verbose,
+            began_s=options.began_s,
+        )
         run = Run(config, store, crew)
         with run.keep_log():
             if sizes:

@@ -203,6 +203,7 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
         shard=options.shard,
         verbose=options.verbose,
         timeout_s=options.timeout,
+        began_s=options.began_s,
         study=options.study.read_text(encoding="utf-8") if options.study else "",
     )
     run = Run(config, store, crew)

@@ -136,6 +136,7 @@ def execute(options: argparse.Namespace) -> int:
             with_cost=False,
             verbose=options.verbose,
             preset=options.preset or "",
+            began_s=options.began_s,
         )
         run = Run(config, store, crew)
         run.go(cards, [found])

@@ -80,6 +80,8 @@ class RunConfig:
     """Seconds after which a method is given up on a clip, or in measuring its cost."""
     study: str = ""
     """The study that asked for it, as TOML: kept with the results."""
+    began_s: float | None = None
+    """When it began, on the monotonic clock; None: when the run is made."""
 
     @property
     def device(self) -> str:
@@ -94,7 +96,8 @@ class Run:
         self.config, self.store, self.crew = config, store, crew or Crew()
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         self.counts = {"reused": 0, "ok": 0, "failed": 0, "skipped": 0}
-        self._started, self._spent = time.monotonic(), Spent()
+        began_s = config.began_s
+        self._began_s, self._spent = time.monotonic() if began_s is None else began_s, Spent()
         self._said = set[tuple[str, str]]()
         self.missing = False
         """Something that was asked for by name is not here."""
@@ -112,7 +115,7 @@ class Run:
 
         Metrics score beside the method that makes the next frame: theirs is the time beyond that.
         """
-        wall, spent = time.monotonic() - self._started, self._spent
+        wall, spent = time.monotonic() - self._began_s, self._spent
         if self.crew.hosts:  # their places come and go: there is no such rest
             return (
                 f"time: {wall:.1f} s, in which the machines together took "
