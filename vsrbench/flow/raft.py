@@ -161,8 +161,8 @@ class RaftNetwork:
             rows = max(1, BAND // (h * w * w))
             band = _Pyramid(self._net.corr_block, one.features, rows)
             return (
-                self._flow(one, partial(band.compute, one.features, two.features), updates),
-                self._flow(two, partial(band.compute, two.features, one.features), updates),
+                self._flow(one, partial(band.look_up_anew, one.features, two.features), updates),
+                self._flow(two, partial(band.look_up_anew, two.features, one.features), updates),
             )
         pyramid = self._take_pyramid(one.features)
         pyramid.fill(one.features, two.features)
@@ -285,7 +285,7 @@ class _Pyramid:
             for step in neighbour.tolist()
         ]
 
-    def compute(self, a: torch.Tensor, b: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def look_up_anew(self, a: torch.Tensor, b: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """`look_up` in correlations of `a` with `b`, some rows of `a` after the other."""
         found = []
         for top in range(0, a.shape[2], self._rows):

@@ -88,8 +88,6 @@ class Comparison:
     """Clip."""
     frame: int
     """Number of the frame shown."""
-    count: int
-    """Frames."""
     size: tuple[int, int]
     """(width, height) of a frame in px."""
     pictures: tuple[Picture, ...]
@@ -104,6 +102,8 @@ class Comparison:
     """Row of the profiles."""
     row_rule: str
     """How it was chosen."""
+    steps: int
+    """Frames that the profiles show."""
     loop: Loop | None
     """Its worst second; None for a single frame."""
     spread: float
@@ -377,6 +377,7 @@ def _compare_frames(
         m for m in metric_infos(records) if any((dataset, s, clip, m) in latest for s in sources)
     ]
     cut, sliced = figures.choose_views(kept), figures.choose_slices(kept)
+    slices = {method: figures.thin(pixels) for method, pixels in sliced.slices.items()}
     middle = {method: source[cut.frame] for method, source in sources.items()}
     pictures = []
     for method, source in sources.items():
@@ -390,7 +391,7 @@ def _compare_frames(
                 ", ".join(kept.scores(method, own)),
                 tuple(cut.views[method][2]),
                 ", ".join(kept.scores(method, figures.MOTION)),
-                _uri(figures.thin(sliced.slices[method])),
+                _uri(slices[method]),
                 not given and method != GT,
             )
         )
@@ -400,7 +401,6 @@ def _compare_frames(
         dataset,
         clip,
         cut.frame,
-        kept.count,
         (width, height),
         tuple(pictures),
         kept.reference,
@@ -408,6 +408,7 @@ def _compare_frames(
         cut.rule,
         sliced.row,
         sliced.rule,
+        len(slices[kept.reference]),
         loop,
         figures.spread(middle),
     )
