@@ -259,9 +259,13 @@ class Finish(nn.Module):
 
         seen: (b, 1, h, w), how many frames each pixel averages: the less noise, the more detail.
         """
+        return torch.add(steady, self.detail(steady, seen), alpha=0.5)
+
+    def detail(self, steady: Tensor, seen: Tensor) -> Tensor:
+        """What is added, in levels of -1..1; it has no state."""
         x = unshuffled(torch.cat((2 * steady - 1, seen / MOST), 1), 2)
         x = self.conv_mid(silu(self.conv_in(x)))
-        return steady + F.pixel_shuffle(self.conv_out(silu(x)), 2).contiguous() / 2
+        return F.pixel_shuffle(self.conv_out(silu(x)), 2).contiguous()
 
 
 class InstaVSR(nn.Module):
@@ -449,4 +453,4 @@ class InstaVSR(nn.Module):
         difference = sr - bicubic
         agrees = (inside(at) & previous.same) * agreement(difference)
         seen = sample(previous.seen, at, "border", "bilinear")
-        return sr, difference * (2 * (agrees > 0)).to(sr.dtype), agrees * seen
+        return sr, difference * (agrees > 0).to(sr.dtype).mul_(2), agrees * seen

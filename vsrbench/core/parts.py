@@ -17,5 +17,6 @@ class Part:
     """The network that has it."""
     name: str
     """Its name there: another function may be set in its place."""
-    exact: bool = False
-    """It stays in fp32."""
+    half: tuple[str, ...] | None = None
+    """Its layers that may compute in half precision, by their names in `owner`, while all between
+    them stays in fp32. None: all of it may."""

@@ -12,6 +12,7 @@ import functools
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import UserError, missing_package
@@ -67,8 +68,6 @@ def accelerate(method: Method, card: MethodCard, device: str) -> None:
     parts = parts_of(method, card)
     engine = _ENGINES[backend](card)
     for part in parts.values():
-        if backend == TORCH and part.exact:
-            continue
         setattr(part.owner, part.name, engine(part))
 
 
@@ -169,8 +168,11 @@ def _openvino(card: MethodCard) -> Callable[[Part], Work]:
     kinds = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
     def by(part: Part) -> Work:
+        by_layer = part.half is not None
+        if by_layer and card.precision == "bf16":
+            part = _halved(part)  # the engine leaves what the model says to be bf16
         options = {
-            "INFERENCE_PRECISION_HINT": "f32" if part.exact else kinds[card.precision],
+            "INFERENCE_PRECISION_HINT": "f32" if by_layer else kinds[card.precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -196,22 +198,37 @@ def _core(make: Callable[[], Any]) -> Any:
 
 
 def _bf16(card: MethodCard) -> Callable[[Part], Work]:
-    """By torch itself, in a copy of the network with half of the bits."""
-    import torch
+    """By torch itself."""
 
     def by(part: Part) -> Work:
-        owner: Any = copy.deepcopy(part.owner)
-        owner.to(torch.bfloat16, memory_format=torch.channels_last)
-        own = getattr(owner, part.name)
+        work: Work = getattr(_halved(part).owner, part.name)
+        return work
+
+    return by
+
+
+def _halved(part: Part) -> Part:
+    """A part of a copy of its network, in which what may have half of the bits has bf16."""
+    import torch
+
+    def narrow(layer: torch.nn.Module, name: str) -> None:
+        layer.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        own = getattr(layer, name)
 
         def work(*tensors: Tensor) -> Tensor:
             halves = (x.to(torch.bfloat16, memory_format=torch.channels_last) for x in tensors)
             result: Tensor = own(*halves).to(tensors[0].dtype)
             return result
 
-        return work
+        setattr(layer, name, work)
 
-    return by
+    owner = copy.deepcopy(part.owner)
+    if part.half is None:
+        narrow(owner, part.name)
+    else:
+        for name in part.half:
+            narrow(owner.get_submodule(name), "forward")
+    return replace(part, owner=owner)
 
 
 _ENGINES = {TORCH: _bf16, "onnxruntime": _onnxruntime, "openvino": _openvino}

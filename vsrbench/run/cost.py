@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +26,7 @@ from vsrbench.core.processes import SPINS, Died, Ended, Process
 from vsrbench.core.types import Measurement, Method, MethodCard, Size
 from vsrbench.core.variables import LOGS
 from vsrbench.programs.process import Usage
-from vsrbench.run.backends import SETTING, TORCH
+from vsrbench.run.backends import SETTING, TORCH, network_settings
 from vsrbench.run.method import (
     check_size,
     dtype_of,
@@ -39,7 +39,7 @@ from vsrbench.run.method import (
 if TYPE_CHECKING:
     import torch
 
-VERSION = 5
+VERSION = 6
 """Bumped when a figure can change."""
 Result = TypeVar("Result")
 
@@ -204,8 +204,10 @@ def _measure(
     rss_peak = _rss_mib("VmHWM")
     ordered = sorted(pace.samples_ms)
     why |= _describe_sharing(memory.shared, uuid, memory.why)
-    # Last, so that they change no other figure.
-    macs = _macs(method, clip[: max(1, card.lookahead + 1)])
+    # Last, so that they change no other figure. Torch counts what torch computes, so of it alone.
+    plain = replace(card, settings=network_settings(card))
+    counted = method if plain == card else load_method(plain, device)
+    macs = _macs(counted, clip[: max(1, card.lookahead + 1)])
     energy, no_energy = _energy(method, clip, device, uuid)
     if energy is None:
         why["j_per_frame"] = no_energy
