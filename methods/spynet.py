@@ -31,13 +31,10 @@ def places(flow: torch.Tensor) -> torch.Tensor:
     # Half precision cannot tell neighbouring pixels apart in the right part of a wide frame.
     field = flow.float()
     h, w = flow.shape[-2:]
-    rows, cols = torch.meshgrid(
-        torch.arange(h, device=flow.device, dtype=field.dtype),
-        torch.arange(w, device=flow.device, dtype=field.dtype),
-        indexing="ij",
-    )
-    gx = 2 * (cols + field[:, 0]) / max(w - 1, 1) - 1
-    gy = 2 * (rows + field[:, 1]) / max(h - 1, 1) - 1
+    cols = torch.linspace(-1, 1, w, device=flow.device)
+    rows = torch.linspace(-1, 1, h, device=flow.device)[:, None]
+    gx = torch.add(cols, field[:, 0], alpha=2 / max(w - 1, 1))
+    gy = torch.add(rows, field[:, 1], alpha=2 / max(h - 1, 1))
     return torch.stack((gx, gy), dim=-1)
 
 

@@ -21,9 +21,12 @@ from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.parts import Part
 from vsrbench.core.processes import Died, Process
 from vsrbench.core.types import MethodCard, Weights
+from vsrbench.data.degrade import RECIPES, degrade
+from vsrbench.data.synthetic import testset
 from vsrbench.run import backends, cost
 from vsrbench.run.backends import accelerate, check, export, parts_of
 from vsrbench.run.export import export_all
+from vsrbench.run.method import load_method
 
 
 class Net(torch.nn.Module):
@@ -76,6 +79,66 @@ def test_an_engine_gives_the_pictures_of_torch(engine: str, precision: str, leas
             assert b.dtype == torch.float32
             mse = float((a - b).square().mean())
             assert -10 * torch.log10(torch.tensor(max(mse, 1e-20))) > least
+
+
+class Silent(torch.nn.Module):
+    """What it is given, and a layer of that which says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 3, 1)
+        for parameter in self.layer.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layer(x)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("half", [(), ("layer",)])
+def test_what_is_not_named_keeps_its_bits(engine: str, half: tuple[str, ...]) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+    toy = Toy()
+    toy.net = Silent().eval().requires_grad_(False)  # type: ignore[assignment]
+    toy.parts = lambda: {"network": Part(toy.net, "forward", half=half)}  # type: ignore[method-assign]
+    accelerate(toy, card(precision="bf16", settings={"backend": engine}), "cpu")
+    x = torch.full((3, 8, 8), 1 + 2**-12)  # not a number of bf16
+    (found,) = toy.upscale(iter([x]))
+    assert torch.equal(found, x)
+    assert toy.net.layer.weight.dtype == torch.float32  # that of others who hold the network
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_instavsr_in_bf16_is_near_that_in_fp32(engine: str, root: Path) -> None:
+    if engine != "torch":
+        pytest.importorskip(engine)
+    scene = testset.scene("text-scroll")  # where motion that is off shows most
+    gt = [scene.frame(t)[:192, :256] for t in range(5)]
+    lq = [
+        torch.from_numpy(frame).permute(2, 0, 1) / 255
+        for frame in degrade(gt, 4, RECIPES["mild"], 0)
+    ]
+    plain = specs.method_card(root, "instavsr")
+    half = replace(plain, precision="bf16", settings={backends.SETTING: engine})
+    wanted, found = (list(load_method(c, "cpu").upscale(iter(lq))) for c in (plain, half))
+    worst = max(float((a - b).square().mean()) for a, b in zip(wanted, found, strict=True))
+    assert 1e-9 < worst < 1e-6  # 60 dB
+
+
+def test_multiply_adds_are_counted_whatever_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(card: MethodCard, device: str) -> Any:
+        toy = Toy()
+        accelerate(toy, card, device)
+        return toy
+
+    monkeypatch.setattr(cost, "load_method", load)
+    for engine, precision in [("torch", "fp32"), ("torch", "bf16"), ("openvino", "bf16")]:
+        if engine != "torch":
+            pytest.importorskip(engine)
+        asked = card(precision=precision, settings={"backend": engine})
+        found = cost._measure(asked, (8, 8), 4, "cpu", None).macs_g
+        assert found == pytest.approx((3 * 8 * 9 + 8 * 12) * 64 / 1e9)
 
 
 _SIGNALLED = """

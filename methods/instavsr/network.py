@@ -145,11 +145,13 @@ class Backbone(nn.Module):
         match: Callable[[Tensor, Tensor], Tensor],
         bicubic: Tensor | None = None,
     ) -> Tensor:
-        y, gate = drawn.tensor_split([3], 1)
         if self.residual:
-            y = torch.add(upscaled(lq) if bicubic is None else bicubic, y, alpha=0.5)
-        else:
-            y = match(y, 2 * lq - 1) / 2 + 0.5
+            bicubic = upscaled(lq) if bicubic is None else bicubic
+            drawn = drawn.to(bicubic.dtype)  # under autocast it has fewer bits
+            drawn[:, :3].mul_(0.5).add_(bicubic)
+            return drawn
+        y, gate = drawn.tensor_split([3], 1)
+        y = match(y, 2 * lq - 1) / 2 + 0.5
         return torch.cat((y, gate), 1) if gate.shape[1] else y
 
     def _tiled(self, layer: nn.Module, x: Tensor) -> Tensor:
