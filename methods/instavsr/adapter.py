@@ -14,9 +14,6 @@ from vsrbench.core.types import Method, MethodCard
 from ..spynet import to_device
 from .network import InstaVSR
 
-FINEST = 2
-"""Levels of flow for which half precision is enough."""
-
 
 class Streaming:
     """Runs the network along one clip after another."""
@@ -25,17 +22,11 @@ class Streaming:
         self.net = net
 
     def parts(self) -> dict[str, Part]:
-        """What other engines can compute: drawing, finishing, and flow.
-
-        The errors of flow add up from level to level; half precision is enough for what its finest
-        levels add, which have nearly all of its cost.
-        """
+        """What other engines can compute: drawing, finishing, and flow, whose errors add up."""
         net = self.net
-        levels = range(len(net.spynet.basic_module))
-        finest = tuple(f"basic_module.{level}" for level in levels[-FINEST:])
         found = {
-            "draw": Part(net.backbone, "drawn"),
-            "flow": Part(net.spynet, "forward", half=finest),
+            "draw": Part(net.backbone, "drawn_from"),
+            "flow": Part(net.spynet, "forward", exact=True),
         }
         return found | ({"finish": Part(net.finish, "detail")} if net.finish else {})
 

@@ -116,14 +116,18 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Super-resolve `lq` (b, 3, h, w) in 0..1 to (b, 3, 4h, 4w) around 0..1, not clamped.
 
-        extra: maps (b, c, h/u, w/u) with u = unshuffle, of extra_channels together, joined to the
-        unshuffled image.
+        extra: images (b, c, kh, kw) in levels of -1..1 for any whole k, that make up
+        extra_channels at h/u x w/u, u = unshuffle.
         match: gives the result the colours of the image, unless `residual`. bicubic: `upscaled` of
         the image, where it is known already.
         With `gate` there is a fourth channel, of logits.
         """
-        features = torch.cat((unshuffled(2 * lq - 1, self.unshuffle), *extra), 1)
-        return self._matched(self.drawn(features), lq, match, bicubic)
+        return self._matched(self.drawn_from(2 * lq - 1, *extra), lq, match, bicubic)
+
+    def drawn_from(self, *images: Tensor) -> Tensor:
+        """`drawn` of images in levels of -1..1, the first of LQ size."""
+        width = int(images[0].shape[3]) // self.unshuffle
+        return self.drawn(torch.cat([unshuffled(x, int(x.shape[3]) // width) for x in images], 1))
 
     def drawn(self, features: Tensor) -> Tensor:
         """UNet and decoder, which have no state: they may be run again for the same numbers."""
@@ -411,17 +415,16 @@ class InstaVSR(nn.Module):
         if not self.reach:
             return self.backbone(centre, (), match), None
         aligned = torch.cat((*self._align(centre, past), *self._align(centre, future)), 1)
-        unshuffle = self.backbone.unshuffle
-        neighbours = unshuffled(2 * aligned - 1, unshuffle)
+        neighbours = 2 * aligned - 1
         if self.feedback != "detail":
             return self.backbone(centre, (neighbours,), match), None
         bicubic = upscaled(centre)
         kept, known, seen = self._align_sr(bicubic, past)
-        detail = unshuffled(known, unshuffle * SCALE)
-        drawn = self.backbone(centre, (neighbours, detail), match, bicubic)
+        drawn = self.backbone(centre, (neighbours, known), match, bicubic)
         sr, gate = drawn.tensor_split([3], 1)
         trusted = gate.sigmoid() * seen
-        return torch.lerp(sr, kept, trusted / (1 + trusted)), (1 + trusted).clamp(max=MOST)
+        lerp = torch.lerp if torch.is_grad_enabled() else Tensor.lerp_
+        return lerp(sr, kept, trusted / (1 + trusted)), (1 + trusted).clamp(max=MOST)
 
     def _align(self, centre: Tensor, side: Sequence[Neighbour]) -> list[Tensor]:
         """The neighbours of one side aligned to the centre, always `reach`, nearest first."""
@@ -455,4 +458,5 @@ class InstaVSR(nn.Module):
         difference = sr - bicubic
         agrees = (inside(at) & previous.same) * agreement(difference)
         seen = sample(previous.seen, at, "border", "bilinear")
-        return sr, difference * (agrees > 0).to(sr.dtype).mul_(2), agrees * seen
+        mul = torch.mul if torch.is_grad_enabled() else Tensor.mul_  # new memory is slow
+        return sr, mul(difference, (agrees > 0).to(sr.dtype).mul_(2)), agrees * seen

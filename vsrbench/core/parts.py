@@ -17,6 +17,5 @@ class Part:
     """The network that has it."""
     name: str
     """Its name there: another function may be set in its place."""
-    half: tuple[str, ...] | None = None
-    """Its layers that may compute in half precision, by their names in `owner`, while all between
-    them stays in fp32. None: all of it may."""
+    exact: bool = False
+    """It stays in fp32."""

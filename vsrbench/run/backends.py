@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import UserError, missing_package
@@ -22,7 +23,7 @@ from vsrbench.core.types import Method, MethodCard
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     Work = Callable[..., Tensor]
 
@@ -33,6 +34,8 @@ BACKENDS = (TORCH, "onnxruntime", "openvino")
 KEPT = 4
 """Shapes of a part for which an engine stays ready."""
 OPSET = 18
+COUNTS = (1, 2, 4, 8)
+"""Neighbours whose outputs a convolution may make at once."""
 
 
 def network_settings(card: MethodCard) -> dict[str, Any]:
@@ -68,6 +71,8 @@ def accelerate(method: Method, card: MethodCard, device: str) -> None:
     parts = parts_of(method, card)
     engine = _ENGINES[backend](card)
     for part in parts.values():
+        if backend == TORCH and part.exact:
+            continue
         setattr(part.owner, part.name, engine(part))
 
 
@@ -115,6 +120,64 @@ def export(part: Part, shapes: tuple[tuple[int, ...], ...], target: Path | io.By
         )
 
 
+@contextmanager
+def _filling_lanes(network: nn.Module) -> Iterator[None]:
+    """Export convolutions of few outputs as such that make those of several neighbours at once.
+
+    A CPU sums as many outputs at a time as a register holds: of 2 or 24 some lanes are idle. The
+    kernel gets a column for each neighbour to the right, zeros fill it up, and the sums are the
+    same.
+    """
+    import torch
+    from torch import nn
+
+    lanes = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
+
+    def work(layer: nn.Conv2d, count: int) -> float:
+        registers = math.ceil(layer.out_channels * count / lanes)
+        return registers * (layer.kernel_size[1] + count - 1) / count
+
+    def widened(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+        own, kernels = layer.forward, {}
+        for count in sorted(COUNTS, key=functools.partial(work, layer)):
+            if count == 1:
+                break
+            shifted = [nn.functional.pad(layer.weight, (i, count - 1 - i)) for i in range(count)]
+            bias = None if layer.bias is None else layer.bias.repeat(count)
+            kernels[count] = torch.cat(shifted), bias
+
+        def forward(x: Tensor) -> Tensor:
+            batch, _, height, width = map(int, x.shape)
+            count = next((n for n in kernels if width % n == 0), 1)
+            if count == 1:
+                return own(x)
+            y = nn.functional.conv2d(x, *kernels[count], (1, count), layer.padding)
+            y = y.permute(0, 2, 3, 1).reshape(batch, height, width, layer.out_channels)
+            return y.permute(0, 3, 1, 2)
+
+        return forward
+
+    layers = [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d)
+        and layer.out_channels % lanes
+        and (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
+        and layer.padding_mode == "zeros"
+        and all(side % 2 for side in layer.kernel_size)
+        and layer.padding == tuple(side // 2 for side in layer.kernel_size)
+    ]
+    with torch.no_grad():
+        forwards = [widened(layer) for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        vars(layer)["forward"] = forward
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)["forward"]
+
+
 def _by_shape(part: Part, make: Callable[[bytes], Callable[[list[Any]], Any]]) -> Work:
     """A part by an engine; make: from a model to what computes arrays."""
     import torch
@@ -127,7 +190,8 @@ def _by_shape(part: Part, make: Callable[[bytes], Callable[[list[Any]], Any]]) -
             model = io.BytesIO()
             setattr(part.owner, part.name, own)
             try:
-                export(part, shapes, model)
+                with _filling_lanes(part.owner):
+                    export(part, shapes, model)
             finally:
                 setattr(part.owner, part.name, work)
             if len(ready) == KEPT:
@@ -168,11 +232,8 @@ def _openvino(card: MethodCard) -> Callable[[Part], Work]:
     kinds = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
     def by(part: Part) -> Work:
-        by_layer = part.half is not None
-        if by_layer and card.precision == "bf16":
-            part = _halved(part)  # the engine leaves what the model says to be bf16
         options = {
-            "INFERENCE_PRECISION_HINT": "f32" if by_layer else kinds[card.precision],
+            "INFERENCE_PRECISION_HINT": "f32" if part.exact else kinds[card.precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -198,37 +259,22 @@ def _core(make: Callable[[], Any]) -> Any:
 
 
 def _bf16(card: MethodCard) -> Callable[[Part], Work]:
-    """By torch itself."""
-
-    def by(part: Part) -> Work:
-        work: Work = getattr(_halved(part).owner, part.name)
-        return work
-
-    return by
-
-
-def _halved(part: Part) -> Part:
-    """A part of a copy of its network, in which what may have half of the bits has bf16."""
+    """By torch itself, in a copy of the network with half of the bits."""
     import torch
 
-    def narrow(layer: torch.nn.Module, name: str) -> None:
-        layer.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        own = getattr(layer, name)
+    def by(part: Part) -> Work:
+        owner: Any = copy.deepcopy(part.owner)
+        owner.to(torch.bfloat16, memory_format=torch.channels_last)
+        own = getattr(owner, part.name)
 
         def work(*tensors: Tensor) -> Tensor:
             halves = (x.to(torch.bfloat16, memory_format=torch.channels_last) for x in tensors)
             result: Tensor = own(*halves).to(tensors[0].dtype)
             return result
 
-        setattr(layer, name, work)
+        return work
 
-    owner = copy.deepcopy(part.owner)
-    if part.half is None:
-        narrow(owner, part.name)
-    else:
-        for name in part.half:
-            narrow(owner.get_submodule(name), "forward")
-    return replace(part, owner=owner)
+    return by
 
 
 _ENGINES = {TORCH: _bf16, "onnxruntime": _onnxruntime, "openvino": _openvino}

@@ -171,7 +171,8 @@ def _construct(card: MethodCard, size: Size, device: str) -> dict[str, Any]:
     }
     parameters = _parameters(method, card)
     frames = abs(card.lookahead) + 1
-    macs = _macs(method, make_resident_clip(card, size, frames, device))
+    clip = make_resident_clip(card, size, frames, device)
+    macs = _macs(_by_torch(method, card, device), clip)
     return found | {
         "params_m": None if parameters is None else parameters / 1e6,
         "macs_g": macs / 1e9,
@@ -204,10 +205,8 @@ def _measure(
     rss_peak = _rss_mib("VmHWM")
     ordered = sorted(pace.samples_ms)
     why |= _describe_sharing(memory.shared, uuid, memory.why)
-    # Last, so that they change no other figure. Torch counts what torch computes, so of it alone.
-    plain = replace(card, settings=network_settings(card))
-    counted = method if plain == card else load_method(plain, device)
-    macs = _macs(counted, clip[: max(1, card.lookahead + 1)])
+    # Last, so that they change no other figure.
+    macs = _macs(_by_torch(method, card, device), clip[: max(1, card.lookahead + 1)])
     energy, no_energy = _energy(method, clip, device, uuid)
     if energy is None:
         why["j_per_frame"] = no_energy
@@ -443,6 +442,12 @@ def _parameters(method: Any, card: MethodCard) -> int | None:
     if not modules and card.weights.origin != "none":
         return None
     return sum({id(p): p.numel() for m in modules for p in m.parameters()}.values())
+
+
+def _by_torch(method: Method, card: MethodCard, device: str) -> Method:
+    """A loaded method, or where an engine computes it another one: torch counts its own work."""
+    plain = replace(card, settings=network_settings(card))
+    return method if plain == card else load_method(plain, device)
 
 
 def _macs(method: Any, clip: list[torch.Tensor]) -> float:
