@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from vsrbench.cards import specs
 from vsrbench.cli import main
@@ -119,3 +120,15 @@ def test_what_is_wrong_is_said_in_a_line(fault: str, tmp_path: Path) -> None:
     assert len(wrong) == 1
     assert FAULTS[fault] in wrong[0]
     assert "\n" not in wrong[0]
+
+
+def test_networks_that_alter_their_input_leave_frames_as_they_are() -> None:
+    pytest.importorskip("spandrel")
+    from spandrel.architectures.RCAN import RCAN, RCANArch
+    from vsrbench.methods.spandrel.adapter import ImageModel
+
+    descriptor = RCANArch().load(RCAN(n_resgroups=1, n_resblocks=1).state_dict())
+    frame = torch.rand(3, 16, 16)
+    given = frame.clone()
+    list(ImageModel(descriptor.eval()).upscale(iter([frame])))
+    assert torch.equal(frame, given)

@@ -30,7 +30,7 @@ class ImageModel:
     def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         """3 x H x W in 0..1 -> 3 x sH x sW in 0..1."""
         for x in frames:
-            yield self.descriptor(x[None].to(self.descriptor.dtype))[0]
+            yield self.descriptor(x[None].to(self.descriptor.dtype, copy=True))[0]  # RCAN alters it
 
 
 def load(card: MethodCard, device: str, dtype: torch.dtype) -> Method:
