@@ -29,7 +29,7 @@ from tests.test_evaluate import job
 from vsrbench.cards.specs import method_card
 from vsrbench.core import processes
 from vsrbench.core.errors import UserError, WriteError
-from vsrbench.core.families import end_family, family, new_mark, own_mark
+from vsrbench.core.families import end_family, family, new_mark, own_mark, read_birth
 from vsrbench.core.files import name_partial, remove_leftovers
 from vsrbench.core.processes import Died, Process
 from vsrbench.data.frames import FrameWriter, open_frames
@@ -625,17 +625,25 @@ def test_a_family_is_found_by_mark_session_and_descent() -> None:
 
 def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path) -> None:
     ours = name_partial(tmp_path / "clip")
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    dead = Path(str(ours).replace(f".{os.getpid()}.", f".{ended.pid}."))
-    elsewhere = tmp_path / f".clip.node7.{ended.pid}.0123abcd.partial"
-    old = tmp_path / f".clip.node8.{ended.pid}.0123abcd.partial"
+    own = f".{os.getpid()}-{read_birth(os.getpid())}."
+    assert own in ours.name
+    ended = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    dead = Path(str(ours).replace(own, f".{ended.pid}-{read_birth(ended.pid)}."))
+    assert dead != ours
+    assert ended.stdin is not None
+    ended.stdin.close()
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{ended.pid}").exists()  # until somebody waits for it
+    before = Path(str(ours).replace(own, f".{os.getpid()}-1."))  # of the same number
+    elsewhere = tmp_path / f".clip.node7.{ended.pid}-12345.0123abcd.partial"
+    old = tmp_path / f".clip.node8.{ended.pid}-12345.0123abcd.partial"
     other = tmp_path / ".mine.partial"
-    for folder in (ours, dead, elsewhere, old, other):
+    for folder in (ours, dead, before, elsewhere, old, other):
         folder.mkdir()
         (folder / "0.png").touch()
     os.utime(old, (0, 0))
     remove_leftovers(tmp_path)
+    ended.wait()
     assert {p.name for p in tmp_path.iterdir()} == {ours.name, elsewhere.name, other.name}
 
 

@@ -109,11 +109,10 @@ def family(*of: str | int) -> set[int]:
     parents, found = dict[int, int](), set[int]()
     for entry in Path("/proc").glob("[0-9]*"):
         pid = int(entry.name)
+        if not (stat := _read_stat(pid)):
+            continue
+        parents[pid] = int(stat[1])
         try:
-            stat = (entry / "stat").read_text().rpartition(")")[2].split()
-            if stat[0] in "ZX":
-                continue
-            parents[pid] = int(stat[1])
             environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:  # it ended meanwhile, or belongs to somebody else
             continue
@@ -123,3 +122,23 @@ def family(*of: str | int) -> set[int]:
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return found
+
+
+def read_birth(pid: int) -> str:
+    """When a process that runs was started: clock ticks of the system. Empty where none runs.
+
+    With it a process is told from a later one of the same number.
+    """
+    return (_read_stat(pid) or [""])[-1]
+
+
+def _read_stat(pid: int) -> list[str]:
+    """State, parent, group, session and so on to the start of a process, as proc(5) lists them.
+
+    Empty for one that has ended, whether or not its parent has noticed, and without /proc.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:20]
+    except OSError:
+        return []
+    return [] if fields[0] in "ZX" else fields

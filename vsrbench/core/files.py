@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vsrbench.core.errors import UserError
+from vsrbench.core.families import read_birth
 from vsrbench.core.keys import digest, sha256_file
 from vsrbench.core.variables import cache_folder
 
@@ -29,7 +30,7 @@ written once more without a trace in its times."""
 _MANY = 20_000
 _LARGEST = 64 * 2**20
 """Bytes of a file of TOML or JSON."""
-_PARTIAL = re.compile(r"(.+)\.(\d+)\.[0-9a-f]{8}\.partial$")
+_PARTIAL = re.compile(r"(.+)\.(\d+)-(\d*)\.[0-9a-f]{8}\.partial$")
 _OLD_S = 24 * 3600.0
 _remembered: dict[Path, dict[str, Any]] = {}
 
@@ -59,7 +60,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 
 def name_partial(path: Path) -> Path:
     """A hidden name for what becomes `path` when it is whole; it tells who is at it."""
-    owner = f"{socket.gethostname()}.{os.getpid()}"
+    owner = f"{socket.gethostname()}.{os.getpid()}-{read_birth(os.getpid())}"
     return path.with_name(f".{path.name[:40]}.{owner}.{secrets.token_hex(4)}.partial")
 
 
@@ -86,7 +87,7 @@ def remove_leftovers(*folders: Path) -> None:
                 continue
             with suppress(OSError):
                 here = name[1].endswith("." + socket.gethostname())
-                alive = Path(f"/proc/{name[2]}").exists() or not Path("/proc/self").exists()
+                alive = read_birth(int(name[2])) == name[3]
                 if not alive if here else time.time() - path.stat().st_mtime > _OLD_S:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -45,6 +45,7 @@ from vsrbench.core.families import (
     new_mark,
     own_mark,
     python,
+    read_birth,
     scratch_folder,
 )
 from vsrbench.core.variables import LOGS, logs_folder
@@ -371,21 +372,14 @@ def _end_orphans(ours: Collection[int]) -> None:
     deadline = time.monotonic() + GRACE_S
     with contextlib.suppress(OSError):
         while time.monotonic() < deadline:
-            stats = {pid: Path(f"/proc/{pid}/stat") for pid in children.read_text().split()}
-            orphans = [pid for pid in stats if int(pid) not in ours and not _has_ended(stats[pid])]
+            pids = {int(pid) for pid in children.read_text().split()}.difference(ours)
+            orphans = [pid for pid in pids if read_birth(pid)]
             if not orphans:
                 return
             for pid in orphans:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
-
-
-def _has_ended(stat: Path) -> bool:
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def _fork() -> int:
