@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,24 @@ def test_an_engine_gives_the_pictures_of_torch(engine: str, precision: str, leas
             assert b.dtype == torch.float32
             mse = float((a - b).square().mean())
             assert -10 * torch.log10(torch.tensor(max(mse, 1e-20))) > least
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_one_method_serves_several_threads(engine: str) -> None:
+    pytest.importorskip(engine)
+    clips = [[torch.rand(3, 30 + 2 * (n // 2), 40)] * 20 for n in range(4)]
+    methods = [Toy(), Toy()] * 2
+    for toy in methods[:2]:
+        accelerate(toy, card(settings={"backend": engine}), "cpu")
+
+    def upscale(toy: Toy, clip: list[torch.Tensor]) -> list[torch.Tensor]:
+        return list(toy.upscale(iter(clip)))
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(upscale, methods, clips))
+    for toy, clip, frames in zip(methods, clips, found, strict=True):
+        for a, b in zip(upscale(toy, clip), frames, strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,9 @@ def test_bad_clips(run: Run, tmp_path: Path, real: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, err = error(tmp_path / "empty")
     assert (code, "holds no frames and no clips" in err) == (1, True)
+    code, err = error(write_clip(tmp_path / "clip"), "--clips", "nope")
+    assert (code, "no clip named 'nope'" in err) == (2, True)
+    assert not (tmp_path / "results").exists()  # nothing was to be written
 
     sizes = write_clip(tmp_path / "sizes")
     Image.fromarray(picture(16, 16)).save(sizes / "001.png")

@@ -99,9 +99,9 @@ def evaluate(
         verbose=verbose,
     )
     store = Store(Path(results) if results else default_results())
-    store.prepare()
     run = Run(config, store)
     sets = list(_open_sets(data, gt, scale, place, run))
+    store.prepare()
     run.go(set_precision(cards, devices[0]), sets, _collect_outputs(objects, sets))
     own = {dataset.spec.name: dataset.spec for dataset in sets}
     return Results(store, place, own, store.of_run(run.id), run.exit_code)

@@ -190,8 +190,6 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
     if not any(card.name == "bicubic" for card in cards):
         cards.insert(0, specs.method_card(options.root, "bicubic"))
     store = open_store(options)
-    if not options.dry_run:
-        store.prepare()
     config = RunConfig(
         root=options.root,
         devices=devices,
@@ -222,6 +220,7 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
     if options.dry_run:
         print_commands(cards, sets)
         return run.exit_code
+    store.prepare()
     if sets:
         run.go(cards, sets)
         print_tables(options, run, sets)

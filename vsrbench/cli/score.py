@@ -114,7 +114,6 @@ def execute(options: argparse.Namespace) -> int:
     if name in {specs.GT_CARD.name, *specs.method_files(options.root)}:
         raise UserError(f"'{name}' is the name of a method here", "choose another with --name")
     store = open_store(options)
-    store.prepare()
     targets: datasets.Dataset | Path | None = options.gt
     if options.dataset:
         spec = specs.dataset_spec(options.root, options.dataset)
@@ -122,6 +121,7 @@ def execute(options: argparse.Namespace) -> int:
     elif options.lq:
         targets = datasets.open_input(options.lq, options.gt, options.scale)
     found = outputs.open_outputs(options.outputs, targets, rules)
+    store.prepare()
     outputs_card = MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames")
     cards = [replace(outputs_card, scale=0, source=str(source))]
     if found.clips and all(clip.lq for clip in found.clips):

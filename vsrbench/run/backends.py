@@ -11,6 +11,7 @@ import copy
 import functools
 import io
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -89,6 +90,12 @@ def parts_of(method: Method, card: MethodCard) -> Mapping[str, Part]:
 
 def export(part: Part, shapes: tuple[tuple[int, ...], ...], target: Path | io.BytesIO) -> None:
     """Write a part as ONNX, for inputs of these shapes alone. Raises MissingError without onnx."""
+    _export(part.owner, getattr(part.owner, part.name), shapes, target)
+
+
+def _export(
+    owner: nn.Module, own: Work, shapes: tuple[tuple[int, ...], ...], target: Path | io.BytesIO
+) -> None:
     import torch
 
     try:
@@ -99,12 +106,10 @@ def export(part: Part, shapes: tuple[tuple[int, ...], ...], target: Path | io.By
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.owner = part.owner
-            self.work = getattr(part.owner, part.name)
+            self.owner = owner
 
         def forward(self, *tensors: Tensor) -> Tensor:
-            result: Tensor = self.work(*tensors)
-            return result
+            return own(*tensors)
 
     names = [f"input{number}" for number in range(len(shapes))]
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
@@ -180,6 +185,10 @@ def _filling_lanes(network: nn.Module) -> Iterator[None]:
             del vars(layer)["forward"]
 
 
+_one_at_a_time = threading.Lock()
+"""An export follows what torch does and alters the network; OpenVINO refuses a second thread."""
+
+
 def _by_shape(part: Part, make: Callable[[bytes], Callable[[list[Any]], Any]]) -> Work:
     """A part by an engine; make: from a model to what computes arrays."""
     import torch
@@ -188,19 +197,16 @@ def _by_shape(part: Part, make: Callable[[bytes], Callable[[list[Any]], Any]]) -
 
     def work(*tensors: Tensor) -> Tensor:
         shapes = tuple(tuple(x.shape) for x in tensors)
-        if shapes not in ready:
-            model = io.BytesIO()
-            setattr(part.owner, part.name, own)
-            try:
-                with _filling_lanes(part.owner):
-                    export(part, shapes, model)
-            finally:
-                setattr(part.owner, part.name, work)
-            if len(ready) == KEPT:
-                del ready[next(iter(ready))]
-            ready[shapes] = make(model.getvalue())
         arrays = [x.float().contiguous().numpy() for x in tensors]
-        return torch.from_numpy(ready[shapes](arrays)).to(tensors[0].dtype)
+        with _one_at_a_time:
+            if shapes not in ready:
+                model = io.BytesIO()
+                with _filling_lanes(part.owner):
+                    _export(part.owner, own, shapes, model)
+                if len(ready) == KEPT:
+                    del ready[next(iter(ready))]
+                ready[shapes] = make(model.getvalue())
+            return torch.from_numpy(ready[shapes](arrays)).to(tensors[0].dtype)
 
     return work
 
