@@ -197,6 +197,9 @@ def test_a_study_says_all_that_a_command_says(
     assert any(run.get("study") == study.read_text() for run in runs)
     assert main(["run", str(study), "-q", "--metrics", "lr_psnr"]) == 0
     assert "Flicker" not in capsys.readouterr().out
+    study.write_text(study.read_text().replace("lanczos", "realviformer").replace("24x16", "8x8"))
+    assert main(["run", str(study), "-q"]) == 1  # too small for it, which is a failure as any other
+    assert "1 failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,9 @@ def _execute(options: argparse.Namespace, study: Study, crew: Crew | Cluster) ->
         run.go(cards, sets)
         print_tables(options, run, sets)
         if study.grid:
-            _map(study.grid, cards, Run(config, store, crew), study.scale)
+            mapping = Run(config, store, crew)
+            _map(study.grid, cards, mapping, study.scale)
+            run.add(mapping)
         _make(options, study, run, sets)
     say_counts(run)
     return run.exit_code

@@ -59,9 +59,10 @@ def cache_limit_gib(usual: float) -> float:
 def logs_folder() -> Path:
     """$VSRBENCH_LOGS, set by a run for its workers: logs and inputs of external programs.
 
-    Without a run it lies among the temporary files.
+    Without a run it lies among the temporary files. Absolute: a program works in another folder.
     """
-    return Path(os.environ.get(LOGS) or Path(tempfile.gettempdir(), "vsrbench-logs"))
+    given = os.environ.get(LOGS) or Path(tempfile.gettempdir(), "vsrbench-logs")
+    return Path(given).absolute()
 
 
 def offline() -> bool:

@@ -85,6 +85,7 @@ def read_places(name: str) -> dict[str, str]:
             raise MissingError(
                 f"{file}: {key} of [{name}] is '{found.get(key, '')}', which does not exist", hint
             )
+        found[key] = str(Path(found[key]).absolute())  # it works in another folder
     limit = found.get("timeout_s", "1")
     with contextlib.suppress(ValueError):
         if float(limit) > 0:

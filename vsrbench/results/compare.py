@@ -37,6 +37,7 @@ from vsrbench.results.summary import (
     refuse,
     setting_text,
 )
+from vsrbench.results.view import find_asked
 
 Verdict = Literal["better", "same", "worse", "lost", "apart", "new", "unjudged"]
 WORDS: Mapping[Verdict, str] = {
@@ -78,6 +79,8 @@ class Change:
     """Why it is lost or not comparable."""
     cause: str = ""
     """Why it is not comparable, whatever the clip."""
+    ways: str = ""
+    """Engine and precision that were asked for, before and now, where they differ."""
     unsaid: bool = False
     """Records of schema 1 are compared, which do not say border and flow: taken for equal."""
 
@@ -123,9 +126,17 @@ def compare(
         elif cost_percent is not None:
             note = "cost not measured"
             changes.append(Change(f"cost at {size}", method, COST["median_ms"], "lost", note=note))
+    changes = [replace(c, ways=_differing_ways(c.method, before, after)) for c in changes]
     if all(change.verdict == "new" for change in changes):
         raise MissingError("the base has no scores to hold new ones against", "check its records")
     return changes
+
+
+def _differing_ways(method: str, before: _Side, after: _Side) -> str:
+    if not (method in before.ways and method in after.ways):
+        return ""
+    old, new = before.ways[method], after.ways[method]
+    return "" if old == new else f"{method} {old or 'as usual'} against {new or 'as usual'}"
 
 
 _Labels = tuple[dict[str, tuple[str, set[tuple[str, str]]]], ...]
@@ -144,7 +155,9 @@ def align_labels(old: _Labels, new: Iterable[Record]) -> list[Record]:
         names: dict[str, str] = {}
         taken = {getattr(r, field) for r in found} - set(now)
         by_path = {path for path, _ in before.values()}  # which comes before what content tells
-        for label, (path, holds) in sorted(now.items(), key=lambda one: one[1][0] not in by_path):
+        for label, (path, holds) in sorted(
+            now.items(), key=lambda one: (one[1][0] not in by_path, one[0] not in before)
+        ):
             same = [
                 *(x for x, (p, _) in before.items() if p == path),
                 *(
@@ -211,6 +224,8 @@ class _Side:
     """(method, LQ size) -> newest measurement."""
     labels: _Labels
     """What is named after paths."""
+    ways: Mapping[str, str]
+    """Method -> engine and precision that were asked for."""
 
 
 def _side(
@@ -254,7 +269,8 @@ def _side(
             value, why = None, "scored with older weights or settings; run it again"
         score = _Score(value, about, why, r.schema)
         scores.setdefault((dataset, method, metric), {})[clip] = score
-    return _Side(names, infos, scores, _costs(records), labels)
+    ways = {r.method: find_asked(r.title) for r in records}
+    return _Side(names, infos, scores, _costs(records), labels, ways)
 
 
 def _scored(clips: Mapping[str, _Score]) -> dict[str, _Score]:
@@ -386,8 +402,9 @@ def verdict_line(changes: Sequence[Change], software: str = "") -> str:
             f"; {unsaid} of these with records of schema 1, which do not say border and flow: "
             "taken for equal"
         )
-    if software:
-        text += f"; computed with {software}"
+    computed = [*dict.fromkeys(c.ways for c in changes if c.ways), *([software] * bool(software))]
+    if computed:
+        text += f"; computed with {', '.join(computed)}"
     verdict = "REGRESSION" if has_regressed(changes) else "no regression"
     return f"{verdict}: {text or 'nothing to compare'}"
 

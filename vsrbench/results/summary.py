@@ -245,7 +245,7 @@ def summarise(
     """
     records = list(records)
     quality = list(newest(records).values())
-    costs = {(r.method, cost_size(r)): r for r in select_current_costs(records, [])}
+    costs = {(r.method, cost_size(r), r.scale): r for r in select_current_costs(records, [])}
     heads = {r.method: r for r in sorted(records, key=lambda r: r.at)}
     refuse("dataset with results", datasets, {r.dataset for r in quality})
     refuse("method with results", methods, set(heads))
@@ -258,8 +258,10 @@ def summarise(
         own = [r for r in quality if r.dataset == dataset]
         version = max(r.dataset_version for r in own)
         own = [r for r in own if r.dataset_version == version]
+        scale = max(r.scale for r in own)
         size = usual_size({r.clip: r.size for r in own}.values())
-        here = {r.method for r in own} | {m for m, s in costs if s == size}
+        here = {r.method for r in own}
+        here |= {m for m, s, x in costs if s == size and x in (0, scale)}
         chosen = [m for m in order if methods is not None or m in here]
         spec = (specs or {}).get(dataset)
         empty = Block(
@@ -267,18 +269,22 @@ def summarise(
             title=spec.title if spec else dataset,
             clips=_lengths(own),
             size=size,
-            scale=own[0].scale,
+            scale=scale,
             # Records of schema 1 do not say it, and later ones do.
             border_px=spec.border_px if spec else None,
         )
-        here_costs = {(r.method, cost_size(r)): r for r in select_current_costs(records, own)}
+        current = select_current_costs(records, own)
+        here_costs = {(r.method, cost_size(r)): r for r in current if r.scale in (0, empty.scale)}
         blocks.append(_block(empty, [heads[m] for m in chosen], own, metrics, infos, here_costs))
     if datasets is None:
-        shown = {b.size for b in blocks}
-        for size in sorted({s for m, s in costs if s not in shown and m in order}):
-            chosen = [m for m in order if (m, size) in costs]
-            empty = Block("", "Cost", {}, size)
-            blocks.append(_block(empty, [heads[m] for m in chosen], [], [], infos, costs))
+        shown = {(b.size, b.scale) for b in blocks}
+        others = {(s, scale) for m, s, scale in costs if (s, scale) not in shown and m in order}
+        for size, scale in sorted(others):
+            own_costs = {(m, s): r for (m, s, x), r in costs.items() if x == scale}
+            chosen = [m for m in order if (m, size) in own_costs]
+            title = f"Cost, x{scale}" if len({x for _, x in others}) > 1 else "Cost"
+            empty = Block("", title, {}, size)
+            blocks.append(_block(empty, [heads[m] for m in chosen], [], [], infos, own_costs))
     return Summary(tuple(blocks))
 
 

@@ -7,13 +7,18 @@ version, or of a run that was killed) count as asked for when they were written.
 A method without a card and a dataset without a spec are named after their paths. Equal names of
 different paths stay apart, and are told apart by the shortest ends of their paths that differ; the
 same content under another path is the same thing, which has moved.
+
+A method that was run by several engines or in several precisions has a row for each, and a dataset
+that was upscaled by several factors is one for each. Their names say which.
 """
 
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -25,6 +30,8 @@ from vsrbench.metrics import find_recorded
 Named = tuple[str, str]
 """Name and path of what is named after it; the path is empty for what has a card or a spec."""
 _COST = "cost"
+_ASKED = re.compile(r" \(((?:torch|onnxruntime|openvino|fp32|fp16|bf16)(?:, \w+)?)\)$")
+"""In a title: the engine and precision that were asked for."""
 _TEXTS = ("method", "source", "dataset", "dataset_source", "clip")
 """Of what was asked for; each is there once in memory."""
 
@@ -37,6 +44,10 @@ class _Slot(NamedTuple):
     clip: str
     metric: str
     """Metric, or `cost` and the size."""
+    asked: str = ""
+    """Engine and precision that were asked for."""
+    scale: int = 0
+    """Upscaling factor."""
 
 
 class _Asking(NamedTuple):
@@ -97,6 +108,8 @@ def select_shown(
     for event in events():
         at, now = event.at, dict[Named, set[str]]()
         for slot, key in _contents(event):
+            if record := found.get(key):
+                slot = slot._replace(asked=find_asked(record.title), scale=record.scale)
             if methods or datasets:
                 own = methods.get(slot.method, slot.method)
                 slot = slot._replace(method=own, dataset=datasets.get(slot.dataset, slot.dataset))
@@ -112,17 +125,42 @@ def select_shown(
             before |= here
     for slot in [slot for slot, (key, _) in asked.items() if key not in found]:
         del asked[slot]
+    _leave_out_older(asked, found)
     called = _labels(dict.fromkeys(slot.method for slot in asked))
     set_called = _labels(dict.fromkeys(slot.dataset for slot in asked if slot.dataset[0]))
+    ways, scales = dict[Named, set[str]](), dict[Named, int]()
+    for slot in asked:
+        ways.setdefault(slot.method, set()).add(slot.asked)
+        if slot.scale:
+            scales[slot.dataset] = slot.scale  # the last one asked for has the bare name
     result, used = [], set[str]()
     for slot, (key, at) in asked.items():
-        record, name = found[key], called[slot.method]
-        title = record.title if name == slot.method[0] else name
-        values = {"at": at, "method": name, "title": title, "clip": slot.clip}
-        values |= {"dataset": set_called.get(slot.dataset, ""), "source": slot.method[1]}
-        result.append(_copy_with(record, values | {"dataset_source": slot.dataset[1]}, key in used))
+        record, name, label = found[key], called[slot.method], set_called.get(slot.dataset, "")
+        way = f" ({slot.asked})" if slot.asked and len(ways[slot.method]) > 1 else ""
+        title = record.title if name == slot.method[0] else name + way
+        if label and slot.scale and slot.scale != scales[slot.dataset]:
+            label += f"-x{slot.scale}"
+        values = {"at": at, "method": name + way, "title": title, "clip": slot.clip}
+        values |= {"dataset": label, "source": slot.method[1], "dataset_source": slot.dataset[1]}
+        result.append(_copy_with(record, values, key in used))
         used.add(key)
     return result
+
+
+def _leave_out_older(asked: dict[_Slot, tuple[str, str]], found: Mapping[str, Record]) -> None:
+    """Of a method that was computed in several ways: those of other weights than the last one."""
+
+    def state(r: Record) -> tuple[Any, ...]:
+        return (r.method_version, r.weights_sha256, r.code)
+
+    now: dict[Named, tuple[str, tuple[Any, ...]]] = {}
+    for slot, (key, _) in asked.items():
+        if found[key].status == "ok":
+            now[slot.method] = slot.asked, state(found[key])
+    for slot, (key, _) in list(asked.items()):
+        way, last = now.get(slot.method, (slot.asked, ()))
+        if slot.asked != way and found[key].status == "ok" and state(found[key]) != last:
+            del asked[slot]
 
 
 def _copy_with(record: Record, values: Mapping[str, Any], shared: bool) -> Record:
@@ -176,6 +214,13 @@ def _slot(r: Record) -> _Slot:
     size = r.measurement.size if r.measurement else r.size
     what = r.metric if r.kind == "quality" else _cost_name(size)
     return _Slot((r.method, r.source), (r.dataset, r.dataset_source), r.clip, what)
+
+
+@lru_cache
+def find_asked(title: str) -> str:
+    """Engine and precision that were asked for, by the title of a method; empty for neither."""
+    found = _ASKED.search(title)
+    return found[1] if found else ""
 
 
 def _cost_name(size: Size) -> str:

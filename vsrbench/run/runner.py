@@ -128,6 +128,14 @@ class Run:
             f"{spent.methods:.1f} s, metrics {spent.metrics:.1f} s more, all else {rest:.1f} s"
         )
 
+    def add(self, other: Run) -> None:
+        """Count what another run did, on the way, as this one's."""
+        for status, number in other.counts.items():
+            self.counts[status] += number
+        self.missing |= other.missing
+        self._spent.methods += other._spent.methods
+        self._spent.metrics += other._spent.metrics
+
     def report_unopened(self, error: UserError) -> None:
         """A dataset is not here or damaged: said and counted, the others go on."""
         say_error(error)
