@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ from vsrbench.cards.code import digest_code, list_files
 from vsrbench.cli import main
 from vsrbench.core import files as hashes
 from vsrbench.core import keys
-from vsrbench.core.types import Asked, MethodCard
+from vsrbench.core.types import Asked, MethodCard, Record
 from vsrbench.data.datasets import open_input
+from vsrbench.results.compare import compare, verdict_line
 from vsrbench.results.store import Store
+from vsrbench.results.summary import summarise
 from vsrbench.results.view import Places, select_shown, shorten_paths
 from vsrbench.run.plan import Made, identify_made, plan
+
+from .test_core import a_record
 
 ADAPTER = """
 import torch.nn.functional as F
@@ -568,6 +573,42 @@ def test_a_run_that_was_killed_is_no_harm(run: Run, mine: Path, tmp_path: Path) 
     text = run("table")[1]
     assert "scored with older weights or settings; run it again" in text
     assert psnr(text) == "–"
+
+
+def test_engines_and_scales_stand_side_by_side() -> None:
+    """A row for each engine, whatever became of the others; a dataset for each scale."""
+
+    def made(number: int, title: str, scale: int, **more: Any) -> Record:
+        about = {"weights_sha256": "w", "dataset": "my", "dataset_source": "/d/my", "clip": "a"}
+        return a_record(
+            **{"key": f"k{number}", "at": f"2026-01-0{number}T00:00:00Z", "title": title}
+            | {"scale": scale, "size": (9, 16), **about, **more}
+        )
+
+    def shown(*records: Record) -> list[tuple[str, str, str]]:
+        found = select_shown({r.key: replace(r) for r in records}, [])
+        return [(r.dataset, r.method, r.title) for r in found]
+
+    plain, engine = made(1, "Toy", 4), made(2, "Toy (openvino, bf16)", 4)
+    assert shown(plain) == [("my", "toy", "Toy")]
+    assert shown(engine) == [("my", "toy", "Toy (openvino, bf16)")]
+    both = [("my", "toy", "Toy"), ("my", "toy (openvino, bf16)", "Toy (openvino, bf16)")]
+    assert shown(plain, engine) == both
+    failed = made(3, "Toy (onnxruntime)", 4, status="failed", value=None, weights_sha256="")
+    assert len(shown(plain, engine, failed)) == 3
+    later = made(3, "Toy", 4, weights_sha256="others")
+    assert shown(plain, engine, later) == [("my", "toy", "Toy")]  # openvino's is of weights before
+
+    twice = select_shown({r.key: r for r in (made(1, "Toy", 4), made(2, "Toy", 2))}, [])
+    assert [(r.dataset, r.scale) for r in twice] == [("my-x4", 4), ("my", 2)]
+    summary = summarise(twice)
+    assert [(b.dataset, b.scale) for b in summary.blocks] == [("my-x4", 4), ("my", 2)]
+    assert all(len(b.rows) == 1 and b.rows[0].cells["psnr"].value for b in summary.blocks)
+    (change, other) = compare([made(1, "Toy", 2)], twice)
+    assert (change.where, change.verdict, other.verdict) == ("my", "same", "new")
+    (change,) = compare([plain], [engine])
+    assert change.verdict == "same"
+    assert "computed with toy as usual against openvino, bf16" in verdict_line([change])
 
 
 def test_ends_of_paths() -> None:

@@ -531,3 +531,13 @@ def test_names_are_escaped() -> None:
     record = score("ours", "psnr", "a", 26, title="A|B_50% & {x}")
     assert r"A\|B_50%" in tables.markdown(summarise([record]))
     assert r"A$|$B\_50\% \& \{x\}" in latex(summarise([record]))
+
+
+def test_cost_of_another_scale_is_not_that_of_a_table() -> None:
+    twice = replace(cost("bicubic", 2), scale=2)
+    titles = [b.title for b in summarise([twice, cost("ours", 9)]).blocks]
+    assert titles == ["Cost, x2", "Cost, x4"]
+    block, other = summarise([twice, cost("ours", 9), score("theirs", "psnr", "a", 30)]).blocks
+    assert [row.method for row in block.rows] == ["ours", "theirs"]
+    assert [row.method for row in other.rows] == ["bicubic"]
+    assert (block.title, other.title) == ("toy", "Cost")
