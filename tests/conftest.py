@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import types
@@ -27,6 +29,11 @@ SHARED = ROOT.parent / "shared"
 # cache stays, since rendering the embedded set takes a while.
 for _name in [n for n in os.environ if n.startswith("VSRBENCH_") and n != "VSRBENCH_CACHE"]:
     del os.environ[_name]
+# Nor the settings of git, which may want signatures, nor the repository that a hook tells git of,
+# to which tests would commit.
+for _name in [n for n in os.environ if n.startswith("GIT_")]:
+    del os.environ[_name]
+os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 _NO_WEIGHTS = tempfile.TemporaryDirectory(prefix="vsrbench-tests-")
 os.environ |= {"VSRBENCH_OFFLINE": "1", "TORCH_HOME": _NO_WEIGHTS.name}
 os.environ["VSRBENCH_FETCHED"] = f"{_NO_WEIGHTS.name}/fetched"
@@ -83,6 +90,21 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
                 pytest.skip(f"needs the package registry: {error.message}")
 
     return fetch
+
+
+@pytest.fixture
+def git() -> Callable[..., str]:
+    """Runs git in a folder and gives what it prints. Without git the test is skipped."""
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+
+    def call(folder: Path, *argv: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", "-C", folder, *who, *argv], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return call
 
 
 def alive(pid: int) -> bool:

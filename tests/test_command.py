@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -247,7 +248,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_identity_follows_everything_that_can_change_the_output(
-    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    git: Callable[..., str], repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def identity(more: str = "") -> str:
         command.forget_state()
@@ -255,33 +256,31 @@ def test_identity_follows_everything_that_can_change_the_output(
         (tmp_path / "commands.toml").write_text(table)
         return command.identify(card())
 
-    def git(*argv: str) -> str:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        done = subprocess.run(["git", "-C", repo, *who, *argv], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
     seen = [identity()]
     (repo / "toy.py").write_text(TOY.replace("2 // 16", "2 // 32"))  # of the same size
     seen.append(identity())
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "toy")
+    git(repo, "init", "-q")
+    git(repo, "add", ".")
+    git(repo, "commit", "-qm", "toy")
     (repo / "__pycache__").mkdir()
     (repo / "__pycache__/toy.pyc").write_text("")
-    assert identity() == git("rev-parse", "HEAD")
+    head = git(repo, "rev-parse", "HEAD")
+    assert identity() == head
     assert identity("timeout_s = 5") == identity()
+    with monkeypatch.context() as hook:  # there git is told of another repository
+        hook.setenv("GIT_DIR", str(tmp_path / "another"))
+        assert identity() == head
     seen.append(identity())
     (repo / "toy.py").write_text(TOY)
     seen.append(identity())
-    git("checkout", "-q", "toy.py")
+    git(repo, "checkout", "-q", "toy.py")
     for flag in ("assume-unchanged", "skip-worktree"):  # git is told not to look
-        git("update-index", f"--{flag}", "toy.py")
+        git(repo, "update-index", f"--{flag}", "toy.py")
         (repo / "toy.py").write_text(TOY.replace("2 // 16", "2 // 64"))
         assert identity() not in seen
         (repo / "toy.py").write_text(TOY)
-        git("update-index", f"--no-{flag}", "toy.py")
-    git("checkout", "-q", "toy.py")
+        git(repo, "update-index", f"--no-{flag}", "toy.py")
+    git(repo, "checkout", "-q", "toy.py")
     (tmp_path / "net").mkdir()
     files = {"light.pt": "light.pt", "net/a.bin": "net", "repo/wrapper.py": "repo/wrapper.py"}
     for name, named in files.items():

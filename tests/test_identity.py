@@ -11,7 +11,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -735,17 +734,27 @@ def test_records_carry_their_identity(run: Run, tmp_path: Path) -> None:
     assert len(warped.extra["valid_share"]) == 1
 
 
-def test_the_commit_is_that_of_vsrbench(run: Run, mine: Path, tmp_path: Path) -> None:
-    """A root of methods in a repository of the user's is recorded beside it."""
-    from vsrbench.core.env import git_state
+def test_the_commit_is_that_of_vsrbench(
+    run: Run,
+    mine: Path,
+    git: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A root of methods in a repository of the user's is recorded beside it.
 
+    Hooks of git run with the variables of one repository. Unpacked sources have no commit.
+    """
     root = mine.parents[1]
-    who = ("-c", "user.name=a", "-c", "user.email=a@b")
     for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "mine")):
-        subprocess.run(["git", "-C", root, *who, *words], check=True)
+        git(root, *words)
+    own = git(specs.ROOT, "rev-parse", "HEAD") if (specs.ROOT / ".git").exists() else None
+    monkeypatch.setenv("GIT_DIR", str(root / ".git"))
     data = write_set(tmp_path / "set", clips="a")
     run("--methods", "mine", "--input", data / "LQ", "--metrics", "lr_psnr", "--no-cost")
     (line,) = Store(tmp_path / "results").read_runs()
-    assert line["env"]["git"]["commit"] == git_state(specs.ROOT)["commit"]
-    assert line["env"]["root"]["commit"] == git_state(root)["commit"]
-    assert str(line["env"]["git"]["commit"])[:7] in run("table")[1]
+    assert line["env"]["git"]["commit"] == own
+    monkeypatch.delenv("GIT_DIR")
+    assert line["env"]["root"] == {"commit": git(root, "rev-parse", "HEAD"), "dirty": False}
+    shown = run("table")[1]
+    assert f"commit {own[:7]}" in shown if own else "commit" not in shown

@@ -7,11 +7,10 @@ import http.server
 import os
 import shlex
 import site
-import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -53,13 +52,6 @@ def test_every_recipe_can_be_printed(
     assert f'["{name}"]' in lines[-1]
 
 
-def git(folder: Path, *argv: str) -> str:
-    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    done = subprocess.run(["git", "-C", folder, *who, *argv], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """The files of a folder over HTTP, as anything that is published is."""
@@ -71,7 +63,10 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def test_a_recipe_makes_an_environment_that_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    git: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From a repository whose script has to be edited, to frames that come back bit-exact."""
     published = tmp_path / "published"

@@ -45,13 +45,34 @@ def device_name(device: str) -> str:
     return cpu_name()
 
 
+_OF_ONE_REPOSITORY = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_WORK_TREE",
+)
+
+
+def environment_for_git() -> dict[str, str]:
+    """Ours, so that git goes by the folder it is given: in a hook it is told another repository."""
+    return {k: v for k, v in os.environ.items() if k not in _OF_ONE_REPOSITORY}
+
+
 def git_state(root: Path) -> dict[str, Any]:
     """Commit and dirty flag of the checkout; both null outside one."""
 
     def git(*args: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10
+                ["git", "-C", str(root), *args],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                env=environment_for_git(),
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.cards import weights
+from vsrbench.core.env import environment_for_git
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.files import content, list_below, read_toml
 from vsrbench.core.keys import digest
@@ -207,7 +208,12 @@ def _resolve(repo: Path, text: str) -> Path | None:
 def _git(repo: Path, *argv: str) -> bytes:
     """What git says about a checkout; nothing outside one."""
     try:
-        done = subprocess.run(["git", "-C", str(repo), *argv], capture_output=True, timeout=60)
+        done = subprocess.run(
+            ["git", "-C", str(repo), *argv],
+            capture_output=True,
+            timeout=60,
+            env=environment_for_git(),
+        )
     except (OSError, subprocess.TimeoutExpired):
         return b""
     return done.stdout if done.returncode == 0 else b""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vsrbench.core import download
+from vsrbench.core.env import environment_for_git
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.files import read_toml, replace_atomically
 from vsrbench.core.types import Edit, Environment, MethodCard, Source
@@ -97,7 +98,9 @@ def _command(*argv: str | Path, cwd: Path | None = None, done: bool = False) -> 
 def _execute(argv: Sequence[str], cwd: Path | None) -> None:
     """Run a command whose output is shown. Raises MissingError, ContractError."""
     try:
-        code = subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL).returncode
+        code = subprocess.run(
+            argv, cwd=cwd, stdin=subprocess.DEVNULL, env=environment_for_git()
+        ).returncode
     except OSError as error:
         raise MissingError(
             f"{argv[0]} cannot be started: {error.strerror}", "install it"
