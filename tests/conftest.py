@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 import types
@@ -37,6 +39,13 @@ os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 _NO_WEIGHTS = tempfile.TemporaryDirectory(prefix="vsrbench-tests-")
 os.environ |= {"VSRBENCH_OFFLINE": "1", "TORCH_HOME": _NO_WEIGHTS.name}
 os.environ["VSRBENCH_FETCHED"] = f"{_NO_WEIGHTS.name}/fetched"
+
+
+def package_folders() -> list[str]:
+    """Where installed packages come from: this environment, the user's own, PYTHONPATH."""
+    standard = Path(sysconfig.get_path("stdlib")).resolve()
+    others = (ROOT, standard, standard / "lib-dynload")
+    return [p for p in sys.path if Path(p).is_dir() and Path(p).resolve() not in others]
 
 
 def heed_interrupts() -> None:

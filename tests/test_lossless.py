@@ -6,7 +6,6 @@ import ast
 import gc
 import json
 import os
-import site
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import gone
+from tests.conftest import gone, package_folders
 from vsrbench.core import variables
 from vsrbench.core.errors import ContractError, MissingError
 from vsrbench.core.types import MethodCard, Weights
@@ -114,7 +113,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "env", with_pip=False, symlinks=True)
     (packages,) = (folder / "env/lib").glob("python*/site-packages")
     # What is installed here is installed there, too: no network.
-    (packages / "shared.pth").write_text("\n".join(site.getsitepackages()))
+    (packages / "shared.pth").write_text("\n".join(package_folders()))
     return folder
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -333,7 +334,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(CHROMEDRIVER))
+    # Chromium has a socket in its temporary folder, whose name may have a hundred letters.
+    short = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
+    service = webdriver.ChromeService(CHROMEDRIVER, env=os.environ | {"TMPDIR": short})
+    driver = webdriver.Chrome(options, service)
     yield driver
     driver.quit()
 

@@ -6,7 +6,6 @@ import contextlib
 import http.server
 import os
 import shlex
-import site
 import sys
 import threading
 import tomllib
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import package_folders
 from tests.test_lossless import HELPERS, SCRIPT, STUBS, clip, expect_doubled
 from vsrbench.cards import specs
 from vsrbench.cli import main
@@ -109,7 +109,10 @@ def test_a_recipe_makes_an_environment_that_works(
     )
     shims = tmp_path / "bin"
     shims.mkdir()
-    (shims / f"python{VERSION}").symlink_to(Path(sys.base_prefix, "bin/python3"))
+    # Not a link: a Python that may be moved would look for its library beside that.
+    shim = shims / f"python{VERSION}"
+    shim.write_text(f'#!/bin/sh\nexec "{sys.base_prefix}/bin/python{VERSION}" "$@"\n')
+    shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shims}:{os.environ['PATH']}")
     monkeypatch.delenv(variables.OFFLINE)
     monkeypatch.delenv(variables.COMMANDS, raising=False)
@@ -155,7 +158,7 @@ url = "{address}/net.pth"
     assert not (to / "toy/repo/later").exists()
     monkeypatch.setenv(variables.COMMANDS, str(to / "commands.toml"))
     (packages,) = (to / "toy/env/lib").glob("python*/site-packages")
-    (packages / "shared.pth").write_text("\n".join(site.getsitepackages()))
+    (packages / "shared.pth").write_text("\n".join(package_folders()))
     assert main(["check", "--methods", "toy", *root]) == 0
     card = specs.method_card(tmp_path / "tree", "toy")
     frames = clip(6)

@@ -10,13 +10,14 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+from tests.conftest import package_folders
 
 
 def blocks(page: Path) -> list[str]:
@@ -30,7 +31,7 @@ def shell(tmp_path: Path, root: Path) -> dict[str, str]:
     place = tmp_path / "env"
     venv.create(place)
     site = next(place.glob("lib/*/site-packages"))
-    (site / "rest.pth").write_text(f"{sysconfig.get_path('purelib')}\n{root}\n")
+    (site / "rest.pth").write_text("\n".join([*package_folders(), str(root)]))
     for name in ("vsrbench", "pip"):
         script = place / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "{place}/bin/python" -m {name} "$@"\n')

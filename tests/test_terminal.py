@@ -74,7 +74,10 @@ def test_documented_commands_exist(page: str, words: list[str]) -> None:
 
 
 def on_terminal(words: list[str], columns: int, folder: Path) -> tuple[int, list[str]]:
-    """(exit code, lines without colours) of a command on a terminal of that width."""
+    """(exit code, lines) of a command on a terminal of that width.
+
+    Without colours, and without the folder in names of files: it may be of any length.
+    """
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
@@ -99,7 +102,7 @@ def on_terminal(words: list[str], columns: int, folder: Path) -> tuple[int, list
         text += data
     os.close(terminal)
     plain = ANSI.sub("", text.decode("utf-8")).replace("\r\n", "\n")
-    return process.wait(60), plain.split("\n")
+    return process.wait(60), plain.replace(f"{folder}/", "").split("\n")
 
 
 def fits(lines: list[str], columns: int) -> None:

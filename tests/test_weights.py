@@ -46,7 +46,7 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VSRBENCH_OFFLINE", "0")
     monkeypatch.setenv("VSRBENCH_FETCHED", str(tmp_path / "fetched"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("PIP_FIND_LINKS", (tmp_path / "index").as_uri())  # no spaces
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
