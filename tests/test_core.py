@@ -280,7 +280,8 @@ def test_what_the_user_has_does_not_reach_the_tests(root: Path, tmp_path: Path) 
     code = (
         "from vsrbench import metrics; print(metrics.unavailable('lpips', fetch=False) is None)\n"
         "import tests.conftest, os; print(metrics.unavailable('lpips', fetch=False) is None)\n"
-        "print(*sorted(k + '=' + v for k, v in os.environ.items() if k.startswith('VSRBENCH')))"
+        "print(*sorted(k + '=' + v for k, v in os.environ.items() if k.startswith('VSRBENCH')),"
+        " sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -289,9 +290,9 @@ def test_what_the_user_has_does_not_reach_the_tests(root: Path, tmp_path: Path) 
         capture_output=True,
         text=True,
     )
-    first, second, kept = done.stdout.splitlines()
+    first, second, *kept = done.stdout.splitlines()
     assert (first, second) == ("True", "False"), done.stderr
-    cache, fetched, offline = kept.split()
+    cache, fetched, offline = kept
     assert (cache, offline) == ("VSRBENCH_CACHE=/kept", "VSRBENCH_OFFLINE=1")
     assert fetched.startswith("VSRBENCH_FETCHED=")
     assert not fetched.endswith("/kept/weights")

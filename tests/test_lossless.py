@@ -75,8 +75,8 @@ elif a.by == "ffmpeg":  # images in a folder, hidden failure, renamed afterwards
     for i, f in enumerate(frames): cv2.imwrite(f"{a.out}/../tmp{i + 1:06d}.png", f[..., ::-1])
     made = os.path.join(a.out, "tmp.mp4")
     subprocess.getstatusoutput(
-        f"ffmpeg -y -f image2 -framerate 24.0 -i {a.out}/../tmp%06d.png -vcodec libx264 "
-        f"-preset ultrafast -crf 0 -pix_fmt yuv420p {made}")
+        f"ffmpeg -y -f image2 -framerate 24.0 -i '{a.out}/../tmp%06d.png' -vcodec libx264 "
+        f"-preset ultrafast -crf 0 -pix_fmt yuv420p '{made}'")
     os.rename(made, to)
 elif a.by == "ffmpeg-raw":
     given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{w}x{h}", "-r", "24", "-i", "-"]
@@ -304,7 +304,12 @@ def staying(table: Path, tmp_path: Path) -> MethodCard:
     return MethodCard(**(vars(made) | {"folder": str(tmp_path)}))
 
 
-def test_a_model_is_loaded_once(staying: MethodCard, table: Path) -> None:
+def test_a_model_is_loaded_once(
+    staying: MethodCard, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(
+        "PYTHONUNBUFFERED", raising=False
+    )  # what a crash leaves is read all the same
     method = command.load(staying, "cpu", torch.float32)
     for count in (1, 5):
         expect_doubled(list(method.upscale(iter(clip(count)))), clip(count))

@@ -171,11 +171,14 @@ class _Program:
         # What an environment brings as commands comes first, as if it were activated.
         own = os.pathsep.join((str(Path(argv[0]).parent), os.environ.get("PATH", os.defpath)))
         imports = os.pathsep.join(map(str, dict.fromkeys((cwd, *path))))
+        # Python would keep what was printed, and lose it where it crashes or is ended.
+        said = {"PYTHONUNBUFFERED": "1"}
         try:
             self.process = subprocess.Popen(
                 argv,
                 cwd=cwd,
                 env=os.environ
+                | said
                 | {"PYTHONPATH": imports, "PATH": own, MARK: self.mark}
                 | _visible(device),
                 stdin=subprocess.PIPE if answers else subprocess.DEVNULL,
