@@ -238,6 +238,11 @@ def _openvino(card: MethodCard) -> Callable[[Part], Work]:
         raise missing_package(error, f"backend openvino of '{card.name}'") from error
     core = _core(openvino.Core)
     kinds = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+    able = ("FP32", *core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    if card.precision.upper() not in able:  # it would take another one and say nothing
+        raise UserError(
+            f"'{card.name}': OpenVINO has no {card.precision} on this CPU", "--precision fp32"
+        )
 
     def by(part: Part) -> Work:
         options = {
