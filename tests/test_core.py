@@ -16,7 +16,7 @@ import pytest
 from tests.benchmarks.million import write
 from vsrbench.cards import specs
 from vsrbench.cards.specs import GT_CARD
-from vsrbench.core import keys
+from vsrbench.core import keys, variables
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown_name
 from vsrbench.core.progress import Progress
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
@@ -296,6 +296,16 @@ def test_what_the_user_has_does_not_reach_the_tests(root: Path, tmp_path: Path) 
     assert (cache, offline) == ("VSRBENCH_CACHE=/kept", "VSRBENCH_OFFLINE=1")
     assert fetched.startswith("VSRBENCH_FETCHED=")
     assert not fetched.endswith("/kept/weights")
+
+
+def test_users_of_a_machine_share_no_folder_of_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second may not write into the folder of who came first."""
+    monkeypatch.delenv(variables.LOGS, raising=False)
+    folders = set()
+    for user in (1000, 1001):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user)
+        folders.add(variables.logs_folder())
+    assert len(folders) == 2
 
 
 def test_missing_error_exit_code() -> None:

@@ -59,10 +59,11 @@ def cache_limit_gib(usual: float) -> float:
 def logs_folder() -> Path:
     """$VSRBENCH_LOGS, set by a run for its workers: logs and inputs of external programs.
 
-    Without a run it lies among the temporary files. Absolute: a program works in another folder.
+    Without a run it lies among the temporary files: one for each user of the machine. Absolute,
+    since a program works in another folder.
     """
-    given = os.environ.get(LOGS) or Path(tempfile.gettempdir(), "vsrbench-logs")
-    return Path(given).absolute()
+    ours = Path(tempfile.gettempdir(), f"vsrbench-logs-{os.getuid()}")
+    return Path(os.environ.get(LOGS) or ours).absolute()
 
 
 def offline() -> bool:
