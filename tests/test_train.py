@@ -633,6 +633,30 @@ def test_a_killed_training_goes_on_to_the_same_bits(pool: Path, tmp_path: Path) 
     assert whole.read_bytes()[-1000:] == cut.read_bytes()[-1000:]
 
 
+def test_batches_come_from_another_process_whatever_the_temporary_folder(
+    pool: Path, root: Path, tmp_path: Path
+) -> None:
+    """The socket of the worker lies in it, and may not have a name of any length."""
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from vsrbench.methods.training.batch import Draw\n"
+        "from vsrbench.methods.training.pool import Pool\n"
+        "batches = Pool(Path(sys.argv[1]), workers=1).batches(Draw((0,), 1, 2, (16,)), 0, False)\n"
+        "print(next(batches).lq.shape)\n"
+    )
+    deep = tmp_path / ("long" * 25)
+    deep.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(pool)],
+        cwd=root,
+        env=os.environ | {"TMPDIR": str(deep)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_term_is_logged_and_every_part_learns(pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
     trainer = Trainer(adversarial(), pool, out)

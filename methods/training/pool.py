@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -387,6 +388,10 @@ def _quiet_worker(_: int) -> None:
     """Workers leave the processor to the training, and stopping to the main process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Batches come through a socket among the temporary files. With a name of more than 107 letters
+    # it cannot be made, and who waits for batches would wait for ever.
+    if len(os.fsencode(tempfile.gettempdir())) > 70 and os.access("/tmp", os.W_OK):
+        tempfile.tempdir = "/tmp"
 
 
 def _cut(
