@@ -541,3 +541,17 @@ def test_cost_of_another_scale_is_not_that_of_a_table() -> None:
     assert [row.method for row in block.rows] == ["ours", "theirs"]
     assert [row.method for row in other.rows] == ["bicubic"]
     assert (block.title, other.title) == ("toy", "Cost")
+
+
+def test_a_time_that_varies_is_not_ranked() -> None:
+    steady = cost("bicubic", 9, samples_ms=(9.0, 9.5, 9.0, 80.0, 9.1, 8.9))
+    busy = cost("ours", 8, samples_ms=(4.0, 8.0, 20.0, 8.0, 30.0, 5.0))
+    other = cost("theirs", 12, samples_ms=(12.0,))
+    for column in ("ms", "fps"):
+        found = cells([steady, busy, other], column)
+        assert found["ours"].value
+        assert "unsteady, not ranked: its frames took 4.0 to 30.0 ms" in found["ours"].note
+        assert not found["ours"].mark
+        assert found["bicubic"].mark == "best"
+        assert not found["bicubic"].note
+    assert not cells([steady, busy], "rss")["ours"].note

@@ -473,7 +473,24 @@ def _cost_cell(head: Record, record: Record | None, part: str, setting: str) -> 
     apart = [] if same else [f"measured otherwise, not ranked: {setting_text(m)}"]
     if m.gpu_shared:
         apart.append("another process was on the GPU")
-    return Cell(value=float(value), note="; ".join(apart), comparable=same)
+    unsteady = part in ("median_ms", "fps") and _is_unsteady(m.samples_ms)
+    if unsteady:
+        apart.append(
+            f"unsteady, not ranked: its frames took {min(m.samples_ms):,.1f} to "
+            f"{max(m.samples_ms):,.1f} ms (a busy machine, or frames that come in groups)"
+        )
+    return Cell(value=float(value), note="; ".join(apart), comparable=same and not unsteady)
+
+
+def _is_unsteady(samples_ms: Sequence[float]) -> bool:
+    """Whether the middle half of the frames spans more than a half of its shortest time.
+
+    Such a median could as well be another one. A single frame that waited is no harm to it.
+    """
+    if len(samples_ms) < 4:
+        return False
+    low, _, high = statistics.quantiles(samples_ms, n=4, method="inclusive")
+    return high > 1.5 * low
 
 
 def rank_rows(rows: Sequence[Row], columns: Iterable[Column]) -> tuple[Row, ...]:

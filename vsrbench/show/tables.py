@@ -213,7 +213,8 @@ def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
     if block.setting:
         precision = _grouped({row.title: row.precision for row in block.rows if row.measurement})
         said.append(
-            f"Cost: {block.setting}, {precision}, LQ {size_text(block.size)} (width x height)."
+            f"Cost: {block.setting}, {precision}, LQ {size_text(block.size)} (width x height); "
+            "ms: median of the frames, fps: over the whole time."
         )
     if block.runs:
         more = len(block.runs) - RUNS_SHOWN
