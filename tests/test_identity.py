@@ -597,6 +597,9 @@ def test_engines_and_scales_stand_side_by_side() -> None:
     later = made(3, "Toy", 4, weights_sha256="others")
     assert shown(plain, engine, later) == [("my", "toy", "Toy")]  # openvino's is of weights before
 
+    later = made(3, "Toy (openvino)", 4, weights_sha256="others")
+    assert shown(plain, later) == [("my", "toy", "Toy (openvino)")]
+
     twice = select_shown({r.key: r for r in (made(1, "Toy", 4), made(2, "Toy", 2))}, [])
     assert [(r.dataset, r.scale) for r in twice] == [("my-x4", 4), ("my", 2)]
     summary = summarise(twice)

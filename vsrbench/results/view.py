@@ -109,7 +109,8 @@ def select_shown(
         at, now = event.at, dict[Named, set[str]]()
         for slot, key in _contents(event):
             if record := found.get(key):
-                slot = slot._replace(asked=find_asked(record.title), scale=record.scale)
+                more = find_asked(record.title), record.scale
+                slot = _Slot(slot.method, slot.dataset, slot.clip, slot.metric, *more)
             if methods or datasets:
                 own = methods.get(slot.method, slot.method)
                 slot = slot._replace(method=own, dataset=datasets.get(slot.dataset, slot.dataset))
@@ -125,18 +126,17 @@ def select_shown(
             before |= here
     for slot in [slot for slot, (key, _) in asked.items() if key not in found]:
         del asked[slot]
-    _leave_out_older(asked, found)
+    if _find_several(asked):
+        _leave_out_older(asked, found)
+    several = _find_several(asked)
     called = _labels(dict.fromkeys(slot.method for slot in asked))
     set_called = _labels(dict.fromkeys(slot.dataset for slot in asked if slot.dataset[0]))
-    ways, scales = dict[Named, set[str]](), dict[Named, int]()
-    for slot in asked:
-        ways.setdefault(slot.method, set()).add(slot.asked)
-        if slot.scale:
-            scales[slot.dataset] = slot.scale  # the last one asked for has the bare name
+    # The scale that was asked for last has the bare name.
+    scales = {slot.dataset: slot.scale for slot in asked if slot.scale}
     result, used = [], set[str]()
     for slot, (key, at) in asked.items():
         record, name, label = found[key], called[slot.method], set_called.get(slot.dataset, "")
-        way = f" ({slot.asked})" if slot.asked and len(ways[slot.method]) > 1 else ""
+        way = f" ({slot.asked})" if slot.asked and slot.method in several else ""
         title = record.title if name == slot.method[0] else name + way
         if label and slot.scale and slot.scale != scales[slot.dataset]:
             label += f"-x{slot.scale}"
@@ -147,8 +147,14 @@ def select_shown(
     return result
 
 
+def _find_several(asked: Iterable[_Slot]) -> set[Named]:
+    """Methods that were computed in several ways."""
+    first: dict[Named, str] = {}
+    return {s.method for s in asked if first.setdefault(s.method, s.asked) != s.asked}
+
+
 def _leave_out_older(asked: dict[_Slot, tuple[str, str]], found: Mapping[str, Record]) -> None:
-    """Of a method that was computed in several ways: those of other weights than the last one."""
+    """Of methods that were computed in several ways: those of other weights than the last one."""
 
     def state(r: Record) -> tuple[Any, ...]:
         return (r.method_version, r.weights_sha256, r.code)
