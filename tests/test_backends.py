@@ -391,3 +391,6 @@ def test_precision_and_backend_are_part_of_the_identity() -> None:
     found = [set_precision([plain], "cpu")[0], asked[0], set_precision([plain], "cpu", "bf16")[0]]
     assert len({cost_key(c, "", "", (8, 8), 3, {}) for c in found}) == 3
     assert backends.network_settings(asked[0]) == {}
+    assert set_precision([plain], "cpu", "", "torch") == set_precision([plain], "cpu")
+    (back,) = set_precision([replace(plain, settings={"backend": "openvino"})], "cpu", "", "torch")
+    assert (back.title, back.settings) == (f"{plain.title} (torch)", {"backend": "torch"})

@@ -27,7 +27,7 @@ from vsrbench.data.frames import FrameWriter, open_frames
 from vsrbench.data.frames import digest as frames_digest
 from vsrbench.metrics import metric_info
 from vsrbench.results.store import Store
-from vsrbench.run.backends import SETTING
+from vsrbench.run.backends import SETTING, TORCH
 from vsrbench.run.devices import pick_devices
 
 if TYPE_CHECKING:
@@ -124,8 +124,10 @@ def set_precision(
         if card.weights.origin == "none":
             found.append(replace(card, precision=unasked))
             continue
-        settings = {**card.settings, SETTING: backend} if backend else card.settings
-        asked = [backend] * bool(backend) + [precision] * (precision not in ("", unasked))
+        usual = card.settings.get(SETTING, TORCH)
+        engine = backend if backend != usual else ""
+        settings = {**card.settings, SETTING: engine} if engine else card.settings
+        asked = [engine] * bool(engine) + [precision] * (precision not in ("", unasked))
         title = f"{card.title} ({', '.join(asked)})" if asked else card.title  # scores differ
         found.append(replace(card, title=title, precision=precision or unasked, settings=settings))
     return found
