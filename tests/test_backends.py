@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from vsrbench.core.errors import MissingError, UserError
 from vsrbench.core.parts import Part
 from vsrbench.core.processes import Died, Process
 from vsrbench.core.types import MethodCard, Weights
+from vsrbench.results.store import Store
 from vsrbench.run import backends, cost
 from vsrbench.run.backends import accelerate, check, export, parts_of
 from vsrbench.run.export import export_all
@@ -371,6 +373,28 @@ def test_cost_of_an_engine_is_measured_beside_idle_threads_that_sleep(
     finally:
         for process in asked:
             process.end()
+
+
+def test_engines_stand_side_by_side_with_their_frames(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "lq").mkdir()
+    for i in range(2):
+        picture = np.random.default_rng(i).integers(0, 256, (24, 32, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"lq/{i}.png"), picture)
+    run = ["--methods", "instavsr", "--input", str(tmp_path / "lq"), "--metrics", "lr_psnr", "-q"]
+    run += ["--no-cost", "--keep-frames", "--device", "cpu", "--results", str(tmp_path / "results")]
+    assert main(run) == main([*run, "--backend", "onnxruntime"]) == 0
+    found = Store(tmp_path / "results").require()
+    assert [r.method for r in found if r.status == "ok"] == [
+        "instavsr",
+        "bicubic",
+        "instavsr (onnxruntime)",
+    ]
+    assert len({r.place for r in found}) == 3
+    picture_of = ["figure", "crops", "--results", str(tmp_path / "results")]
+    assert main([*picture_of, "-o", str(tmp_path / "crops.png")]) == 0
+    about = json.loads((tmp_path / "crops.json").read_text())
+    assert {"instavsr", "instavsr (onnxruntime)"} <= set(about["methods"])
 
 
 def test_precision_and_backend_are_part_of_the_identity() -> None:

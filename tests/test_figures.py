@@ -551,7 +551,8 @@ def test_scatter(tmp_path: Path) -> None:
     assert about == json.loads((tmp_path / "a.json").read_text())
     assert (about["x"], about["y"], about["front"]) == ("ms", "psnr", ["bicubic", "fast"])
     assert about["hidden"] == {"uncosted": "cost not measured at this size"}
-    assert "Hollow, not on the front: Some CPU, 2 CPU threads, region process" in about["caption"]
+    why = "measured otherwise, not ranked: Some CPU, 2 CPU threads, region process"
+    assert f"Hollow, not on the front: Huge: {why}" in about["caption"]
     figures.scatter(summary, tmp_path / "b.png", dataset="toy")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 

@@ -18,7 +18,7 @@ from vsrbench.data.selection import name_folder
 from vsrbench.metrics import metric_info
 from vsrbench.programs import command
 from vsrbench.results.summary import BASELINE
-from vsrbench.results.view import Places
+from vsrbench.results.view import Places, find_asked
 from vsrbench.run.method import check_size, set_scale
 
 EXACT_FLOW = "exact"
@@ -129,7 +129,9 @@ def plan(
     clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in dataset.broken)]
     for card in [GT_CARD, *cards]:
         identity = identify_made(card)
-        folder = f"{places[0].of(card.name, card.source)}/{places[1].of(spec.name, spec.path)}"
+        way = "".join(f"-{word}" for word in find_asked(card.title).split(", ") if word)
+        own = f"{places[0].of(card.name, card.source)}{way}"  # each engine keeps its own
+        folder = f"{own}/{places[1].of(spec.name, spec.path)}"
         for clip in clips:
             error = dataset.broken.get(clip.name)
             if card is GT_CARD and clip.gt is None:

@@ -14,7 +14,7 @@ import numpy as np
 from vsrbench.core.errors import MissingError, unknown_name
 from vsrbench.core.types import size_text
 from vsrbench.metrics import METRICS
-from vsrbench.results.summary import GT, WEIGHTS, Block, Row, Summary, setting_text
+from vsrbench.results.summary import GT, WEIGHTS, Block, Row, Summary
 from vsrbench.show.figures.choice import COST_NAMES, cost_columns, quality_columns
 from vsrbench.show.figures.style import (
     COLUMN,
@@ -54,7 +54,7 @@ def scatter(
     `x` and `y` are columns of the summary. Without `y` it is the best known metric that ranks the
     methods here; without `x` the first part of the cost that was measured at this size, else
     another metric. y is drawn so that up is better. Without `dataset` it is the first one. Cost
-    measured otherwise than the rest is drawn hollow and stays off the front. Writes `out` and
+    that is not ranked is drawn hollow and stays off the front. Writes `out` and
     `<stem>.json`, which is also returned: the axes, the methods on the front, those left out with
     their reasons, a caption. Raises UserError for an unknown column, MissingError when no method
     has both.
@@ -102,7 +102,7 @@ def scatter(
         "y": y,
         "front": [p.row.method for p in best],
         "hidden": hidden,
-        "caption": _caption(block, log, points, fair, hidden),
+        "caption": _caption(block, x, points, fair, hidden),
         "made_of": inputs,
     }
 
@@ -185,7 +185,7 @@ def _keys(axes: Axes, points: Sequence[_Point], fair: Sequence[_Point], largest:
     ]
     if len(fair) < len(points):
         hollow = {"facecolor": "white", "edgecolor": GREY, "linewidth": 0.8}
-        handles.append(key("o", 22, "cost measured otherwise", **hollow))
+        handles.append(key("o", 22, "cost not ranked", **hollow))
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.legend(handles=handles, loc="outside lower center", ncols=2, labelspacing=0.6)
@@ -251,20 +251,19 @@ def _overlap(a: Any, b: Any) -> float:
 
 def _caption(
     block: Block,
-    log: bool,
+    x: str,
     points: Sequence[_Point],
     fair: Sequence[_Point],
     hidden: Mapping[str, str],
 ) -> str:
     said = ["Line: Pareto front."]
-    if log:
+    if x in COST_NAMES:
         precisions = ", ".join(dict.fromkeys(p.row.precision for p in points))
         said = [f"Cost: {block.setting}, {precisions}.", *said]
     if any(p.error for p in points):
         said.append(f"Bars: 95 % Student-t interval over {len(block.clips)} clips.")
-    others = [p.row.measurement for p in points if p not in fair]
-    ways = dict.fromkeys(setting_text(m) for m in others if m)
-    said += [f"Hollow, not on the front: {way}." for way in ways]
+    others = {p.row.title: p.row.cells[x].note for p in points if p not in fair}
+    said += [f"Hollow, not on the front: {title}: {why}." for title, why in others.items()]
     if hidden:
         said.append(f"Not shown: {'; '.join(f'{m} ({why})' for m, why in hidden.items())}.")
     return " ".join(said)
