@@ -503,3 +503,38 @@ def test_memory_does_not_grow_with_length(tmp_path: Path, root: Path) -> None:
         assert code == "0", done.stderr
         peaks.append(int(peak))
     assert peaks[1] <= 1.1 * peaks[0], peaks
+
+
+# ---------------------------------------------------------------- a part of the clips
+
+
+def test_part_of_the_clips(score: Score, tmp_path: Path) -> None:
+    """Those that have outputs can be chosen; those that have none are nobody else's failure."""
+    for name in "abc":
+        scene = picture(48, 64, ord(name))
+        write(tmp_path / "gt" / name, [scene, scene])
+        write(tmp_path / "lq" / name, [scene[2::4, 2::4]] * 2)
+        if name == "b":
+            write(tmp_path / "sr" / name, [noisy(scene)] * 2)
+    pairs = ["--gt", tmp_path / "gt", "--lq", tmp_path / "lq"]
+    common = ["--outputs", tmp_path / "sr", "--metrics", "psnr"]
+    for targets in (pairs, pairs[:2]):
+        code, out, err = score(*common, *targets, "--clips", "b")
+        assert (code, err.count("error")) == (0, 0)
+        assert "1 clip" in out
+        code, _, err = score(*common, *targets, "--clips", "d")
+        assert (code, "no clip named 'd'" in err) == (2, True)
+    assert score(*common, *pairs, "--limit", "2")[0] == 1  # of which one has outputs
+    before = len(records(tmp_path))
+    code, _, err = score(*common, *pairs, "--fresh")
+    assert code == 1
+    assert err.count("FAILED") == 0
+    assert err.count("no outputs of the same name") == 1
+    assert "2 clips of lq have no outputs" in err
+    assert ": a, c\n" in err
+    assert "--clips or --limit" in err
+    new = records(tmp_path)[before:]
+    assert {(r["method"], r["clip"]) for r in new if r["status"] == "failed"} == {
+        ("sr", "a"),
+        ("sr", "c"),
+    }

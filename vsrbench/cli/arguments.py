@@ -150,6 +150,14 @@ def add_names(
     )
 
 
+def add_part(group: Group) -> None:
+    """--clips and --limit."""
+    add_names(group, "--clips", "these clips of the datasets")
+    group.add_argument(
+        "--limit", type=positive, metavar="N", help="the first N clips of each dataset"
+    )
+
+
 def add_ray(group: Group) -> None:
     """--ray."""
     group.add_argument(

@@ -14,6 +14,7 @@ from vsrbench.cli.arguments import (
     add_device,
     add_format,
     add_names,
+    add_part,
     add_ray,
     add_results,
     new_parser,
@@ -43,6 +44,7 @@ def make_parser() -> Parser:
     what.add_argument("--scale", type=positive, default=4, help="of --lq without --gt (default: 4)")
     what.add_argument("--dataset", metavar="NAME", help="dataset that supplies LQ and GT")
     what.add_argument("--name", help="name in tables (default: that of the file or folder)")
+    add_part(parser.add_argument_group("a part of the clips"))
     how = parser.add_argument_group("how")
     add_names(how, "--metrics", METRICS)
     how.add_argument(
@@ -79,6 +81,7 @@ def execute(options: argparse.Namespace) -> int:
     from vsrbench.cards import specs
     from vsrbench.core.types import MethodCard, Weights
     from vsrbench.data import datasets, outputs
+    from vsrbench.data.selection import Selection
     from vsrbench.metrics import PRESETS, metric_info
     from vsrbench.run.runner import Run, RunConfig
 
@@ -114,13 +117,14 @@ def execute(options: argparse.Namespace) -> int:
     if name in {specs.GT_CARD.name, *specs.method_files(options.root)}:
         raise UserError(f"'{name}' is the name of a method here", "choose another with --name")
     store = open_store(options)
+    selection = Selection(tuple(options.clips or ()), options.limit or 0)
     targets: datasets.Dataset | Path | None = options.gt
     if options.dataset:
         spec = specs.dataset_spec(options.root, options.dataset)
-        targets = datasets.open_dataset(spec, note)
+        targets = datasets.open_dataset(spec, note, selection)
     elif options.lq:
-        targets = datasets.open_input(options.lq, options.gt, options.scale)
-    found = outputs.open_outputs(options.outputs, targets, rules)
+        targets = datasets.open_input(options.lq, options.gt, options.scale, selection=selection)
+    found = outputs.open_outputs(options.outputs, targets, rules, selection)
     store.prepare()
     outputs_card = MethodCard(name, 1, title, Weights("user", note="outputs"), kind="frames")
     cards = [replace(outputs_card, scale=0, source=str(source))]

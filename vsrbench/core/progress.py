@@ -141,11 +141,12 @@ class Progress:
         self._bar.advance(self._task)
 
     def finish(self, label: str, outcome: str) -> None:
-        """The job ended; `outcome` is ok or what went wrong."""
+        """The job ended; `outcome` is ok or what went wrong, empty where that was said before."""
         self._finished += 1
         now = time.perf_counter()
         seconds = now - self._begun.pop(label, now)  # gone where two jobs had one label
-        self.line(f"[{self._finished}/{self.jobs}] {label}  {outcome}  {seconds:.1f} s")
+        if outcome:
+            self.line(f"[{self._finished}/{self.jobs}] {label}  {outcome}  {seconds:.1f} s")
 
     def say_once(self, text: str) -> None:
         """A line that stays, unless it was there before."""

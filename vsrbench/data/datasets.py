@@ -47,6 +47,8 @@ class Dataset:
     broken: dict[str, UserError] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     """Names of all clips that are there, chosen or not."""
+    unpaired: dict[str, UserError] = field(default_factory=dict)
+    """Clips that outputs do not go with, and why: the fault of these outputs alone."""
 
 
 def root_variable(spec: DatasetSpec) -> str:

@@ -7,7 +7,7 @@ refused with what could be found out about them, unless a policy or an alignment
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from vsrbench.data.datasets import (
     make_adhoc_spec,
     open_source,
 )
+from vsrbench.data.selection import WHOLE, Selection, refuse_unknown
 
 if TYPE_CHECKING:
     from vsrbench.core.types import Frame, Size
@@ -188,54 +189,76 @@ class ScoringPolicy:
 
 
 def open_outputs(
-    path: Path, targets: Dataset | Path | None, rules: ScoringPolicy | None = None
+    path: Path,
+    targets: Dataset | Path | None,
+    rules: ScoringPolicy | None = None,
+    selection: Selection = WHOLE,
 ) -> Dataset:
     """Outputs that exist already, as the clips of `targets` with their frames attached.
 
     path: a video, a folder of frames, or a folder of clips. targets: LQ with or without GT, the
-    path of GT alone, or None to score the outputs by themselves. A clip that cannot be paired
-    stays as a named error, unless it is the only one. Raises MissingError, DataError, UserError.
+    path of GT alone, or None to score the outputs by themselves. selection: the clips that are
+    wanted, as which a Dataset is opened; outputs of others are passed over. A clip that cannot be
+    paired stays as a named error, unless it is the only one. Raises MissingError, DataError,
+    UserError.
     """
     rules = rules or ScoringPolicy()
     found = clips_below(path, note)
     single = list(found.values()) == [path]
     if isinstance(targets, Dataset):
-        spec, clips, broken = targets.spec, targets.clips, dict(targets.broken)
+        spec, clips, broken, names = targets.spec, targets.clips, targets.broken, targets.names
     else:
         spec, clips, broken = make_adhoc_spec(targets or path, "real", 0), [], {}
-        for name, place in (clips_below(targets, note) if targets else found).items():
+        there = clips_below(targets, note) if targets else found
+        names = tuple(there)
+        for name, place in selection.choose(there).items():
             try:
                 clips.append(_bare_clip(spec, name, place, "gt" if targets else "outputs"))
             except UserError as error:
                 broken[name] = error
+    refuse_unknown(selection, names)
     known = [*(c.name for c in clips), *broken]
+    unpaired: dict[str, UserError] = {}
     if single and len(known) == 1:
         found = dict.fromkeys(known, path)
     elif targets is not None:
-        found, broken_names = _group_by_clip(found, known, rules.names)
-        broken |= broken_names
+        found, unpaired = _group_by_clip(found, [*known, *names], rules.names)
+    left_out = set(names) - set(known)
+    unpaired = {name: error for name, error in unpaired.items() if name not in left_out}
     attached: list[Clip] = []
+    absent: list[str] = []
     for clip in clips:
-        if clip.name in broken:
+        if clip.name in unpaired:
+            continue
+        if clip.name not in found:
+            absent.append(clip.name)
             continue
         try:
-            if clip.name not in found:
-                raise DataError(
-                    f"clip '{clip.name}' of {spec.name} has no outputs of the same name in {path}",
-                    f"outputs here: {', '.join(sorted(found)[:5])}",
-                )
             attached.append(_attach(clip, found[clip.name], rules))
         except UserError as error:
-            broken[clip.name] = error
-    for name in sorted(set(found) - set(known) - set(broken)):
-        broken[name] = DataError(
+            unpaired[clip.name] = error
+    if absent:
+        unpaired |= dict.fromkeys(absent, _explain_absent(absent, spec.name, path, found))
+    for name in sorted(set(found) - set(known) - left_out - set(unpaired)):
+        unpaired[name] = DataError(
             f"outputs {found[name]} match no clip of {spec.name}",
             f"clips there: {', '.join(sorted(c.name for c in clips)[:5])}; "
             "other names: --names 'PREFIX_{clip}_SUFFIX'",
         )
     if single and not attached:
-        raise next(iter(broken.values()))
-    return Dataset(spec, attached, broken)
+        raise next(iter([*broken.values(), *unpaired.values()]))
+    return Dataset(spec, attached, broken, unpaired=unpaired)
+
+
+def _explain_absent(names: Sequence[str], of: str, path: Path, found: Iterable[str]) -> DataError:
+    """The error for clips without outputs: one for all of them."""
+    which = (
+        f"clip '{names[0]}' of {of} has" if len(names) == 1 else f"{len(names)} clips of {of} have"
+    )
+    return DataError(
+        f"{which} no outputs of the same name in {path}",
+        f"outputs here: {', '.join(sorted(found)[:5])}; a part of the clips: --clips or --limit",
+    )
 
 
 def _group_by_clip(

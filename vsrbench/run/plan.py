@@ -126,15 +126,18 @@ def plan(
     jobs: list[Job] = []
     asked: list[Asked] = []
     spec = dataset.spec
-    clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in dataset.broken)]
+    broken = dataset.broken | dataset.unpaired
+    clips = [*dataset.clips, *(_broken_clip(dataset, name) for name in broken)]
     for card in [GT_CARD, *cards]:
         identity = identify_made(card)
         way = "".join(f"-{word}" for word in find_asked(card.title).split(", ") if word)
         own = f"{places[0].of(card.name, card.source)}{way}"  # each engine keeps its own
         folder = f"{own}/{places[1].of(spec.name, spec.path)}"
         for clip in clips:
-            error = dataset.broken.get(clip.name)
+            error = broken.get(clip.name)
             if card is GT_CARD and clip.gt is None:
+                continue
+            if clip.name in dataset.unpaired and not scores_outputs(card):
                 continue
             place = f"{folder}/{name_folder(clip)}"
             about = (spec.path, frames / place, place)

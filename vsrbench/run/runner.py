@@ -99,6 +99,8 @@ class Run:
         began_s = config.began_s
         self._began_s, self._spent = time.monotonic() if began_s is None else began_s, Spent()
         self._said = set[tuple[str, str]]()
+        self._told = set[str]()
+        """Messages of errors that were said before the jobs that they are of."""
         self.missing = False
         """Something that was asked for by name is not here."""
         self.asked: list[Asked] = []
@@ -252,6 +254,11 @@ class Run:
             for name, error in dataset.broken.items():
                 say_error(error)
                 note(f"  clip '{name}' is recorded as failed; the rest of the run continues")
+            for error in dict.fromkeys(dataset.unpaired.values()):
+                names = [name for name, why in dataset.unpaired.items() if why is error]
+                which = f": {', '.join(names)}" if len(names) > 1 else ""
+                say_error(UserError(error.message + which, error.hint))
+                self._told.add(error.message)
             more, asked_here = plan(
                 cards,
                 dataset,
@@ -273,13 +280,14 @@ class Run:
         mine = self._make_shard_filter(cards, sets)
         jobs = [job for job in jobs if mine(job)]
         clips = counted(sum(len(d.clips) for d in sets), "clip")
+        able = [job for job in jobs if job.error is None]
         note(
             f"plan: {counted(len(cards), 'method')}, {clips}; "
             f"{counted(self.counts['reused'], 'result')} on disk, "
-            f"{sum(len(j.todo) for j in jobs):,} to compute in {counted(len(jobs), 'job')} "
+            f"{sum(len(j.todo) for j in able):,} to compute in {counted(len(able), 'job')} "
             f"on {', '.join(self.config.devices)}"
         )
-        frames = sum(j.clip.count for j in jobs if j.error is None and (j.todo or j.keep))
+        frames = sum(j.clip.count for j in able if j.todo or j.keep)
         if self.config.with_cost and frames and not all(map(scores_outputs, cards)):
             self.crew.prepare_measure()  # where nothing is new, costs are on disk as well
         about = executors.RunContext(
@@ -295,7 +303,9 @@ class Run:
             closing(self.crew.run(jobs, self.config.devices, about, progress)) as results,
         ):
             for job, found in results:
-                progress.finish(executors.label(job), self._record(job, found, progress))
+                outcome = self._record(job, found, progress)
+                told = job.error is not None and job.error.message in self._told
+                progress.finish(executors.label(job), "" if told else outcome)
 
     def _make_shard_filter(
         self, cards: Sequence[MethodCard], sets: Sequence[Dataset]
