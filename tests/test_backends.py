@@ -351,6 +351,26 @@ def test_bad_command_lines(
     assert said in capsys.readouterr().err
 
 
+def test_bf16_without_parts_does_not_speak_of_exports() -> None:
+    half = card(precision="bf16")
+    with pytest.raises(UserError, match="no part that bf16 on a CPU could take over") as raised:
+        accelerate(object(), half, "cpu")  # type: ignore[arg-type]
+    assert raised.value.hint.startswith("--precision fp32")
+
+
+def test_methods_without_a_network_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--methods", "nearest", "lanczos", "--device", "cpu", "--dry-run"]
+    options += ["--results", str(tmp_path), "--input", str(tmp_path / "in.png")]
+    cv2.imwrite(str(tmp_path / "in.png"), np.zeros((16, 16, 3), np.uint8))
+    assert main([*options, "--backend", "openvino"]) == 0
+    said = "nearest, lanczos have no network for --backend openvino: they run as without"
+    assert said in capsys.readouterr().err
+    assert main(options) == 0
+    assert "network" not in capsys.readouterr().err
+
+
 def test_cost_of_an_engine_is_measured_beside_idle_threads_that_sleep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -97,6 +97,33 @@ def test_a_quick_look_shares_nothing_with_the_whole(
     assert "Did you mean 'street'?" in capsys.readouterr().err
 
 
+def test_default_metrics_that_do_not_fit_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "street", 2)  # 48 x 64
+    base = ["--input", str(tmp_path / "street"), "--no-cost", "-q", "--results", str(tmp_path)]
+    base += ["--methods", "nearest"]
+    assert main([*base, "--scale", "1", "--frames", "1"]) == 0
+    err = capsys.readouterr().err
+    assert "left out on street: NIQE (needs 96 px a side), E_warp, Flicker (need two fra" in err
+    assert main([*base, "--metrics", "lr_psnr"]) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_scale_that_no_method_has_is_refused_before_work_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "street", 1)
+    base = ["--input", str(tmp_path / "street"), *FAST, "--results", str(tmp_path / "r")]
+    assert main([*base, "--methods", "instavsr", "--scale", "2"]) == 2
+    err = capsys.readouterr().err
+    assert "say --scale 4" in err
+    assert "method for x2" in err
+    assert "plan:" not in err
+    assert main([*base, "--methods", "instavsr", "lanczos", "--scale", "2"]) == 1
+    assert "to compute in 2 jobs" in capsys.readouterr().err
+
+
 def film(path: Path, codec: str, seconds: float = 2.0) -> None:
     """A video of a moving ramp at 12 fps with a tone whose pitch rises."""
     with av.open(str(path), "w") as container:

@@ -102,7 +102,8 @@ def evaluate(
     run = Run(config, store)
     sets = list(_open_sets(data, gt, scale, place, run))
     store.prepare()
-    run.go(set_precision(cards, devices[0]), sets, _collect_outputs(objects, sets))
+    made = _collect_outputs(objects, sets) if objects else ()
+    run.go(set_precision(cards, devices[0]), sets, made)
     own = {dataset.spec.name: dataset.spec for dataset in sets}
     return Results(store, place, own, store.of_run(run.id), run.exit_code)
 

@@ -36,7 +36,18 @@ def read_cards(options: argparse.Namespace, device: str) -> list[MethodCard]:
     )
     for card in found:
         check(card, device)
+    _say_untouched(options, found)
     return found
+
+
+def _say_untouched(options: argparse.Namespace, cards: Sequence[MethodCard]) -> None:
+    """Name the methods that were asked for and that --backend and --precision pass over."""
+    asked = ((name, getattr(options, name, None)) for name in ("backend", "precision"))
+    flags = [f"--{name} {value}" for name, value in asked if value not in (None, "torch", "fp32")]
+    names = [card.name for card in cards if card.weights.origin == "none"]
+    if flags and names:
+        has, runs = ("has", "it runs") if len(names) == 1 else ("have", "they run")
+        note(f"{', '.join(names)} {has} no network for {' and '.join(flags)}: {runs} as without")
 
 
 def print_commands(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:

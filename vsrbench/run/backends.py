@@ -69,6 +69,11 @@ def accelerate(method: Method, card: MethodCard, device: str) -> None:
     backend, half = card.settings.get(SETTING, TORCH), device == "cpu" and card.precision == "bf16"
     if backend == TORCH and not half:
         return
+    if backend == TORCH and not _find_parts(method):
+        raise UserError(
+            f"'{card.name}' has no part that bf16 on a CPU could take over",
+            "--precision fp32; or its adapter needs `parts`",
+        )
     parts = parts_of(method, card)
     engine = _ENGINES[backend](card)
     for part in parts.values():
@@ -79,12 +84,17 @@ def accelerate(method: Method, card: MethodCard, device: str) -> None:
 
 def parts_of(method: Method, card: MethodCard) -> Mapping[str, Part]:
     """The parts of a method that keep no state. Raises UserError where it names none."""
-    found: Mapping[str, Part] = getattr(method, "parts", dict)()
+    found = _find_parts(method)
     if not found:
         raise UserError(
             f"'{card.name}' has no part that can be exported",
             "its adapter needs `parts`; without: neither --backend nor bf16 on a CPU",
         )
+    return found
+
+
+def _find_parts(method: Method) -> Mapping[str, Part]:
+    found: Mapping[str, Part] = getattr(method, "parts", dict)()
     return found
 
 

@@ -33,7 +33,8 @@ def set_scale(card: MethodCard, scale: int) -> MethodCard:
     if card.scale not in (0, scale):
         raise UserError(
             f"method '{card.name}' upscales x{card.scale}, the clip needs x{scale}",
-            "leave one of them out, or say --scale for your own input",
+            f"take a method for x{scale}: vsrbench list methods; or, where the input is your own, "
+            f"say --scale {card.scale}",
         )
     return replace(card, scale=scale)
 

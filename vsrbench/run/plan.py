@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -215,6 +215,13 @@ def _job(
 
 def explain_unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
     """Why a metric makes no sense for a clip; None when it does."""
+    if lacks := _lacks_data(metric, clip):
+        return lacks
+    needs, but = find_too_little(metric, clip)
+    return UserError(f"'{metric.name}' needs {needs} and {but}") if needs else None
+
+
+def _lacks_data(metric: MetricInfo, clip: Clip) -> UserError | None:
     if "gt" in metric.needs and clip.gt is None:
         return UserError(f"'{metric.name}' needs ground truth and clip '{clip.name}' has none")
     if "lq" in metric.needs and not clip.lq:
@@ -223,14 +230,32 @@ def explain_unfit(metric: MetricInfo, clip: Clip) -> UserError | None:
         return UserError(
             f"'{metric.name}' needs GT or LQ as reference and clip '{clip.name}' has neither"
         )
+    return None
+
+
+def find_too_little(metric: MetricInfo, clip: Clip) -> tuple[str, str]:
+    """(what a metric needs of the frames of a clip, what is there); empty where they serve."""
     side = min(clip.size) * (clip.scale or 1) - 2 * clip.border_px
     if side < metric.smallest and "crop" not in clip.protocol:
-        return UserError(
-            f"'{metric.name}' needs {metric.smallest} px a side and clip '{clip.name}' has {side}"
-        )
+        return f"{metric.smallest} px a side", f"clip '{clip.name}' has {side}"
     if metric.span != "frame" and clip.count == 1:
-        return UserError(f"'{metric.name}' needs two frames and clip '{clip.name}' has one")
+        return "two frames", f"clip '{clip.name}' has one"
     if metric.span != "frame" and "frames" in clip.protocol:
-        rule = clip.protocol["frames"]
-        return UserError(f"'{metric.name}' needs successive frames and the rule is {rule}")
-    return None
+        return "successive frames", f"the rule is {clip.protocol['frames']}"
+    return "", ""
+
+
+def describe_left_out(metrics: Iterable[MetricInfo], clips: Sequence[Clip]) -> str:
+    """Which of the metrics the frames of all clips are too small or too few for; empty for none.
+
+    What data without GT or LQ allows is known beforehand, and not said.
+    """
+    by_need: dict[str, list[str]] = {}
+    for metric in metrics:
+        needs = [find_too_little(metric, clip)[0] for clip in clips]
+        if needs and all(needs) and not any(_lacks_data(metric, clip) for clip in clips):
+            by_need.setdefault(needs[0], []).append(metric.title)
+    return ", ".join(
+        f"{', '.join(titles)} ({'needs' if len(titles) == 1 else 'need'} {needs})"
+        for needs, titles in by_need.items()
+    )

@@ -30,7 +30,7 @@ from vsrbench.core.errors import (
 )
 from vsrbench.core.files import remove_leftovers
 from vsrbench.core.progress import Progress, counted, note, say_error
-from vsrbench.core.types import Asked, MethodCard, Record, Size
+from vsrbench.core.types import Asked, Clip, MethodCard, MetricInfo, Record, Size
 from vsrbench.core.variables import cache_folder
 from vsrbench.data.datasets import Dataset
 from vsrbench.flow.identity import best_identity
@@ -40,13 +40,21 @@ from vsrbench.metrics.requirements import TIMEOUT_S
 from vsrbench.programs import command
 from vsrbench.results.limits import is_out_of_memory
 from vsrbench.results.store import Store
-from vsrbench.results.summary import usual_size
+from vsrbench.results.summary import BASELINE, usual_size
 from vsrbench.results.view import Places
 from vsrbench.run import cost, executors
 from vsrbench.run.evaluate import Spent, error_json, timestamp
 from vsrbench.run.executors import Crew, Found
 from vsrbench.run.method import set_scale
-from vsrbench.run.plan import Job, Made, explain_unfit, identify_made, plan, scores_outputs
+from vsrbench.run.plan import (
+    Job,
+    Made,
+    describe_left_out,
+    explain_unfit,
+    identify_made,
+    plan,
+    scores_outputs,
+)
 
 if TYPE_CHECKING:
     from vsrbench.run.cluster import Cluster
@@ -100,7 +108,7 @@ class Run:
         self._began_s, self._spent = time.monotonic() if began_s is None else began_s, Spent()
         self._said = set[tuple[str, str]]()
         self._told = set[str]()
-        """Messages of errors that were said before the jobs that they are of."""
+        """What was said before the jobs that it is of."""
         self.missing = False
         """Something that was asked for by name is not here."""
         self.asked: list[Asked] = []
@@ -156,6 +164,8 @@ class Run:
 
         outputs: frames that exist already, on clips of a dataset, and what stands for their method.
         """
+        if not outputs:
+            _refuse_scale(cards, sets)
         with self.keep_log():
             files = [need for card in cards for need in sources.needs_of_card(card)]
             sources.provide((n for n in files if n.place is None), note, TIMEOUT_S)
@@ -208,27 +218,32 @@ class Run:
                 self.store.append_run(about | end | study | {"asked": asked})
 
     def choose_metrics(self, dataset: Dataset) -> tuple[str, ...]:
-        """The metrics of a dataset: asked for, its own defaults, or all that the data allows.
-
-        Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
-        Without GT, PIQE, which needs neither GT nor weights, is among the defaults.
-        """
+        """The metrics of a dataset: asked for, its own defaults, or all that the data allows."""
         clips = dataset.clips
-        no_gt = bool(clips) and all(clip.gt is None for clip in clips)
-        alone = no_gt and not any(clip.lq for clip in clips)
         return (
             self.config.metrics
             or dataset.spec.metrics
             or tuple(
                 m.name
-                for m in known_metrics().values()
-                if (m.default or (m.name == "ewarp_self" and alone) or (m.name == "piqe" and no_gt))
-                and (not clips or any(explain_unfit(m, clip) is None for clip in clips))
+                for m in _default_metrics(clips)
+                if not clips or any(explain_unfit(m, clip) is None for clip in clips)
             )
         )
 
+    def _say_left_out(self, dataset: Dataset) -> None:
+        """Which default metrics the frames of a dataset are too small or too few for."""
+        if self.config.metrics or dataset.spec.metrics:
+            return
+        text = describe_left_out(_default_metrics(dataset.clips), dataset.clips)
+        line = f"left out on {dataset.spec.name}: {text}"
+        if text and line not in self._told:
+            note(line)
+            self._told.add(line)
+
     def _run_quality(self, cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
         asked = dict.fromkeys(name for dataset in sets for name in self.choose_metrics(dataset))
+        for dataset in sets:
+            self._say_left_out(dataset)
         reasons = all_unavailable(
             asked, lambda names: self.crew.ask(all_unavailable, names).result()
         )
@@ -469,6 +484,26 @@ class Run:
                     if is_out_of_memory(record):
                         ended.append((card.name, area, frames))
         return found
+
+
+def _default_metrics(clips: Sequence[Clip]) -> list[MetricInfo]:
+    """The metrics that are computed unasked, where the frames allow it.
+
+    Outputs without GT and LQ leave no reference to take motion from: their own has to serve.
+    Without GT, PIQE, which needs neither GT nor weights, is among them.
+    """
+    no_gt = bool(clips) and all(clip.gt is None for clip in clips)
+    alone = no_gt and not any(clip.lq for clip in clips)
+    more = [*["ewarp_self"] * alone, *["piqe"] * no_gt]
+    return [m for m in known_metrics().values() if m.default or m.name in more]
+
+
+def _refuse_scale(cards: Sequence[MethodCard], sets: Sequence[Dataset]) -> None:
+    """Raise UserError where none of the methods but the baseline has the scale of any clip."""
+    scales = list(dict.fromkeys(clip.scale for dataset in sets for clip in dataset.clips))
+    own = [card for card in cards if card.name != BASELINE]
+    if own and scales and not any(card.scale in (0, *scales) for card in own):
+        set_scale(own[0], scales[0])
 
 
 def _unit(card: MethodCard, dataset: str, clip: str) -> str:
