@@ -401,6 +401,16 @@ def test_best_shift_finds_a_roll() -> None:
         fidelity.best_shift(gt[:6], gt[:6])
 
 
+def test_noise_shows_no_shift() -> None:
+    """The best of many shifts gains by chance; pictures that fit nowhere tell nothing."""
+    for seed in range(3):
+        gt = texture(64, 96, seed)
+        up = bicubic(np.ascontiguousarray(gt[2::4, 2::4]), (96, 64))
+        dy, dx, at_zero, at_best = fidelity.best_shift(up, gt)
+        assert (dy, dx) == (0, 0)
+        assert at_best == at_zero
+
+
 def test_best_shift_tells_the_phase_of_real_lq(real: Path) -> None:
     """Every fourth pixel was kept, so a centre-aligned enlargement lies 1.5 px off."""
     gt = read(real / "clips-gt/vid4-calendar/001.png")

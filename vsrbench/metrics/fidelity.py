@@ -169,8 +169,9 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 8) -> tuple[float, float, flo
     sr[y + dy, x + dx] matches gt[y, x]. Whole-pixel shifts are searched, and of equals the
     smallest wins; the quarters come from a parabola through the squared errors at the best one
     and its neighbours. (A search over interpolated frames would take their blur for a better fit.)
-    What gains less than 0.1 dB is chance and counts as (0, 0). `radius` shrinks to a sixth of a
-    small frame, though not below 3. Raises DataError if sizes differ or no interior is left.
+    What gains less than 0.1 dB is chance and counts as (0, 0); so does a best fit that leaves more
+    than half of the variance of `gt`, as of noise. `radius` shrinks to a sixth of a small frame,
+    though not below 3. Raises DataError if sizes differ or no interior is left.
     """
     if sr.shape != gt.shape:
         raise DataError(f"sizes differ: {sr.shape[1::-1]} and {gt.shape[1::-1]}")
@@ -211,7 +212,10 @@ def best_shift(sr: Frame, gt: Frame, radius: int = 8) -> tuple[float, float, flo
     quarter = (dy, dx, psnr(moved[radius : radius + h, radius : radius + w], inner))
     at_zero = score((0, 0))
     dy, dx, at_best = max(whole, quarter, key=lambda found: found[2])
-    return (dy, dx, at_zero, at_best) if at_best >= at_zero + 0.1 else (0.0, 0.0, at_zero, at_zero)
+    variance = float(np.square(cv2.meanStdDev(inner)[1]).mean())
+    if at_best < max(at_zero + 0.1, _decibels(variance / 2)):
+        return 0.0, 0.0, at_zero, at_zero
+    return dy, dx, at_zero, at_best
 
 
 def _vertex(before: float, here: float, after: float) -> float:
