@@ -239,6 +239,31 @@ def test_command_line(root: Path, online: Path, capsys: pytest.CaptureFixture[st
     assert main(["weights", "fetch", *where]) == 2
 
 
+def test_methods_without_a_source_are_listed_beside_others(
+    online: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["weights", "list", "instavsr", "bicubic", "lpips", "psnr"]) == 0
+    said = capsys.readouterr()
+    assert "instavsr: its weights come with it" in said.out
+    assert "bicubic: it needs no weights" in said.out
+    assert "lpips: alexnet" in said.out
+    assert "psnr needs no weights" in said.err
+    assert main(["weights", "fetch", "instavsr"]) == 2
+    assert "its weights come with it" in capsys.readouterr().err
+
+
+def test_the_licence_of_a_repository_is_asked_for(
+    online: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = root / "methods/toy/toy.toml"
+    card.write_text(card.read_text().replace("ask the authors", "MIT (repository)"))
+    assert main(["weights", "fetch", "toy", "--root", str(root)]) == 2
+    err = capsys.readouterr().err
+    assert "licence of net.bin: MIT (repository)\n  that of the repository" in err
+    page = (specs.ROOT / "docs/weights.md").read_text()
+    assert "So is\n`Apache-2.0 (repository)`" in page
+
+
 def test_all_files_are_listed_within_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
     out = capsys.readouterr().out

@@ -32,7 +32,10 @@ from vsrbench.core.variables import (
 from vsrbench.core.wheels import KEPT
 
 PERMISSIVE = ("MIT", "BSD-2-Clause", "BSD-3-Clause", "BSD-2-Clause-Patent", "Apache-2.0", "CC0-1.0")
-"""Licences that place no condition on running a network: shown, but need no acceptance."""
+"""Licences that place no condition on running a network: shown, but need no acceptance.
+
+`Apache-2.0 (repository)` is none of them: that of the code, and nobody said it of the weights.
+"""
 NOTES = "fetched.json"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,10 @@ def list_all(options: argparse.Namespace) -> int:
 
     from vsrbench.cards.sources import describe
 
-    for need in _select(options)[0]:
+    wanted, cards = _select(options)
+    if options.names or options.methods:
+        _say_without(cards, wanted, print)
+    for need in wanted:
         found = need.locate()
         state = (
             f"is {found}" if found and options.verbose else "is here" if found else "is not here"
@@ -96,6 +99,7 @@ def fetch(options: argparse.Namespace) -> int:
     if not (options.names or options.methods or options.metrics):
         raise UserError("say what to fetch", "NAME ..., --for METHOD or --metrics NAME")
     wanted, cards = _select(options)
+    _refuse_none(cards, wanted)
     code = OK
     for owner in dict.fromkeys(need.owner for need in wanted):
         files = [need for need in wanted if need.owner == owner]
@@ -117,8 +121,10 @@ def check(options: argparse.Namespace) -> int:
     """Print what is wrong with a file, a line each; exit code 1 if any is, 3 if one is missing."""
     from vsrbench.cards import sources
 
-    wanted, _ = _select(options)
+    wanted, cards = _select(options)
     asked = bool(options.names or options.methods or options.metrics)
+    if asked:
+        _refuse_none(cards, wanted)
     good = bad = absent = 0
     for need in wanted:
         path = need.locate()
@@ -145,23 +151,20 @@ def _select(options: argparse.Namespace) -> tuple[list[Need], list[MethodCard]]:
 
     files = specs.method_files(options.root)
     everything = not (options.names or options.methods or options.metrics)
-    cards, found = [], []
+    cards: list[MethodCard] = []
+    found: list[Need] = []
     for name in files if everything else [*options.methods, *options.names]:
         if name in files:
             cards.append(specs.read_card(files[name]))
         elif name in options.methods:
             raise unknown_name("method", name, files)
     by_card = {card.name: sources.needs_of_card(card, _find_checkout(card)) for card in cards}
-    for card in cards:
-        if not (by_card[card.name] or everything):
-            raise UserError(
-                f"no source of weights is known for '{card.name}'", _describe_origin(card)
-            )
-        found += by_card[card.name]
+    found += [need for needs in by_card.values() for need in needs]
     by_metric = {name: need for name in metrics.METRICS if (need := need_of(name))}
     for name in options.metrics:
         metrics.metric_info(name)
-        if name not in by_metric:
+    for name in [*options.metrics, *options.names]:
+        if name in metrics.METRICS and name not in by_metric:
             note(f"{name} needs no weights")
     chosen = by_metric if everything else {*options.metrics, *options.names}
     found += [need for name, need in by_metric.items() if name in chosen]
@@ -170,6 +173,24 @@ def _select(options: argparse.Namespace) -> tuple[list[Need], list[MethodCard]]:
         if name not in known:
             found += _find_by_file(options.root, name, by_metric.values())
     return found, cards
+
+
+def _say_without(
+    cards: Iterable[MethodCard], wanted: Sequence[Need], say: Callable[[str], None]
+) -> None:
+    """A line for each method that no source of weights is known for."""
+    owners = {need.owner for need in wanted}
+    for card in cards:
+        if card.name not in owners:
+            say(f"{card.name}: {_describe_origin(card)}")
+
+
+def _refuse_none(cards: Sequence[MethodCard], wanted: Sequence[Need]) -> None:
+    """Raise UserError where none of the methods that were asked for has a source of weights."""
+    if cards and not wanted:
+        names = ", ".join(f"'{card.name}'" for card in cards)
+        raise UserError(f"no source of weights is known for {names}", _describe_origin(cards[0]))
+    _say_without(cards, wanted, note)
 
 
 def _find_by_file(root: Path, name: str, of_metrics: Iterable[Need]) -> list[Need]:
@@ -200,8 +221,9 @@ def _find_checkout(card: MethodCard) -> Path | None:
 
 def _describe_origin(card: MethodCard) -> str:
     if card.weights.file and card.weights.origin == "trained_here":
-        return "they come with it"
-    return f"published at {card.weights.url}" if card.weights.url else "it needs none"
+        return "its weights come with it"
+    url = card.weights.url
+    return f"its weights are published at {url}" if url else "it needs no weights"
 
 
 def _ask(need: Need, accepted: bool) -> None:
@@ -209,6 +231,8 @@ def _ask(need: Need, accepted: bool) -> None:
     from vsrbench.cards import sources
 
     note(f"licence of {need.name}: {need.licence or 'none stated'}")
+    if need.licence.endswith("(repository)"):
+        note("  that of the repository which links to the weights: theirs is not stated")
     if not accepted:
         if not sys.stdin.isatty():
             raise UserError("accept the licence first", "--accept-licence")
