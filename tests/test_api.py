@@ -19,6 +19,7 @@ from tests.test_cli import write_clip
 from vsrbench.cli import main
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.data.frames import open_frames
+from vsrbench.results.store import Store
 
 
 class Nearest:
@@ -53,6 +54,12 @@ def test_an_object_on_arrays_gives_the_numbers_of_the_command_line(
         assert here["mine", name] == there["nearest", name]
         assert here["bicubic", name] == there["bicubic", name]
     assert "mine" in found.table()
+    said = "15 records, 3 methods (bicubic, gt, mine), 1 dataset (arrays)>"
+    assert repr(found) == f"<Results in {tmp_path / 'b'}: {said}"
+    assert found._repr_markdown_() == found.table()
+    empty = vsrbench.Results(Store(tmp_path / "none"))
+    assert repr(empty) == f"<Results: no records in {tmp_path / 'none'}>"
+    assert empty._repr_markdown_() is None
     assert "Arrays, x4, 1 clip" in found.table("terminal")
 
 
@@ -149,7 +156,9 @@ def test_the_example_of_the_readme(
     monkeypatch.chdir(tmp_path)
     for code in re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.S):
         exec(compile(code, "README.md", "exec"), {})
-    assert "PSNR dB ↑" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "PSNR dB ↑" in out
+    assert "Registration" not in out
 
 
 def test_the_notebook(

@@ -41,6 +41,19 @@ def test_wrong_arguments_are_one_line() -> None:
     frames = np.zeros((2, 16, 16, 3), np.uint8)
     with pytest.raises(DataError, match="float64 16x16x3, not uint8"):
         metrics.psnr(frames / 255, frames)
+    for wrong, cure in (
+        (frames[0], "give x[None]"),
+        (frames[..., 0], "repeat grey"),
+        (frames.transpose(0, 3, 1, 2), "channels are last"),
+        ([frames[0, ..., 0]], "repeat grey"),
+        ([frames], "give T x H x W x 3"),
+        (frames / 255, "scale to 0..255"),
+    ):
+        with pytest.raises(DataError) as raised:
+            metrics.psnr(wrong, wrong)
+        assert cure in raised.value.hint
+    with pytest.raises(DataError, match="16x16x3 is one frame, and frames are T x H x W x 3"):
+        metrics.psnr(frames[0], frames[0])
     with pytest.raises(DataError, match="2 frames and 1 of GT"):
         metrics.psnr(frames, frames[:1])
     with pytest.raises(DataError, match="16x16, its reference 8x8"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from vsrbench.cards.specs import ROOT, dataset_spec
 from vsrbench.core.errors import OK, UserError, unknown_name
 from vsrbench.core.files import shorten_name
-from vsrbench.core.progress import note
+from vsrbench.core.progress import counted, note
 from vsrbench.core.types import DatasetSpec, Record
 from vsrbench.results.compare import Change
 from vsrbench.results.store import Store, explain_software
@@ -30,6 +30,9 @@ FIGURES = ("teaser", "crops", "profile", "scatter", "drift", "growth", "video")
 """Kinds of figures."""
 FPS = 12.0
 """Frames per second, for clips that do not state their own."""
+
+NAMES_SHOWN = 6
+"""Methods and datasets that `repr` names."""
 
 Names = Sequence[str] | None
 Box = tuple[int, int, int, int]
@@ -136,6 +139,27 @@ class Results:
         self.store, self.root, self.exit_code = store, root, exit_code
         self._own, self._records = dict(own or {}), records
         self._others = tuple(others)
+
+    def __repr__(self) -> str:
+        """Where they lie, and what of."""
+        try:
+            records = self._read(lean=True)
+        except UserError as error:
+            return f"<Results: {error.message}>"
+        methods = dict.fromkeys(r.method for r in records)
+        datasets = dict.fromkeys(r.dataset for r in records if r.dataset)
+        parts = [counted(len(records), "record")]
+        for names, noun in ((methods, "method"), (datasets, "dataset")):
+            shown = ", ".join([*list(names)[:NAMES_SHOWN], *["..."] * (len(names) > NAMES_SHOWN)])
+            parts.append(counted(len(names), noun) + (f" ({shown})" if names else ""))
+        return f"<Results in {self.folder}: {', '.join(parts)}>"
+
+    def _repr_markdown_(self) -> str | None:
+        """The table, which notebooks show."""
+        try:
+            return self.table()
+        except UserError:
+            return None
 
     @property
     def folder(self) -> Path:

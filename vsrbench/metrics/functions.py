@@ -111,12 +111,28 @@ def frames_of(given: Any) -> Sequence[Frame]:
     looked_at = given if isinstance(given, list | tuple) else [given[0]]
     for frame in map(np.asarray, looked_at):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise DataError(
-                f"frames are {frame.dtype} {'x'.join(map(str, frame.shape))}, not uint8 H x W x 3",
-                "scale to 0..255, round and convert: (255 * x).round().astype('uint8')",
-            )
+            raise _explain_pixels(given, frame)
     frames: Sequence[Frame] = given
     return frames
+
+
+def _explain_pixels(given: Any, frame: Any) -> DataError:
+    """The error for frames of another shape or type of pixels, with what makes frames of them."""
+    shape = "x".join(map(str, frame.shape))
+    if frame.ndim == 2 and frame.shape[1] == 3 and not isinstance(given, list | tuple):
+        return DataError(
+            f"{len(given)}x{shape} is one frame, and frames are T x H x W x 3",
+            "give x[None], or [x]",
+        )
+    if frame.ndim == 2:
+        cure = "repeat grey as R, G and B: np.stack([x] * 3, -1)"
+    elif frame.ndim == 3 and frame.shape[2] != 3 and frame.shape[0] == 3:
+        cure = "channels are last: np.moveaxis(x, -3, -1)"
+    elif frame.ndim != 3 or frame.shape[2] != 3:
+        cure = "give T x H x W x 3, or a list of H x W x 3"
+    else:
+        cure = "scale to 0..255, round and convert: (255 * x).round().astype('uint8')"
+    return DataError(f"frames are {frame.dtype} {shape}, not uint8 H x W x 3", cure)
 
 
 def _as_kept(pair: PairFlow) -> PairFlow:
