@@ -253,7 +253,7 @@ def test_methods_that_break_their_contract_fail_alone(run: Run, tmp_path: Path) 
         "'size' at frame 0 of clip 'lq': output is (3, 127, 160), expected (3, 128, 160)",
         "'raise' failed at frame 1 of clip 'lq': ValueError: boom",
         "'memory' ran out of memory at frame 0",
-        "'few' gave 1 frames for the 3",
+        "'few' gave 1 frame for the 3",
         "'many' at frame 3 of clip 'lq': more frames came out than the 3",
         "'load' failed loading: RuntimeError: cannot build",
     ):

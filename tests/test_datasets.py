@@ -242,7 +242,7 @@ BROKEN = {
     lose_a_side: r"clip '\w+' has GT and no LQ",
     swap: r"LQ and GT are swapped",
     wrong_size: r"GT is 88x56, expected 96x64",
-    shift: r"LQ is shifted against GT in 1 clips \(\w+\): it lies -[23](\.\d+)? px down and "
+    shift: r"LQ is shifted against GT in 1 clip \(\w+\): it lies -[23](\.\d+)? px down and "
     r"\+[345](\.\d+)? px right",
     one_size: r"LQ is as large as GT, 96x64; this is a x4 set",
     cut_short: r"GT: .*00000002.png is truncated",
@@ -267,7 +267,7 @@ def test_faults_are_named(
     if fault is add_a_clip and spec.layouts[0].subset:
         assert not found.errors  # such a folder holds other clips anyway
         return
-    text = "LQ is sharper than GT in 1 clips" if fault is swap and one else BROKEN[fault]
+    text = "LQ is sharper than GT in 1 clip" if fault is swap and one else BROKEN[fault]
     assert re.search(text, said), (found.errors, found.warnings)
 
 

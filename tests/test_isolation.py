@@ -106,7 +106,7 @@ RAISES = {
     "badstr": ("raise type('E', (Exception,), {'__str__': lambda s: 1 / 0})", "E"),
     "import": ("import nowhere_at_all", "nowhere_at_all"),
     "syntax": ("(", "SyntaxError"),
-    "none": ("y = None", "gave 1 frames for the 2"),
+    "none": ("y = None", "gave 1 frame for the 2"),
     "shape": ("y = y[:, 1:]", "expected (3, 128, 160)"),
     "type": ("y = 'text'", "not a torch tensor"),
     "numpy": ("y = y.numpy()", "not a torch tensor"),

@@ -20,7 +20,7 @@ from vsrbench.cards.specs import (
 from vsrbench.core.config import checked_name
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.keys import digest
-from vsrbench.core.progress import note, say_error
+from vsrbench.core.progress import counted, note, say_error
 from vsrbench.core.types import Clip, DatasetSpec, Method, MethodCard, Weights
 from vsrbench.data.datasets import Dataset, open_dataset, open_input, scale_between
 from vsrbench.data.frames import FrameWriter, open_frames
@@ -177,7 +177,9 @@ def _of_arrays(clips: Mapping[str, Any], scale: int) -> Dataset:
         lq, gt = given if isinstance(given, tuple) else (given, None)
         lq, gt = _frames(lq, name), (_frames(gt, name) if gt is not None else None)
         if gt is not None and len(gt) != len(lq):
-            raise DataError(f"clip '{name}' has {len(lq)} frames of LQ and {len(gt)} of GT")
+            raise DataError(
+                f"clip '{name}' has {counted(len(lq), 'frame')} of LQ and {len(gt)} of GT"
+            )
         size = lq[0].shape[:2]
         factor = scale if gt is None else scale_between(size, gt[0].shape[:2], name)
         content = [[_digest(x) for x in frames] for frames in (lq, gt if gt is not None else ())]

@@ -16,7 +16,7 @@ from vsrbench.core.config import convert
 from vsrbench.core.errors import DataError, UserError, unknown_name
 from vsrbench.core.files import read_toml
 from vsrbench.core.keys import digest
-from vsrbench.core.progress import note
+from vsrbench.core.progress import counted, note
 from vsrbench.core.types import Clip, DatasetSpec, size_text
 from vsrbench.data import frames
 from vsrbench.data.datasets import (
@@ -296,9 +296,9 @@ def _attach(clip: Clip, path: Path, rules: ScoringPolicy) -> Clip:
         inside = x + w <= want[1] and y + h <= want[0] and max(numbers, default=0) < clip.count
         if not inside or outputs.size != common or len(outputs) != len(numbers):
             raise DataError(
-                f"clip '{clip.name}': the alignment puts {len(numbers)} frames of {how} into "
-                f"{clip.count} frames of {size_text(want)} px, and outputs {path} are "
-                f"{len(outputs)} frames of {size_text(outputs.size)} px",
+                f"clip '{clip.name}': the alignment puts {counted(len(numbers), 'frame')} of "
+                f"{how} into {counted(clip.count, 'frame')} of {size_text(want)} px, and outputs "
+                f"{path} are {counted(len(outputs), 'frame')} of {size_text(outputs.size)} px",
                 "is it the alignment of these outputs?",
             )
         check_pairs(clip.name, outputs, target, titles, numbers)
@@ -373,7 +373,7 @@ def _mismatch(clip: Clip, outputs: frames.FrameSource, path: Path, want: Size) -
     place = _locate(outputs, clip, want)
     says = []
     if count != clip.count:
-        text = f"have {count} frames, {there} has {clip.count}"
+        text = f"have {counted(count, 'frame')}, {there} has {clip.count}"
         if count < clip.count:
             first = f", their first one fits frame {place[0]}" if place else ""
             text += f" ({clip.count - count} short{first})"

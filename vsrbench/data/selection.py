@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from vsrbench.core.errors import DataError, UserError, unknown_name
 from vsrbench.core.keys import digest
+from vsrbench.core.progress import counted
 from vsrbench.core.types import Clip
 
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class Selection:
             return clip
         if first >= clip.count:
             raise DataError(
-                f"clip '{clip.name}' has {clip.count} frames, and none from frame {first} on",
+                f"clip '{clip.name}' has {counted(clip.count, 'frame')}, and none "
+                f"from frame {first} on",
                 "count frames from 0: --frames FIRST:END",
             )
         count = min(end, clip.count) - first

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsrbench.core.errors import DataError
+from vsrbench.core.progress import counted
 from vsrbench.data.containers import is_joined, lacks_frames
 from vsrbench.data.images import FETCH_AGAIN
 
@@ -539,7 +540,9 @@ def cut_short_error(path: Path, count: int, declared: int = 0) -> DataError:
 def undecodable_error(path: Path, error: FFmpegError, count: int = 0) -> DataError:
     """The error for what FFmpeg says, after `count` frames."""
     if count:
-        return DataError(f"{path} breaks off after {count} frames: {error.strerror}", FETCH_AGAIN)
+        return DataError(
+            f"{path} breaks off after {counted(count, 'frame')}: {error.strerror}", FETCH_AGAIN
+        )
     return DataError(
         f"no frame of {path} can be decoded: {error.strerror}",
         "check that it is a video; a copy or download that stopped early must be made again",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vsrbench.core.errors import DataError
+from vsrbench.core.progress import counted
 from vsrbench.core.types import PairFlow, Sample, Score, size_text
 from vsrbench.metrics import load_metric, metric_info
 
@@ -63,7 +64,9 @@ def score(
     )
     for what, other in (("GT", gt), ("LQ", lq)):
         if other is not None and len(other) != len(sr):
-            raise DataError(f"{len(sr)} frames and {len(other)} of {what}", "they pair one by one")
+            raise DataError(
+                f"{counted(len(sr), 'frame')} and {len(other)} of {what}", "they pair one by one"
+            )
     upscaled = Resized(lq, sr[0].shape[:2]) if lq is not None else None
     reference = gt if gt is not None else upscaled if upscaled is not None else sr
     estimator = best_estimator(device) if "flow" in info.needs and flow is None else None

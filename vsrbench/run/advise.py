@@ -20,6 +20,7 @@ import numpy as np
 from vsrbench.cards import specs
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.keys import digest
+from vsrbench.core.progress import counted
 from vsrbench.core.types import Clip, DatasetSpec, MethodCard, Record, Size, size_text
 from vsrbench.data.datasets import Dataset, open_input
 from vsrbench.data.frames import FrameSource, Resized
@@ -127,10 +128,12 @@ def look(
     found = open_input(path, None, scale, say)
     if len(found.clips) != 1:
         raise DataError(
-            f"{path} holds {len(found.clips)} clips, and advice is for one", "name one of them"
+            f"{path} holds {counted(len(found.clips), 'clip')}, and advice is for one",
+            "name one of them",
         )
     clip = found.clips[0]
-    say(f"looking for the liveliest part of {clip.count} frames of {size_text(clip.size)}")
+    frames = counted(clip.count, "frame")
+    say(f"looking for the liveliest part of {frames} of {size_text(clip.size)}")
     first, box = find_liveliest(clip.lq, scale)
     part = cut(clip, first, box)
     alone, with_gt = metrics_here(study)
@@ -146,7 +149,7 @@ def look(
     def seconds_left() -> float:
         return seconds - (time.monotonic() - started)
 
-    say(f"timing {len(cards)} methods at {size_text(probe)}")
+    say(f"timing {counted(len(cards), 'method')} at {size_text(probe)}")
     costs = _costs(run(), cards, probe, scale, PROBE_FRAMES, max(FLOOR_S, 0.25 * seconds_left()))
     pace = {r.method: r.measurement.median_ms for r in costs if r.measurement}
     area = probe[0] * probe[1]

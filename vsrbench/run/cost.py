@@ -23,6 +23,7 @@ from vsrbench.core.files import read_json, replace_atomically
 from vsrbench.core.keys import cost_key
 from vsrbench.core.nvml import MemoryMeter, energy_counter, is_shared
 from vsrbench.core.processes import SPINS, Died, Ended, Process
+from vsrbench.core.progress import counted
 from vsrbench.core.types import Measurement, Method, MethodCard, Size
 from vsrbench.core.variables import LOGS
 from vsrbench.programs.process import Usage
@@ -81,7 +82,7 @@ def measure(
     Raises UserError; ContractError when the process died, which is how running out of memory ends,
     or had not ended after `timeout_s`.
     """
-    where = f"at {size[1]}x{size[0]}, {frames} frames"
+    where = f"at {size[1]}x{size[0]}, {counted(frames, 'frame')}"
     if card.settings.get(SETTING, TORCH) != TORCH:  # whose threads want the cores of torch's
         if process is not None:
             process.end()

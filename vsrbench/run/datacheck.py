@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vsrbench.core.config import convert
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.files import read_json, replace_atomically
+from vsrbench.core.progress import counted
 from vsrbench.core.types import DatasetSpec, size_text
 from vsrbench.data import frames, numbering
 from vsrbench.data.datasets import (
@@ -114,7 +115,7 @@ def _check_sides(spec: DatasetSpec, here: OnDisk, found: Findings) -> None:
             found.errors.append(f"clip '{name}' has GT and no LQ")
     names = set(here.lq) | set(here.gt)
     if want.clips and len(names) != want.clips:
-        _differs("clips", f"{len(names)} clips, expected {want.clips}", spec, found)
+        _differs("clips", f"{counted(len(names), 'clip')}, expected {want.clips}", spec, found)
     if want.names:
         absent, stray = set(want.names) - names, names - set(want.names)
         for which, what in ((absent, "missing"), (stray, "not of this dataset")):
@@ -151,7 +152,8 @@ def _check_counts(spec: DatasetSpec, clips: Sequence[_Clip], found: Findings) ->
     for clip in clips:
         if clip.lq and clip.gt and len(clip.lq) != len(clip.gt):
             found.errors.append(
-                f"clip '{clip.name}': LQ has {len(clip.lq)} frames, GT has {len(clip.gt)}"
+                f"clip '{clip.name}': LQ has {counted(len(clip.lq), 'frame')}, GT has "
+                f"{len(clip.gt)}"
             )
         elif clip.lq and clip.gt:
             try:
@@ -172,11 +174,14 @@ def _check_counts(spec: DatasetSpec, clips: Sequence[_Clip], found: Findings) ->
         if high and not low <= len(source) <= high:
             span = f"{low}" if low == high else f"{low} to {high}"
             _differs(
-                "frames", f"clip '{clip.name}': {len(source)} frames, expected {span}", spec, found
+                "frames",
+                f"clip '{clip.name}': {counted(len(source), 'frame')}, expected {span}",
+                spec,
+                found,
             )
     if lengths:
         span = f"{min(lengths)}" + (f" to {max(lengths)}" if len(set(lengths)) > 1 else "")
-        found.facts.append(f"{len(clips)} clips of {span} frames, {sum(lengths)} in all")
+        found.facts.append(f"{counted(len(clips), 'clip')} of {span} frames, {sum(lengths)} in all")
 
 
 def _by_name(spec: DatasetSpec) -> bool:
@@ -272,8 +277,8 @@ def _check_shifts(spec: DatasetSpec, clips: Iterable[_Clip], found: Findings) ->
         dy, dx = (statistics.median(values) for values in zip(*shifts.values(), strict=True))
         names = ", ".join(list(shifts)[:4]) + (" ..." if len(shifts) > 4 else "")
         text = (
-            f"LQ is shifted against GT in {len(shifts)} clips ({names}): it lies {dy:+g} px down "
-            f"and {dx:+g} px right (median, GT px); PSNR of bicubic gains "
+            f"LQ is shifted against GT in {counted(len(shifts), 'clip')} ({names}): it lies "
+            f"{dy:+g} px down and {dx:+g} px right (median, GT px); PSNR of bicubic gains "
             f"{statistics.median(gains):.1f} dB when shifted back"
         )
         phase = max(abs(dy), abs(dx)) <= (spec.scale - 1) / 2 + 0.25
@@ -282,8 +287,8 @@ def _check_shifts(spec: DatasetSpec, clips: Iterable[_Clip], found: Findings) ->
         (found.warnings if phase or spec.kind == "real" else found.errors).append(text)
     if sharper:
         found.warnings.append(
-            f"LQ is sharper than GT in {len(sharper)} clips ({', '.join(sharper[:4])}): are the "
-            "two swapped?"
+            f"LQ is sharper than GT in {counted(len(sharper), 'clip')} ({', '.join(sharper[:4])}): "
+            "are the two swapped?"
         )
 
 
@@ -329,4 +334,4 @@ def _compare(
     held[layout] = {"written": written, "clips": hashes}
     with replace_atomically(manifest) as partial:
         partial.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
-    found.facts.append(f"hashes of {len(hashes)} clips written to {manifest}")
+    found.facts.append(f"hashes of {counted(len(hashes), 'clip')} written to {manifest}")

@@ -18,6 +18,7 @@ from vsrbench.cards.specs import ROOT
 from vsrbench.core.errors import ContractError, MissingError, UserError, missing_package
 from vsrbench.core.keys import digest
 from vsrbench.core.processes import give_back_memory
+from vsrbench.core.progress import counted
 from vsrbench.core.types import Clip, Method, MethodCard, Size
 from vsrbench.run import backends, contract
 from vsrbench.run.transfer import Fetcher, Sender, read_ahead
@@ -274,6 +275,7 @@ def _window(
     yield from map(arrived, fetching)
     if produced != len(indices):
         raise ContractError(
-            f"'{card.name}' gave {produced} frames for the {len(indices)} of clip '{clip.name}'",
+            f"'{card.name}' gave {counted(produced, 'frame')} for the {len(indices)} of clip "
+            f"'{clip.name}'",
             "one output per input, in order",
         )

@@ -420,7 +420,7 @@ class Run:
                 if done.get(key) == "":
                     self.counts["reused"] += 1
                     continue
-                note(f"cost: {card.name} at {size[1]}x{size[0]}, {frames} frames")
+                note(f"cost: {card.name} at {size[1]}x{size[0]}, {counted(frames, 'frame')}")
                 try:
                     with self._spent.count("methods"):
                         measurement = self.crew.measure(
