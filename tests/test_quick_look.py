@@ -108,6 +108,10 @@ def test_default_metrics_that_do_not_fit_are_named(
     assert "left out on street: NIQE (needs 96 px a side), E_warp, Flicker (need two fra" in err
     assert main([*base, "--metrics", "lr_psnr"]) == 0
     assert "left out" not in capsys.readouterr().err
+    write_clip(tmp_path / "square", 1, 24, 32)  # of whose enlargement NIQE needs two blocks
+    base[1] = str(tmp_path / "square")
+    assert main(base) == 0
+    assert "left out on square: NIQE (needs 192x96 px), E_warp" in capsys.readouterr().err
 
 
 def test_a_scale_that_no_method_has_is_refused_before_work_starts(

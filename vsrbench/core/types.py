@@ -361,14 +361,15 @@ class MetricInfo:
     range: tuple[float, float] = (float("-inf"), float("inf"))
     """Values outside are failures."""
     needs: frozenset[str] = frozenset()
-    """Any of: gt, lq, reference (GT or LQ), flow (of the reference), weights, command (a program
-    in an environment of its own)."""
+    """Any of: gt, lq, reference (GT or LQ), flow (of that), weights, command (another program)."""
     span: Literal["frame", "pair", "clip"] = "frame"
     """What one entry of `per_frame` covers."""
     rule: Literal["all", "first-mid-last"] = "all"
     """The frames that it scores: slow ones look at three of each clip, and the table says so."""
     smallest: int = 1
     """px of the shorter side of frames that it can score."""
+    longer: int = 1
+    """px of their longer side."""
     decimals: int = 3
     """Printed decimals."""
     tolerance: float = 0.0
@@ -386,8 +387,7 @@ class MetricInfo:
     seconds: float | None = None
     """CPU time of a frame of 704x576 on one thread (scripts/metric_speed.py); None if unknown."""
     package: str = ""
-    """`name-version` of the installed package that brings it, with `target` a module of that;
-    empty for ours."""
+    """`name-version` of the package that brings it and holds `target`; empty for ours."""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ METRICS: dict[str, MetricInfo] = {
             better="lower",
             target="naturalness:NIQE",
             smallest=96,
+            longer=192,
             range=(0.0, 100.0),
             needs=_WEIGHTS,
             decimals=3,

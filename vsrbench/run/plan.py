@@ -235,9 +235,13 @@ def _lacks_data(metric: MetricInfo, clip: Clip) -> UserError | None:
 
 def find_too_little(metric: MetricInfo, clip: Clip) -> tuple[str, str]:
     """(what a metric needs of the frames of a clip, what is there); empty where they serve."""
-    side = min(clip.size) * (clip.scale or 1) - 2 * clip.border_px
-    if side < metric.smallest and "crop" not in clip.protocol:
-        return f"{metric.smallest} px a side", f"clip '{clip.name}' has {side}"
+    height, width = (side * (clip.scale or 1) - 2 * clip.border_px for side in clip.size)
+    if "crop" not in clip.protocol:
+        if min(height, width) < metric.smallest:
+            return f"{metric.smallest} px a side", f"clip '{clip.name}' has {min(height, width)}"
+        if max(height, width) < metric.longer:
+            needs = f"{metric.longer}x{metric.smallest} px"
+            return needs, f"clip '{clip.name}' has {width}x{height}"
     if metric.span != "frame" and clip.count == 1:
         return "two frames", f"clip '{clip.name}' has one"
     if metric.span != "frame" and "frames" in clip.protocol:
