@@ -87,6 +87,23 @@ def test_loops_keep_their_limit(tmp_path: Path, suffix: str) -> None:
         moving.write(moving.arrange(frames), tmp_path / "a.avi")
 
 
+@pytest.mark.parametrize("how", ["wipe", "grid"])
+def test_bar_and_names_leave_no_specks_in_a_gif(tmp_path: Path, how: moving.Arrangement) -> None:
+    y, x = np.mgrid[:270, :480]
+    waves = [np.sin(x / 40) * np.cos(y / 31), np.sin((x + y) / 55), np.cos(x / 25 + y / 60)]
+    picture = (np.stack(waves, -1) * 50 + (90, 110, 80)).astype(np.uint8)  # no value above 160
+    moves = [np.roll(picture, 5 * t, 0) for t in range(8)]
+    frames = dict.fromkeys("ab" if how == "wipe" else "abc", moves)
+    out, rows = tmp_path / "a.gif", moving.count_rows(how, len(frames))
+    moving.write(moving.arrange(frames, how, fps=8), out, 8, rows=rows)
+    with Image.open(out) as loop:
+        loop.seek(2)
+        shown = np.asarray(loop.convert("RGB"))
+    assert (shown[8:32] > 200).any()  # the names are there
+    bright = (shown[BAR : BAR + 270] > 190).any((0, 2))
+    assert bright.sum() == (2 if how == "wipe" else 0)
+
+
 def test_lossless_is_lossless_and_sound_stays(tmp_path: Path) -> None:
     source, out = tmp_path / "source.mkv", tmp_path / "out.mkv"
     with av.open(str(source), "w") as container:

@@ -371,9 +371,9 @@ class Results:
                     sources = {name: sources[name] for name in methods}
                 fps = max(r.fps for r in quality if (r.dataset, r.clip) == (dataset, one))
                 pictures = {titles[name]: source for name, source in sources.items()}
-                moving.write(
-                    moving.arrange(pictures, how, box, fps or FPS), path, fps or FPS, limit_mib
-                )
+                shown_frames = moving.arrange(pictures, how, box, fps or FPS)
+                rows = moving.count_rows(how, len(pictures))
+                moving.write(shown_frames, path, fps or FPS, limit_mib, rows)
             elif kind == "scatter":
                 summary = self._summary(records, shown, [dataset], None)
                 figures.scatter(summary, path, x, metric, dataset)

@@ -45,6 +45,10 @@ PLAYED = frozenset({"aac", "mp3", "opus", "ac3", "eac3", "alac", "flac"})
 SUFFIXES = (".mp4", ".gif", ".webp")
 BAR = 40
 """Height in px of the strip that names a method."""
+EDGE = (255, 176, 0)
+"""Colour of the bar of a wipe."""
+GREYS = np.linspace(0, 240, 16).round().astype(np.uint8)
+"""Of the names in a GIF."""
 SMALLER = ((1, 1.0), (1, 0.8), (1, 0.64), (1, 0.5), (2, 0.5), (2, 0.4), (3, 0.4), (4, 0.3))
 """How loops are made smaller: every so many-th frame, at this scale."""
 WIPE_S = 4.0
@@ -76,7 +80,7 @@ def arrange(
             f"a wipe is between two methods, not {len(sources)}", "--methods A,B --how wipe"
         )
     size = _size(w, h, cell)
-    columns = {"side": len(sources), "grid": math.ceil(math.sqrt(len(sources))), "wipe": 1}[how]
+    columns = math.ceil(len(sources) / count_rows(how, len(sources)))
     period = min(fps * WIPE_S, len(sources[0]))  # a short clip shows both methods, too
     for index in range(len(sources[0])):
         views = [
@@ -93,6 +97,11 @@ def arrange(
         cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
         rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
         yield _pad_to_even(np.concatenate(rows))
+
+
+def count_rows(how: Arrangement, count: int) -> int:
+    """Rows in which `arrange` puts so many methods, each under strips with their names."""
+    return math.ceil(count / math.ceil(math.sqrt(count))) if how == "grid" else 1
 
 
 def _size(width: int, height: int, cell: int) -> tuple[int, int]:
@@ -117,7 +126,7 @@ def _wipe(views: list[Frame], titles: Sequence[str], phase: float) -> Frame:
     at = round(width * (0.5 - 0.5 * math.cos(2 * math.pi * phase)))
     picture = right.copy()
     picture[:, :at] = left[:, :at]
-    picture[:, max(0, at - 1) : at + 1] = (255, 176, 0)
+    picture[:, max(0, at - 1) : at + 1] = EDGE
     halves = (titles[0], width // 2, at), (titles[1], width - width // 2, width - at)
     names = [_label(title, room, min(1.0, 4 * shown / width)) for title, room, shown in halves]
     return np.concatenate([np.concatenate(names, axis=1), picture])
@@ -141,12 +150,17 @@ def _pad_to_even(frame: Frame) -> Frame:
 
 
 def write(
-    frames: Iterator[Frame] | Sequence[Frame], out: Path, fps: float = 24.0, limit_mib: float = 3.0
+    frames: Iterator[Frame] | Sequence[Frame],
+    out: Path,
+    fps: float = 24.0,
+    limit_mib: float = 3.0,
+    rows: int = 1,
 ) -> None:
-    """Write frames as MP4, or as a looping GIF or WebP of at most `limit_mib`.
+    """Write frames of `arrange` as MP4, or as a looping GIF or WebP of at most `limit_mib`.
 
-    To keep the limit, pictures are brought down, then frames left out. Raises UserError for
-    another suffix, or when nothing small enough can be made.
+    rows: of methods in them, as `count_rows` says. To keep the limit, pictures are brought down,
+    then frames left out. Raises UserError for another suffix, or when nothing small enough can be
+    made.
     """
     if out.suffix == ".mp4":
         encode(frames, out, fps)
@@ -155,7 +169,7 @@ def write(
         raise UserError(f"moving pictures are {', '.join(SUFFIXES)}, not {out.suffix or out}")
     pictures = [Image.fromarray(frame) for frame in frames]
     for step, scale in SMALLER:
-        data = _looped(pictures[::step], scale, fps / step, out.suffix)
+        data = _looped(pictures[::step], scale, fps / step, out.suffix, rows)
         if len(data) <= limit_mib * 2**20:
             out.write_bytes(data)
             return
@@ -165,23 +179,62 @@ def write(
     )
 
 
-def _looped(pictures: list[Image.Image], scale: float, fps: float, suffix: str) -> bytes:
-    width, height = (max(2, round(side * scale)) for side in pictures[0].size)
-    views = [
-        p if scale == 1 else p.resize((width, height), Image.Resampling.LANCZOS) for p in pictures
-    ]
-    how = {"save_all": True, "append_images": views[1:], "loop": 0, "duration": round(1000 / fps)}
+def _looped(pictures: list[Image.Image], scale: float, fps: float, suffix: str, rows: int) -> bytes:
+    width, height = pictures[0].size
+    size = max(2, round(width * scale)), max(2, round(height * scale))
+    how: dict[str, Any] = {"save_all": True, "loop": 0, "duration": round(1000 / fps)}
     buffer = io.BytesIO()
     if suffix == ".gif":
-        # One palette for all frames: palettes of their own would flicker.
-        sheet = np.concatenate([np.asarray(v)[::4, ::4].reshape(-1, 3) for v in views])
-        palette = Image.fromarray(sheet[None]).quantize(255)
-        views = [v.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for v in views]
-        how["append_images"] = views[1:]
-        views[0].save(buffer, "GIF", **how)
+        views = _with_one_palette(pictures, size, rows)
+        views[0].save(buffer, "GIF", append_images=views[1:], **how)
     else:
-        views[0].save(buffer, "WEBP", quality=80, method=4, **how)
+        views = [_resized(p, size) for p in pictures]
+        views[0].save(buffer, "WEBP", append_images=views[1:], quality=80, method=4, **how)
     return buffer.getvalue()
+
+
+def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _with_one_palette(
+    pictures: list[Image.Image], size: tuple[int, int], rows: int
+) -> list[Image.Image]:
+    """Pictures of one palette: palettes of their own would flicker.
+
+    Dithering strews every colour that there is. So the names and the bar of a wipe have colours of
+    their own, and are drawn when it is done.
+    """
+    scale, pitch = size[1] / pictures[0].height, pictures[0].height // rows
+    strips = [(round(y * scale), round((y + BAR) * scale)) for y in range(0, rows * pitch, pitch)]
+    names, bars, views = [], [], []
+    for picture in pictures:
+        frame = np.array(picture)
+        bar = np.flatnonzero((frame[BAR:] == EDGE).all((0, 2)))
+        left, right = (bar[0], bar[-1] + 1) if bar.size else (0, 0)
+        if right:
+            beside = left - 1 if left else min(right, picture.width - 1)
+            frame[BAR:, left:right] = frame[BAR:, beside : beside + 1]
+        bars.append((math.floor(left * scale), math.ceil(right * scale)))
+        frame = np.array(_resized(Image.fromarray(frame), size))
+        names.append([frame[top:end].mean(-1) for top, end in strips])
+        for top, end in strips:
+            frame[top:end] = frame[end : end + 1]
+        views.append(Image.fromarray(frame))
+    sheet = np.concatenate([np.asarray(v)[::4, ::4].reshape(-1, 3) for v in views])
+    first = 255 - len(GREYS)
+    palette = Image.fromarray(sheet[None]).quantize(first)
+    colours = (palette.getpalette() or [])[: 3 * first]
+    colours += [0] * (3 * first - len(colours)) + GREYS.repeat(3).tolist() + list(EDGE)
+    made = []
+    for view, own, (left, right) in zip(views, names, bars, strict=True):
+        dithered = np.array(view.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
+        dithered[:, left:right] = 255
+        for (top, end), name in zip(strips, own, strict=True):
+            dithered[top:end] = first + (name / GREYS[1]).round().clip(0, len(GREYS) - 1)
+        made.append(Image.fromarray(dithered))
+        made[-1].putpalette(colours)
+    return made
 
 
 def encode(
