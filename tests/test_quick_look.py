@@ -14,6 +14,7 @@ import pytest
 
 from tests.test_cli import write_clip
 from tests.test_core import a_record
+from tests.test_frames import encode
 from vsrbench.api.results import Results
 from vsrbench.api.study import Figure, Study, read_study
 from vsrbench.cli import main
@@ -24,6 +25,7 @@ from vsrbench.data.frames import open_frames
 from vsrbench.data.selection import Part, Selection, name_folder, read_span
 from vsrbench.results.limits import Constraints, describe_within, judge, mib
 from vsrbench.results.store import Store
+from vsrbench.show import moving
 from vsrbench.show.grid import grid
 
 FAST = ["--metrics", "lr_psnr", "--no-cost", "-q"]
@@ -178,10 +180,40 @@ def test_videos_have_the_sound_of_their_part(
     assert np.abs(pixels.astype(int) - 108).max() <= 6
 
 
+def test_videos_keep_times_that_are_not_even(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a phone writes them: frames between 33 and 400 ms apart; the part begins with the third"""
+    times = [0, 33, 66, 466, 866, 900, 933, 1200, 1233, 1266]
+    pictures = [np.full((64, 48, 3), 60 + 10 * t, np.uint8) for t in range(len(times))]
+    source = encode(tmp_path / "phone.mkv", pictures, times=times)
+    words = ["--methods", "bicubic", "--input", str(source), *FAST, "--results", str(tmp_path)]
+    assert main([*words, "--frames", "2:10", "--video"]) == 0
+    said = capsys.readouterr().err
+    assert "not evenly spaced in time, but 33 to 400 ms apart" in said
+    assert said.count("evenly") == 1
+    path = tmp_path / "videos" / "bicubic" / "phone" / "phone@2-9.mp4"
+    with av.open(str(path)) as container:
+        shown = [1000 * (frame.time or 0) for frame in container.decode(video=0)]
+    assert shown == pytest.approx([time - 66 for time in times[2:]], abs=1)
+
+
+@pytest.mark.parametrize("form", ["h264", "av1", "lossless"])
+def test_all_encoders_take_times_and_say_nothing(
+    tmp_path: Path, form: moving.Form, capfd: pytest.CaptureFixture[str]
+) -> None:
+    times = [0.0, 0.04, 0.5, 0.54, 2.0]
+    frames = [np.full((64, 64, 3), 40 * t, np.uint8) for t in range(5)]
+    out = tmp_path / "a.mkv"
+    moving.encode(frames, out, 3.0, form, times=times)
+    with av.open(str(out)) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    assert shown == pytest.approx(times, abs=0.001)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_videos_tell_their_colours(tmp_path: Path) -> None:
     """Flat colours come back, whoever reads the file by what it declares."""
-    from vsrbench.show import moving
-
     colour = np.array([200, 40, 90])
     frames = [np.broadcast_to(colour, (33, 47, 3)).astype(np.uint8)] * 3
     for form, off in (("h264", 3), ("lossless", 0)):

@@ -93,6 +93,8 @@ class FrameSource(Sequence["Frame"]):
     """Version of the rules by which these files become pixels."""
     note: str = ""
     """What is left out; empty where nothing is."""
+    times: tuple[float, ...] = ()
+    """Seconds from the first frame to each, where they are not evenly spaced; else empty."""
     recent: int = RECENT
     """Frames read last that are kept for indexing."""
     _here: _Place = field(default_factory=_Place, init=False, repr=False)
@@ -433,6 +435,7 @@ def _open_video(path: Path) -> FrameSource:
         pixel_format=track.pixel_format,
         rule=rule,
         note=track.note,
+        times=track.times,
     )
 
 

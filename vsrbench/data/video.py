@@ -78,8 +78,10 @@ class Track:
     pixel_format: str
     """As FFmpeg calls it, such as yuv420p."""
     note: str
-    """What a user must know: which track is read, where another stream begins, and that a cut can
-    go unseen; else empty."""
+    """What a user must know: which track is read, where another stream begins, that a cut can go
+    unseen, and that frames are not evenly spaced; else empty."""
+    times: tuple[float, ...] = ()
+    """Seconds from the first frame to each, where they are not evenly spaced; else empty."""
 
 
 def scan(path: Path) -> Track:
@@ -131,7 +133,8 @@ def scan(path: Path) -> Track:
             codec, pixels = stream.codec_context.name, str(stream.codec_context.pix_fmt)
             # Matroska declares a length in time only, over all its streams.
             length_s = float(container.duration or 0) / av.time_base
-            end_s = float(end * (stream.time_base or 0))
+            base = float(stream.time_base or 0)
+            end_s = end * base
             lost = round((length_s - end_s) * fps) if len(container.streams) == 1 else 0
     except av.FFmpegError as error:
         raise undecodable_error(path, error, len(shown)) from error
@@ -164,11 +167,24 @@ def scan(path: Path) -> Track:
         )
         if not in_order:
             return Track(len(shown), {}, fps, codec, pixels, note)
-    stamps = [(stamp, key) for stamp, key in shown if stamp is not None]
+    stamps = sorted((stamp, key) for stamp, key in shown if stamp is not None)
     keys: dict[int, int] = {}
+    times: tuple[float, ...] = ()
     if len({stamp for stamp, _ in stamps}) == len(shown):  # no seeking without unique timestamps
-        keys = {i: stamp for i, (stamp, key) in enumerate(sorted(stamps)) if key and i > 0}
-    return Track(len(shown), keys, fps, codec, pixels, note)
+        keys = {i: stamp for i, (stamp, key) in enumerate(stamps) if key and i > 0}
+        times = tuple((stamp - stamps[0][0]) * base for stamp, _ in stamps)
+    gaps = [b - a for a, b in pairwise(times)]
+    off = max((abs(time - i / fps) for i, time in enumerate(times) if fps), default=0.0)
+    if off * fps <= 1 or max(gaps) < 1.5 * min(gaps):  # a frame dropped here and there is no matter
+        return Track(len(shown), keys, fps, codec, pixels, note)
+    uneven = (
+        f"{path}: its frames are not evenly spaced in time, but {1000 * min(gaps):.0f} to "
+        f"{1000 * max(gaps):.0f} ms apart; --video keeps their times, other moving pictures show "
+        f"{fps:.3g} a second, up to {off:.2g} s from them"
+    )
+    return Track(
+        len(shown), keys, fps, codec, pixels, "; ".join(filter(None, (note, uneven))), times
+    )
 
 
 def read(path: Path, keys: dict[int, int], start: int) -> Iterator[Frame]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vsrbench.core.errors import UserError
-from vsrbench.data.frames import open_frames
+from vsrbench.data.frames import FrameSource, open_frames
 from vsrbench.results.summary import GT
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ GREYS = np.linspace(0, 240, 16).round().astype(np.uint8)
 """Of the names in a GIF."""
 SMALLER = ((1, 1.0), (1, 0.8), (1, 0.64), (1, 0.5), (2, 0.5), (2, 0.4), (3, 0.4), (4, 0.3))
 """How loops are made smaller: every so many-th frame, at this scale."""
+CLOCK = Fraction(1, 90_000)
+"""Unit of the times of frames that are not evenly spaced."""
 WIPE_S = 4.0
 """Seconds in which the wipe crosses the picture and comes back; of a shorter clip, all of it."""
 
@@ -244,17 +247,20 @@ def encode(
     form: Form = "h264",
     sound_of: Path | None = None,
     start_s: float = 0.0,
+    times: Sequence[float] = (),
 ) -> None:
     """Frames as a video that players play.
 
     form: `h264` or `av1` (4:2:0, BT.709, visually lossless), or `lossless` (FFV1, the very RGB
-    values). fps: 24 where it is 0. sound_of: video whose first audio track goes along, from
+    values). fps: 24 where it is 0. times: seconds at which frames are shown, where they are not
+    evenly spaced. sound_of: video whose first audio track goes along, from
     `start_s` on and as long as the frames; copied as it is where the container takes it, else AAC.
     Raises UserError when the file cannot be written, or there is no such encoder.
     """
     import av
     from av.error import FFmpegError
 
+    os.environ.setdefault("SVT_LOG", "1")  # errors: the encoder of AV1 has much to tell
     rate = Fraction(fps or 24.0).limit_denominator(1001)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -263,6 +269,8 @@ def encode(
             with av.open(str(part), "w") as container, ExitStack() as stack:
                 stream = container.add_stream(_encoder(form), rate=rate)
                 stream.options = dict(OPTIONS[stream.codec.name])
+                if times:
+                    stream.codec_context.time_base = CLOCK
                 sound = _Sound(container, sound_of, start_s, stack) if sound_of else None
                 seconds = 0.0
                 for index, frame in enumerate(frames):
@@ -271,9 +279,12 @@ def encode(
                         stream.height, stream.width = frame.shape[:2]
                         _describe(stream, form)
                     picture = _picture(frame, form)
+                    at = times[index] if times else float(index / rate)
                     picture.pts, picture.time_base = index, 1 / rate
+                    if times:
+                        picture.pts, picture.time_base = round(at / CLOCK), CLOCK
                     container.mux(stream.encode(picture))
-                    seconds = float((index + 1) / rate)
+                    seconds = at + float(1 / rate)
                     if sound:
                         sound.until(seconds)
                 container.mux(stream.encode(None))
@@ -419,8 +430,12 @@ def videos(
             continue
         say(f"video of {record.title}: {clip.name}")
         first = clip.protocol.get("span", (0,))[0]
-        start = first / clip.fps if clip.fps else 0.0
-        encode(open_frames(kept), out, clip.fps, form, _film(clip.lq), start)
+        start, film = first / clip.fps if clip.fps else 0.0, _film(clip.lq)
+        times = film.times if film else ()
+        if times:
+            start = times[first]
+            times = tuple(time - start for time in times[first : first + clip.count])
+        encode(open_frames(kept), out, clip.fps, form, film.path if film else None, start, times)
     return found
 
 
@@ -434,9 +449,9 @@ def _is(path: Path, form: Form) -> bool:
     return False
 
 
-def _film(source: Any) -> Path | None:
+def _film(source: Any) -> FrameSource | None:
     """The video that frames were read from, if it was one."""
     while hasattr(source, "source"):
         source = source.source
-    path = getattr(source, "path", None)
-    return path if path is not None and path.is_file() and source.pixel_format else None
+    found = isinstance(source, FrameSource) and source.path.is_file() and source.pixel_format
+    return source if found else None
