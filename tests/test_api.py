@@ -117,13 +117,30 @@ def test_an_object_that_fails_is_a_row_with_its_reason(
     assert rows.status["fine"] == "ok"
 
 
+def test_a_traceback_where_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error itself is said once."""
+    frames = [np.zeros((16, 16, 3), np.uint8)] * 2  # a list of frames is a clip
+    for verbose in (False, True):
+        given: Any = {"metrics": ["flicker"], "results": tmp_path / str(verbose)}
+        found = vsrbench.evaluate(
+            {"mine": Broken(lambda x: 1 / 0)}, frames, verbose=verbose, **given
+        )
+        assert found.exit_code == 1
+        said = capsys.readouterr().err
+        assert said.count("error: 'mine' failed at frame 0") == 1
+        assert "with -v (in Python verbose=True)" in " ".join(said.split())
+        assert said.count("Traceback") == verbose
+
+
 def test_wrong_arguments(clip: tuple[Path, Path], tmp_path: Path) -> None:
     frames = np.zeros((2, 16, 16, 3), np.uint8)
 
     def call(methods: Any, data: Any, **more: Any) -> None:
         vsrbench.evaluate(methods, data, results=tmp_path, **more)
 
-    with pytest.raises(UserError, match="a int without upscale"):
+    with pytest.raises(UserError, match="of type int, without upscale"):
         call({"mine": 3}, frames)
     with pytest.raises(UserError, match="no method named 'nearst'"):
         call("nearst", frames)

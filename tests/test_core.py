@@ -18,6 +18,7 @@ from vsrbench.cards import specs
 from vsrbench.cards.specs import GT_CARD
 from vsrbench.core import keys, variables
 from vsrbench.core.errors import DataError, MissingError, UserError, unknown_name
+from vsrbench.core.processes import Died
 from vsrbench.core.progress import Progress
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
 from vsrbench.metrics import METRICS
@@ -407,3 +408,18 @@ def test_memory_that_was_freed_is_used_again() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100
+
+
+@pytest.mark.parametrize(
+    ("how", "likely"),
+    [
+        ("signal SIGKILL", "out of memory"),
+        ("signal SIGSEGV", "native code crashed"),
+        ("signal SIGABRT", "native code crashed"),
+        ("exit code 3", "ended the process"),
+    ],
+)
+def test_what_ends_a_process_is_told_apart(how: str, likely: str) -> None:
+    said = Died(how).likely
+    assert likely in said
+    assert "--size" not in said  # which not all commands have

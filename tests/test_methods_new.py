@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,37 @@ def test_what_is_wrong_is_said_in_a_line(fault: str, tmp_path: Path) -> None:
     assert len(wrong) == 1
     assert FAULTS[fault] in wrong[0]
     assert "\n" not in wrong[0]
+
+
+ORDERS = {
+    "yield from map(larger, list(frames))": "gives frame 0 only when it has read frame 4",
+    "last = next(frames)\nfor x in frames:\n    yield larger(last)\n    last = x\n"
+    "yield larger(last)": "gives frame 0 only when it has read frame 1 (give it earlier, or write "
+    "lookahead = 1",
+    "last = next(frames)\nyield larger(last)\nfor x in frames:\n    yield larger(last)\n"
+    "    last = x": "come 1 frame too late",
+    "return": "upscale of 'mine' returned None, not frames (yield each output",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_when_frames_come(order: str, tmp_path: Path) -> None:
+    scaffold.new("mine", "python", tmp_path)
+    body = textwrap.indent(order, " " * 8)
+    (tmp_path / "methods/mine/adapter.py").write_text(
+        "import torch.nn.functional as F\n\n"
+        "def larger(x):\n"
+        "    return F.interpolate(x[None], scale_factor=4, mode='bicubic')[0]\n\n"
+        f"class Mine:\n    def upscale(self, frames):\n{body}\n\n"
+        "def load(card, device, dtype):\n    return Mine()\n"
+    )
+    card = specs.method_card(tmp_path, "mine")
+    wrong = [str(why) for _, why in trial.trial(card, "cpu") if why]
+    assert len(wrong) == 1
+    assert ORDERS[order] in wrong[0]
+    ahead = replace(card, lookahead=1)
+    if "lookahead = 1" in ORDERS[order]:
+        assert [why for _, why in trial.trial(ahead, "cpu") if why] == []
 
 
 def test_networks_that_alter_their_input_leave_frames_as_they_are() -> None:

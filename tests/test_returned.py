@@ -24,8 +24,8 @@ KINDS = {
     "bool": (lambda y: y > 0.5, "is of torch.bool"),
     "complex": (lambda y: y.to(torch.complex64), "is of torch.complex64"),
     "float8": (lambda y: y.to(torch.float8_e4m3fn), "is of torch.float8_e4m3fn"),
-    "numpy": (lambda y: y.numpy(), "is a numpy.ndarray"),
-    "list": (lambda y: y.tolist(), "is a list"),
+    "numpy": (lambda y: y.numpy(), "is of type numpy.ndarray, not a torch tensor"),
+    "list": (lambda y: y.tolist(), "is of type list"),
     "255": (lambda y: y * 255, "not of range 0..1"),
     "signed": (lambda y: y * 2 - 1, "of range -1..1"),
     "65535": (lambda y: y * 65535, "not of range 0..1"),
@@ -146,6 +146,8 @@ class Method:
     def upscale(self, frames):
         last = 0 if self.mode != "leaks" else self.kept
         for x in frames:
+            if self.mode == "raises":
+                raise ValueError("no such layer")
             y = F.interpolate(x[None], scale_factor=4, mode="nearest")[0]
             if self.mode == "signed":
                 y = 2 * y - 1
@@ -170,7 +172,7 @@ def base(tmp_path: Path) -> Path:
     folder = tmp_path / "root" / "methods" / "tried"
     folder.mkdir(parents=True)
     (folder / "adapter.py").write_text(TRIED)
-    for mode in ("good", "noise", "signed", "random", "initial", "leaks"):
+    for mode in ("good", "noise", "signed", "random", "initial", "leaks", "raises"):
         (folder / f"{mode}.toml").write_text(
             f'version = 1\ntitle = "T"\nentry = "methods.tried.adapter:load"\n'
             f'settings = {{ mode = "{mode}" }}\n[weights]\norigin = "none"\n'
@@ -204,6 +206,17 @@ def test_check_run_tries_a_method(
     assert text in out
     assert len(out.splitlines()) == (2 if mode == "signed" else 5 if code else 6)
     assert all(line.startswith(f"method {mode}: ") for line in out.splitlines())
+
+
+def test_check_run_shows_a_traceback(
+    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial.cost, "run_apart", lambda card, where, work, *rest: work(*rest))
+    check = ["check", "--run", "raises", "--device", "cpu", "--root", str(base)]
+    assert main(check) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert main([*check, "-v"]) == 1
+    assert "ValueError: no such layer" in capsys.readouterr().err
 
 
 def test_check_run_of_what_is_not_there(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from vsrbench.cards.specs import (
 from vsrbench.core.config import checked_name
 from vsrbench.core.errors import DataError, UserError
 from vsrbench.core.keys import digest
-from vsrbench.core.progress import counted, note, say_error
+from vsrbench.core.progress import counted, note
 from vsrbench.core.types import Clip, DatasetSpec, Method, MethodCard, Weights
 from vsrbench.data.datasets import Dataset, open_dataset, open_input, scale_between
 from vsrbench.data.frames import FrameWriter, open_frames
@@ -68,7 +68,7 @@ def evaluate(
     results: folder of the records (default: results/local). device: cpu, cuda, cuda:1, or several
     with commas. keep_frames: keep outputs for figures and the report. fresh: compute again what is
     on record. root: folder of methods/ and datasets/. quiet: no progress on stderr. verbose:
-    tracebacks of what failed there.
+    progress there, and tracebacks of what failed.
 
     What fails is a row of the result with its reason, and `Results.exit_code` says so. Raises
     UserError for names and arguments that mean nothing, MissingError for data that is not here.
@@ -94,7 +94,7 @@ def evaluate(
         metrics=tuple(metrics or ()),
         keep_frames=keep_frames,
         fresh=fresh,
-        quiet=quiet,
+        quiet=quiet and not verbose,
         with_cost=cost,
         verbose=verbose,
     )
@@ -141,7 +141,7 @@ def _listed(given: Any) -> Sequence[Any]:
 def _check_name(name: str, method: Any, root: Path) -> str:
     if not callable(getattr(method, "upscale", None)):
         raise UserError(
-            f"method '{name}' is a {type(method).__name__} without upscale(frames)",
+            f"method '{name}' is of type {type(method).__name__}, without upscale(frames)",
             "give the name of a card, the path of a checkpoint, or an object that has it",
         )
     if name in {GT_CARD.name, *method_files(root)}:
@@ -153,7 +153,7 @@ def _open_sets(data: Any, gt: Any, scale: int, root: Path, run: Run) -> Iterator
     """What is to be scored; datasets that cannot be opened are said, and the others go on."""
     if isinstance(data, Mapping):
         yield _of_arrays(data, scale)
-    elif isinstance(data, tuple) or hasattr(data, "ndim"):
+    elif isinstance(data, tuple) or hasattr(data, "ndim") or _is_clip(data):
         yield _of_arrays({"clip": data}, scale)
     else:
         paths = _listed(data)
@@ -168,6 +168,11 @@ def _open_sets(data: Any, gt: Any, scale: int, root: Path, run: Run) -> Iterator
                 yield open_dataset(spec, note)
             except UserError as error:
                 run.report_unopened(error)
+
+
+def _is_clip(data: Any) -> bool:
+    """Whether a list is of frames, not of names and paths."""
+    return isinstance(data, list) and bool(data) and hasattr(data[0], "ndim")
 
 
 def _of_arrays(clips: Mapping[str, Any], scale: int) -> Dataset:
@@ -222,7 +227,7 @@ def _collect_outputs(
 ) -> Iterator[tuple[MethodCard, Dataset]]:
     """What objects of the caller make of datasets, as outputs to be scored; one at a time on disk.
 
-    A clip at which one fails is broken for it.
+    A clip at which one fails is broken for it, which the run says.
     """
     for name, method in objects.items():
         weights = Weights("user", note="an object of the caller")
@@ -234,7 +239,6 @@ def _collect_outputs(
                     try:
                         clips.append(_output(card, method, clip, Path(folder) / clip.name))
                     except UserError as error:
-                        say_error(error)
                         broken[clip.name] = error
                 yield card, replace(dataset, clips=clips, broken=broken)
 

@@ -46,8 +46,8 @@ def execute(options: argparse.Namespace) -> int:
             why = _find_problem(options.root, kind, name)
             if type(why) is UserError and name not in known:
                 raise why
-            print(plain(f"{kind[:-1]} {name}: {why or 'ready'}"))
-            codes += [why.exit_code] if why else []
+            print(plain(f"{kind[:-1]} {name}: {why or 'ready'}"), flush=True)
+            codes += _explain(why, options.verbose)
     return min(codes, default=OK)  # what is damaged or wrong before what is missing
 
 
@@ -60,9 +60,16 @@ def _try(options: argparse.Namespace) -> list[int]:
     asked = argparse.Namespace(root=options.root, methods=options.run)
     for card in read_cards(asked, device):
         for what, why in trial_apart(card, device):
-            print(plain(f"method {card.name}: {what}: {why or 'ok'}"))
-            codes += [why.exit_code] if why else []
+            print(plain(f"method {card.name}: {what}: {why or 'ok'}"), flush=True)
+            codes += _explain(why, options.verbose)
     return codes
+
+
+def _explain(why: UserError | None, verbose: bool) -> list[int]:
+    """The exit code of what is wrong, if anything is; its traceback goes to stderr."""
+    if why and verbose and (cause := why.cause()):
+        note(cause.rstrip())
+    return [why.exit_code] if why else []
 
 
 def _find_problem(root: Path, kind: str, name: str) -> UserError | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vsrbench.cli.arguments import Parser, new_parser
 from vsrbench.core.errors import OK, MissingError, UserError
-from vsrbench.core.progress import plain, say_error
+from vsrbench.core.progress import note, plain, say_error
 from vsrbench.run.devices import pick_device
 
 BETTER = {"higher": "higher is better", "lower": "lower is better", "one": "best at 1"}
@@ -198,6 +198,8 @@ def _describe_construction(root: Path, name: str) -> str:
         found = cost.measure_construction(card, sha, device, cache)
     except UserError as error:  # without its file, a network may not even be known
         say_error(absent if absent and isinstance(error, MissingError) else error)
+        if cause := error.cause():  # this is for -v alone
+            note(cause.rstrip())
         return ""
     height, width = found["size"]
     params, macs = found["params_m"], found["macs_g"]

@@ -66,6 +66,15 @@ class Died(Exception):
         self.late = late
         """Its work took longer than it may."""
 
+    @property
+    def likely(self) -> str:
+        """What has most likely happened."""
+        if "SIGKILL" in self.how:
+            return "most likely out of memory: take smaller frames or clips, or leave it out"
+        if self.how.startswith("signal"):
+            return "native code crashed in it: -v (in Python verbose=True) shows where it was"
+        return "its own code ended the process, or a library that it uses"
+
 
 class Process:
     """A process that does what it is given, in order. `end` it: its temporary files go with it.

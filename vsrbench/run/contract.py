@@ -41,7 +41,7 @@ def check_kind(output: Any, expected: tuple[int, int, int], where: str) -> None:
 
     if not isinstance(output, torch.Tensor):
         kind = f"{type(output).__module__}.{type(output).__name__}".removeprefix("builtins.")
-        raise ContractError(f"{where}: output is a {kind}, not a torch tensor", RETURN)
+        raise ContractError(f"{where}: output is of type {kind}, not a torch tensor", RETURN)
     if not output.dtype.is_floating_point or output.dtype.itemsize < 2:
         raise ContractError(f"{where}: output is of {output.dtype}", RETURN)
     if tuple(output.shape) != expected:

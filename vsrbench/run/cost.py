@@ -123,7 +123,7 @@ def run_apart(
     except Died as died:
         raise ContractError(
             f"'{card.name}' crashed its process {where} ({died.how})",
-            "most likely out of memory: use a smaller --size",
+            died.likely,
         ).with_log(died.log) from None
     finally:
         process.end()

@@ -137,7 +137,7 @@ def run(
     running = dict[int, Job]()
     at = dict[int, tuple[str, int]]()
     deaths, losses = Counter[str](), Counter[str]()
-    banned = dict[str, str]()
+    banned = dict[str, tuple[str, str]]()
     events = queue.SimpleQueue[Event]()
     starts = dict[int, Start]()
     crew = dict[int, Worker]()
@@ -162,8 +162,9 @@ def run(
         for place, start in starts.items():
             while place not in running and (job := next_job(place)):
                 watcher.start(label(job))
-                if why := banned.get(job.card.name):
-                    yield job, fail_job(job, ContractError(f"{why}: not run again", HINT), about)
+                if job.card.name in banned:
+                    why, likely = banned[job.card.name]
+                    yield job, fail_job(job, ContractError(f"{why}: not run again", likely), about)
                 elif job.error is not None or not (job.todo or job.keep):
                     yield job, fail_job(job, job.error, about)
                 else:
@@ -210,8 +211,8 @@ def run(
                     waiting[_method(job)].append(job)
                 else:
                     if not died.late or deaths[name] >= DEATHS:
-                        banned[name] = why
-                    error = ContractError(why, LATE if died.late else HINT)
+                        banned[name] = why, died.likely
+                    error = ContractError(why, LATE if died.late else died.likely)
                     done = job, fail_job(job, error.with_log(died.log), about)
             except Lost as lost:
                 crew.pop(place).end()
@@ -246,7 +247,6 @@ def _pass_on(events: queue.SimpleQueue[Event], place: int, news: str | Future[Fo
         events.put((place, news))
 
 
-HINT = "most likely out of memory, or a crash of its code: take smaller clips, or leave it out"
 LATE = "give it more time with --timeout, or leave it out"
 
 

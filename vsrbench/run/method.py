@@ -174,7 +174,7 @@ def foreign_error(who: str, doing: str, error: BaseException) -> ContractError:
     else:
         made = ContractError(
             f"{who} failed {doing}: {type(error).__name__}: {text}",
-            "run again with -v for the traceback",
+            "run again with -v (in Python verbose=True) for the traceback",
         )
     made.__cause__ = error
     return made
@@ -247,7 +247,14 @@ def _window(
     outputs: Iterator[torch.Tensor] | None = None
     while True:
         try:
-            outputs = iter(method.upscale(prepared())) if outputs is None else outputs
+            if outputs is None:
+                made = method.upscale(prepared())
+                if made is None:
+                    raise ContractError(
+                        f"upscale of '{card.name}' returned None, not frames",
+                        "yield each output, or return all of them",
+                    )
+                outputs = iter(made)
             y = next(outputs, None)
         except UserError:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,16 @@ import cv2
 import numpy as np
 
 from vsrbench.core.errors import ContractError, UserError
-from vsrbench.core.types import Clip, MethodCard
-from vsrbench.metrics.fidelity import best_shift
+from vsrbench.core.progress import counted
+from vsrbench.core.types import Clip, Method, MethodCard, Sample
+from vsrbench.metrics.fidelity import best_shift, psnr
 from vsrbench.run import cost
+from vsrbench.run.delay import Delay
 from vsrbench.run.method import load_method, set_scale, upscale
 
 if TYPE_CHECKING:
+    import torch
+
     from vsrbench.core.types import Frame
 
 COUNT = 5  # frames
@@ -57,7 +61,8 @@ def trial(card: MethodCard, device: str) -> Iterator[Tried]:
     one, other = tiny_clip(card, 0), tiny_clip(card, 1)
     ours = card.kind != "command"
     try:
-        first = list(upscale(method, card, one, device))
+        eager = _Eager(method)
+        first = list(upscale(eager, card, one, device, ahead=False))
         if not ours:
             yield "number, type, size and range of frames", None
             yield "the picture that went in, larger", _picture(card, first, one)
@@ -93,9 +98,51 @@ def trial(card: MethodCard, device: str) -> Iterator[Tried]:
         ),
     )
     if card.lookahead >= 0 and max(random, leaked) <= allowed:
-        yield "no later frames than its card says", _looks_ahead(card, first, early, allowed)
+        found = _looks_ahead(card, first, early, allowed) or eager.judge(card)
+        yield "no later frames than its card says", found
     if card.weights.origin != "random":
         yield "the picture that went in, larger", _picture(card, first, one)
+
+
+class _Eager:
+    """A method, and how many frames it took before it gave one."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.ahead = self.frame = 0
+        """The most frames after its own that one waited for, and which that was."""
+
+    def upscale(self, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """What the method makes."""
+        taken = 0
+
+        def counted() -> Iterator[torch.Tensor]:
+            nonlocal taken
+            for frame in frames:
+                taken += 1
+                yield frame
+
+        outputs = self.method.upscale(counted())
+        return self._watch(outputs, lambda: taken) if outputs is not None else outputs
+
+    def _watch(
+        self, outputs: Iterator[torch.Tensor], taken: Callable[[], int]
+    ) -> Iterator[torch.Tensor]:
+        for index, output in enumerate(outputs):
+            if taken() - index - 1 > self.ahead:
+                self.ahead, self.frame = taken() - index - 1, index
+            yield output
+
+    def judge(self, card: MethodCard) -> UserError | None:
+        """It may wait for as many frames as its card says."""
+        if self.ahead <= card.lookahead:
+            return None
+        return ContractError(
+            f"'{card.name}' gives frame {self.frame} only when it has read frame "
+            f"{self.frame + self.ahead}",
+            f"give it earlier, or write lookahead = {self.ahead} into its card, or -1 if it reads "
+            "everything first",
+        )
 
 
 def _looks_ahead(
@@ -114,11 +161,23 @@ def _looks_ahead(
 
 
 def _picture(card: MethodCard, out: list[Frame], clip: Clip) -> UserError | None:
-    """The picture that went in comes out, larger: not shifted, not in other colours."""
+    """The picture that went in comes out, larger: in time, not shifted, not in other colours."""
     (h, w), middle = clip.size, clip.count // 2
     sr, lq = out[middle], clip.lq[middle]
-    target = cv2.resize(lq, (sr.shape[1], sr.shape[0]), interpolation=cv2.INTER_CUBIC)
-    dy, dx, as_is, fit = best_shift(sr, np.asarray(target, np.uint8))
+    size = sr.shape[1], sr.shape[0]
+    targets = [cv2.resize(x, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8) for x in clip.lq]
+    delay = Delay()
+    for index, (made, wanted) in enumerate(zip(out, targets, strict=True)):
+        delay.update(Sample(index, made, None, None, wanted, None))
+    dy, dx, as_is, fit = best_shift(sr, targets[middle])
+    late = int(delay.result().get("delay", 0))
+    # The texture moves: one that is late looks shifted, and one that is shifted a little late.
+    if late and psnr(sr, targets[middle - late]) > fit:
+        when = "too late" if late > 0 else "too early"
+        return ContractError(
+            f"frames of '{card.name}' come {counted(abs(late), 'frame')} {when}",
+            "frame t of the output is to be frame t of the input, larger",
+        )
     if max(abs(dy), abs(dx)) >= 1 and fit > max(LIKE_DB, as_is + CLEAR_DB):
         return ContractError(
             f"frames of '{card.name}' lie {dy:+g} px lower and {dx:+g} px further right than they "
