@@ -71,6 +71,8 @@ def test_without_a_trusted_metric_nothing_is_claimed() -> None:
     assert found.choices[0].method == ""
     assert "choose by eye among" in found.choices[0].why
     assert "Nothing measured here tells" in found.sure
+    assert not found.told
+    assert "the fastest of those that fit" in judged(*found.candidates, fps=1).choices[1].why
     assert any("weights fetch --metrics dists lpips" in d for d in found.doubts)
     found = judged(
         a_candidate("a", 5, {"stlpips": 0.1}), a_candidate("bicubic", 1, {"stlpips": 0.3})
@@ -100,7 +102,9 @@ def test_limits_choose_the_best_that_fits() -> None:
     assert "Nearest: Slow" in nothing.why
     unknown = judged(*three, vram="8GiB").choices[1]
     assert unknown.method == ""
-    assert "VRAM not measured: no CUDA device" in unknown.why
+    assert "as for Slow: VRAM not measured: no CUDA device" in unknown.why
+    both = judged(*three, vram="8GiB", fps=1).choices[1].why
+    assert "as for Slow: VRAM not measured: no CUDA device, 2.00 fps. Run this" in both
     on_card = [
         replace(c, measurement=measured((90, 160), c.ms or 1, v))
         for c, v in zip(three, (9000, 2000, 10), strict=True)
@@ -122,6 +126,8 @@ def test_what_to_mind_is_said() -> None:
         "changes what is there: LR-PSNR 24.9 dB",
     )
     assert flags["b"] == flags["bicubic"] == ()
+    own = judged(replace(a_candidate("instavsr", 9), origin="trained_here")).candidates[0]
+    assert own.flags == ("small weights, trained in this repository",)
 
 
 def test_times_are_reckoned_by_pixels() -> None:
@@ -210,6 +216,9 @@ def test_an_advice_is_one_page_that_needs_nothing(
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
     assert html.count("data:image/webp") == 3  # LQ, bicubic, good
     assert "no CUDA device" in html
+    told = "No metric here tells" not in html
+    assert ("in order of preference" in html) == told
+    assert ("Methods, the fastest first" in html) != told
     assert "vsrbench --methods good --input" in re.sub("<[^>]+>", "", html)
     shown = re.sub("<[^>]+>", "", html).replace("&#39;", "'")
     assert f"'{clip}'" in shown

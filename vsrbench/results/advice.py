@@ -125,6 +125,11 @@ class Advice:
     doubts: tuple[str, ...]
     """Where metrics disagree, and what is not to be believed."""
 
+    @property
+    def told(self) -> bool:
+        """Whether the order says which picture people would prefer."""
+        return any(e.decides for e in self.evidence)
+
     def candidate(self, method: str) -> Candidate:
         """The one of that name."""
         return next(c for c in self.candidates if c.method == method)
@@ -250,7 +255,7 @@ def _flag(c: Candidate, base: Candidate | None) -> Candidate:
     if faith is not None and faith < UNFAITHFUL_DB:
         flags.append(f"changes what is there: LR-PSNR {faith:.1f} dB")
     if c.origin == "trained_here":
-        flags.append("weights trained by vsrbench, small, not the authors'")
+        flags.append("small weights, trained in this repository")
     return Candidate(**{**vars(c), "flags": tuple(flags)})
 
 
@@ -300,7 +305,7 @@ def _choose(
     if not constraints.fps and fps:
         asked.append(Constraints(fps=fps))
     for limits in asked:
-        found.append(_choose_within(usable, limits, frames))
+        found.append(_choose_within(usable, limits, frames, told))
     networks = [c for c in usable if c.method != BASELINE]
     failed = [c for c in order if c.method != BASELINE and c.problem]
     if failed and not networks:
@@ -313,7 +318,9 @@ def _choose(
     return tuple(found)
 
 
-def _choose_within(usable: Sequence[Candidate], limits: Constraints, frames: int) -> Choice:
+def _choose_within(
+    usable: Sequence[Candidate], limits: Constraints, frames: int, told: bool
+) -> Choice:
     when = str(limits)
     said = {c.method: _judge_reckoned(c, limits) for c in usable}
     fits = [c for c in usable if said[c.method][0] == "yes"]
@@ -321,7 +328,8 @@ def _choose_within(usable: Sequence[Candidate], limits: Constraints, frames: int
     if fits:
         choice = fits[0]
         above = [c for c in usable[: usable.index(choice)] if said[c.method][0] == "no"]
-        why = f"{said[choice.method][1]}; the best of those that fit"
+        best = "best" if told else "fastest"
+        why = f"{said[choice.method][1]}; the {best} of those that fit"
         if above:
             more = ", ".join(f"{c.title} ({said[c.method][1]})" for c in above)
             why += f". Preferred, and out of reach: {more}"
@@ -330,7 +338,8 @@ def _choose_within(usable: Sequence[Candidate], limits: Constraints, frames: int
         return Choice(
             when,
             "",
-            f"Cannot be told here: {said[unknown[0].method][1]}. Run this on the card in question.",
+            f"Cannot be told here, as for {unknown[0].title}: {said[unknown[0].method][1]}. Run this "
+            "on the card in question.",
         )
     fast = min(usable, key=lambda c: c.ms or math.inf)
     return Choice(
