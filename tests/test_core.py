@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.benchmarks.million import write
@@ -21,7 +22,8 @@ from vsrbench.core.errors import DataError, MissingError, UserError, unknown_nam
 from vsrbench.core.processes import Died
 from vsrbench.core.progress import Progress
 from vsrbench.core.types import Clip, Measurement, MethodCard, Record, Weights
-from vsrbench.metrics import METRICS
+from vsrbench.data.selection import Selection
+from vsrbench.metrics import METRICS, functions
 from vsrbench.results.compare import compare
 from vsrbench.results.store import Store
 from vsrbench.results.summary import summarise
@@ -408,6 +410,14 @@ def test_memory_that_was_freed_is_used_again() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100
+
+
+def test_one_frame_is_no_frames() -> None:
+    clip = Clip("set", "c", 1, (4, 4), 4, 0.0, "d", [np.zeros((4, 4, 3), np.uint8)])
+    with pytest.raises(DataError, match="clip 'c' has 1 frame, and none from frame 3 on"):
+        Selection(frames=(3, 5)).cut(clip)
+    with pytest.raises(DataError, match=r"^1 frame and 2 of GT"):
+        functions.score("psnr", clip.lq, [*clip.lq, *clip.lq])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from vsrbench.data.frames import FrameWriter, lq_of, mark_path, write_sums
 from vsrbench.results.summary import summarise
 from vsrbench.show import figures
 from vsrbench.show.figures import kept as figures_kept
+from vsrbench.show.figures import lines, style
 from vsrbench.show.figures import pictures as figures_pictures
-from vsrbench.show.figures import style
 
 Picture = NDArray[np.uint8]
 HEIGHT, WIDTH, COUNT = 40, 60, 8
@@ -557,6 +558,15 @@ def test_scatter(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_a_front_of_one_is_no_line(tmp_path: Path) -> None:
+    lone = [r for r in table() if r.method not in ("bicubic", "gt")]
+    for records, line in ((table(), True), (lone, False)):
+        about = figures.scatter(summarise(records), tmp_path / "a.svg")
+        drawn = (tmp_path / "a.svg").read_text()
+        assert ("Pareto front" in drawn, "Line: Pareto front." in about["caption"]) == (line, line)
+    assert "Fast is the whole Pareto front." in about["caption"]
+
+
 def test_scatter_of_other_columns(tmp_path: Path) -> None:
     about = figures.scatter(summarise(table()), tmp_path / "a.png", x="fps")
     assert about["front"] == ["fast", "bicubic"]
@@ -641,7 +651,7 @@ def test_drift_without_values(tmp_path: Path) -> None:
 # Cost by size and length
 
 
-def test_growth(tmp_path: Path) -> None:
+def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [(90, 160), (180, 320), (360, 640)]
     records = [cost(m, 5 * i + 1, size=s) for m in ("a", "b") for i, s in enumerate(sizes)]
     broken = {"message": "out of memory"}
@@ -650,9 +660,24 @@ def test_growth(tmp_path: Path) -> None:
     assert about == json.loads((tmp_path / "g.json").read_text())
     assert about["methods"] == ["a", "b"]
     assert set(about["sizes"]) == {"160x90", "320x180", "640x360", "15x10"}
-    lengths = [cost("a", 5, frames=n) for n in (10, 30, 100)]
-    about = figures.growth([*records, *lengths], ["a"], tmp_path / "g.svg")
+    panels, legend = list[Any](), list[str]()
+    drawing = lines.drawing
+
+    @contextmanager
+    def kept(*args: Any, **how: Any) -> Iterator[Any]:
+        with drawing(*args, **how) as figure:
+            yield figure
+            panels.extend(figure.axes)
+            legend.extend(text.get_text() for text in figure.legends[0].get_texts())
+
+    lengths = [cost("a", 5, frames=n, rss_peak_mib=900 + n / 50) for n in (10, 30, 100)]
+    monkeypatch.setattr(lines, "drawing", kept)
+    about = figures.growth([*records, *lengths], None, tmp_path / "g.svg")
     assert about["lengths"] == [10, 30, 100]
+    assert len(panels) == 4
+    assert legend == ["A", "B"]  # though B is in the first two alone
+    for axes in panels:  # no marker lies on the edge
+        assert axes.get_ylim()[1] > 1.02 * max(max(line.get_ydata()) for line in axes.lines)
     with pytest.raises(MissingError, match="growth needs the cost of a method at two sizes") as no:
         figures.growth([cost("a", 3)], None, tmp_path / "g.png")
     assert "cost --methods a --grid 320x180 640x360" in no.value.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vsrbench.cli import main
 from vsrbench.core.errors import ContractError
 from vsrbench.core.types import Clip, MethodCard, Weights
 from vsrbench.run import contract, trial
-from vsrbench.run.method import upscale
+from vsrbench.run.method import load_method, upscale
 
 CARD = MethodCard("toy", 1, "Toy", Weights("none"))
 KINDS = {
@@ -206,6 +207,14 @@ def test_check_run_tries_a_method(
     assert text in out
     assert len(out.splitlines()) == (2 if mode == "signed" else 5 if code else 6)
     assert all(line.startswith(f"method {mode}: ") for line in out.splitlines())
+
+
+def test_libraries_do_not_warn_of_what_nobody_asked_for(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_method(method_card(base, "good"), "cpu")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load gemm_4bit_forward")
+    assert not caplog.records
 
 
 def test_check_run_shows_a_traceback(

@@ -39,7 +39,7 @@ from vsrbench.cards.weights import read_checkpoint, search
 from vsrbench.cli.arguments import size
 from vsrbench.core import variables
 from vsrbench.core.env import device_name
-from vsrbench.core.errors import UserError
+from vsrbench.core.errors import UserError, unknown_name
 from vsrbench.core.keys import digest
 from vsrbench.core.processes import keep_memory
 from vsrbench.core.types import Measurement, MethodCard, PairFlow, Record, Sample, Size, Weights
@@ -614,8 +614,12 @@ def main(argv: list[str] | None = None) -> int:
     rows, records = [], []
     with TemporaryDirectory() as folder:
         material = Material(Path(folder), options.size, options.frames)
-        for group, cases in GROUPS.items():
-            for name, make in cases(material):
+        found = {group: list(cases(material)) for group, cases in GROUPS.items()}
+        known = {*found, *(name for cases in found.values() for name, _ in cases)}
+        if unknown := [name for name in options.names if name not in known]:
+            parser.error(str(unknown_name("case", unknown[0], known)))
+        for group, cases in found.items():
+            for name, make in cases:
                 if options.names and not {group, name} & set(options.names):
                     continue
                 try:

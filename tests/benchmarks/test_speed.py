@@ -35,6 +35,12 @@ def test_two_runs_are_judged_by_compare(
     assert {c["verdict"] for c in found if c["method"] == "psnr"} == {"lost"}
 
 
+def test_a_name_that_nothing_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["psrn"])
+    assert "no case named 'psrn'. Did you mean 'psnr'?" in capsys.readouterr().err
+
+
 def test_psnr_as_a_function(benchmark: BenchmarkFixture) -> None:
     """Two pictures of white noise: the mean of (a - b)^2 over 0..255 is (256^2 - 1) / 6."""
     sr, gt = np.random.default_rng(0).integers(0, 256, (2, 4, 180, 320, 3), np.uint8)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from vsrbench.core.errors import DataError, MissingError, UserError
 from vsrbench.core.files import shorten_name
 from vsrbench.core.keys import digest
+from vsrbench.core.progress import counted
 from vsrbench.core.progress import note as say
 from vsrbench.core.types import Clip, DatasetSpec, Layout
 from vsrbench.core.variables import DATA, cache_folder, data_folder
@@ -398,7 +399,8 @@ def _open_clip(
         check_pairs(name, source, gt, ("LQ", "GT"))
         if len(gt) != len(source):
             raise DataError(
-                f"clip '{name}': {lq_path} has {len(source)} frames, {gt_path} has {len(gt)}",
+                f"clip '{name}': {lq_path} has {counted(len(source), 'frame')}, "
+                f"{gt_path} has {len(gt)}",
                 "LQ and GT must pair frame by frame",
             )
         found = scale_between(source.size, gt.size, name)

@@ -338,8 +338,8 @@ def _choose_within(
         return Choice(
             when,
             "",
-            f"Cannot be told here, as for {unknown[0].title}: {said[unknown[0].method][1]}. Run this "
-            "on the card in question.",
+            f"Cannot be told here, as for {unknown[0].title}: {said[unknown[0].method][1]}. Run "
+            "this on the card in question.",
         )
     fast = min(usable, key=lambda c: c.ms or math.inf)
     return Choice(

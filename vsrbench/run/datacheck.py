@@ -180,8 +180,8 @@ def _check_counts(spec: DatasetSpec, clips: Sequence[_Clip], found: Findings) ->
                 found,
             )
     if lengths:
-        span = f"{min(lengths)}" + (f" to {max(lengths)}" if len(set(lengths)) > 1 else "")
-        found.facts.append(f"{counted(len(clips), 'clip')} of {span} frames, {sum(lengths)} in all")
+        span = f"{min(lengths)} to " * (len(set(lengths)) > 1) + counted(max(lengths), "frame")
+        found.facts.append(f"{counted(len(clips), 'clip')} of {span}, {sum(lengths)} in all")
 
 
 def _by_name(spec: DatasetSpec) -> bool:

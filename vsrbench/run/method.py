@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import random
 import sys
 import types
@@ -82,6 +83,8 @@ def load_method(card: MethodCard, device: str) -> Method:
 
     An error inside foreign code comes out as ContractError with its type and message.
     """
+    # It is imported wherever diffusers is, and warns of what only 4-bit weights need.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     load = entry(card)
     backends.check(card, device)
     given = replace(card, settings=backends.network_settings(card))

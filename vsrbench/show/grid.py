@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from vsrbench.core.progress import plain
+from vsrbench.core.progress import counted, plain
 from vsrbench.core.types import Record, Size, size_text
 from vsrbench.results.advice import duration
 from vsrbench.results.limits import is_out_of_memory
@@ -45,7 +45,7 @@ def _of_method(records: Sequence[Record]) -> str:
         return f"{duration(m.median_ms / 1000)}  {memory}"
 
     rows = [[size_text(size), *(text(size, n) for n in lengths)] for size in sizes]
-    head = ["LQ", *(f"{n} frames" for n in lengths)]
+    head = ["LQ", *(counted(n, "frame") for n in lengths)]
     align = ("left", *("right" for _ in lengths))
     title = records[0].title
     what = "peak VRAM" if of_device else "peak RSS of the process"
@@ -58,7 +58,7 @@ def _of_method(records: Sequence[Record]) -> str:
         first = min(
             (r for r in records if is_out_of_memory(r)), key=lambda r: r.size[0] * r.size[1]
         )
-        lines.append(f"Memory ends at {size_text(first.size)}, {first.frames} frames.")
+        lines.append(f"Memory ends at {size_text(first.size)}, {counted(first.frames, 'frame')}.")
     if not of_device and known:
         why = next((m.why["vram_peak_mib"] for m in known if "vram_peak_mib" in m.why), "")
         lines.append(f"VRAM: not measured{f', {why}' if why else ''}.")

@@ -182,8 +182,9 @@ def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
     said: list[str] = []
     if block.clips:
         lengths = sorted(set(block.clips.values()) - {0}) or [0]
-        each = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-        said.append(f"Means over {counted(len(block.clips), 'clip')} of {each} frames.")
+        each = counted(lengths[-1], "frame")
+        each = each if len(lengths) == 1 else f"{lengths[0]} to {each}"
+        said.append(f"Means over {counted(len(block.clips), 'clip')} of {each}.")
         for extent, metrics in block.scored_on.items():
             which = f"{', '.join(metrics)}: s" if len(block.scored_on) > 1 else "S"
             said.append(f"{which}cored on {extent}.")

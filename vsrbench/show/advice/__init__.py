@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vsrbench.core.progress import plain
+from vsrbench.core.progress import counted, plain
 from vsrbench.core.types import Clip, Record, size_text
 from vsrbench.data.frames import open_frames
 from vsrbench.results.advice import Advice, Candidate, duration
@@ -123,6 +123,7 @@ def write(
         out,
         "advice",
         about=about,
+        count=counted(about.clip.count, "frame"),
         size=size_text(about.clip.size),
         out_size=size_text(
             (about.clip.size[0] * about.clip.scale, about.clip.size[1] * about.clip.scale)
@@ -208,7 +209,8 @@ def text(advice: Advice, about: About, width: int) -> str:
     pace = f", {clip.fps:g} fps" if clip.fps else ""
     lines = [
         wrap_line(
-            f"{about.path}: {clip.count} frames of {size_text(clip.size)}{pace}, x{clip.scale}, on "
+            f"{about.path}: {counted(clip.count, 'frame')} "
+            f"of {size_text(clip.size)}{pace}, x{clip.scale}, on "
             f"{about.device}"
         ),
         "",

@@ -205,10 +205,12 @@ def growth(records: Iterable[Record], methods: Sequence[str] | None, out: Path) 
             if name == "ms" or high > 20 * low:
                 axes.set_yscale("log")
             else:
-                axes.set_ylim(0)
+                axes.set_ylim(0, 1.08 * high)
             axes.yaxis.set_major_formatter("{x:,g}")
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper")
+        # A method may be in one panel and not in the next.
+        named = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+        shown = [titles[method] for method in {**by_size, **by_length}]
+        figure.legend([named[title] for title in shown], shown, loc="outside right upper")
     return sidecar(out, about)
 
 

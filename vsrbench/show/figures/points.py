@@ -102,13 +102,14 @@ def scatter(
         "y": y,
         "front": [p.row.method for p in best],
         "hidden": hidden,
-        "caption": _caption(block, x, points, fair, hidden),
+        "caption": _caption(block, x, points, fair, best, hidden),
         "made_of": inputs,
     }
 
     with chart(out, COLUMN, 2.75) as axes:
         front: Any = {"color": INK, "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 1}
-        axes.plot([p.x for p in best], [p.y for p in best], label="Pareto front", **front)
+        if len(best) > 1:
+            axes.plot([p.x for p in best], [p.y for p in best], label="Pareto front", **front)
         for p in sorted(points, key=lambda p: -p.area):  # small points on top of large ones
             axes.errorbar(p.x, p.y, p.error, color=p.colour, linewidth=0.8, alpha=0.35)
             face, edge = (p.colour, "white") if p in fair else ("white", p.colour)
@@ -254,9 +255,12 @@ def _caption(
     x: str,
     points: Sequence[_Point],
     fair: Sequence[_Point],
+    front: Sequence[_Point],
     hidden: Mapping[str, str],
 ) -> str:
-    said = ["Line: Pareto front."]
+    said = ["Line: Pareto front."] if len(front) > 1 else []
+    if len(front) == 1 < len(fair):
+        said.append(f"{front[0].row.title} is the whole Pareto front.")
     if x in COST_NAMES:
         precisions = ", ".join(dict.fromkeys(p.row.precision for p in points))
         said = [f"Cost: {block.setting}, {precisions}.", *said]

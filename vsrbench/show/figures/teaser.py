@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vsrbench.core.progress import counted
 from vsrbench.core.types import size_text
 from vsrbench.results.summary import GT, Column, Row, Summary
 from vsrbench.show.figures.choice import cost_columns, quality_columns
@@ -48,7 +49,7 @@ def teaser(
     if costs_shown:
         caption.append(f"Efficiency: {block.setting}, LQ {size_text(block.size)}.")
     if metrics:
-        caption.append(f"Quality: means over {len(block.clips)} clips of {block.title}.")
+        caption.append(f"Quality: means over {counted(len(block.clips), 'clip')} of {block.title}.")
     about = {
         "figure": "teaser",
         **chosen.about,
@@ -58,7 +59,7 @@ def teaser(
     }
     groups = [
         (f"Efficiency (LQ {size_text(block.size)})", costs_shown, True),
-        (f"Quality ({block.title}, {len(block.clips)} clips)", metrics, False),
+        (f"Quality ({block.title}, {counted(len(block.clips), 'clip')})", metrics, False),
     ]
     groups = [group for group in groups if group[1]]
     if not groups:
