@@ -63,6 +63,23 @@ def test_an_object_on_arrays_gives_the_numbers_of_the_command_line(
     assert "Arrays, x4, 1 clip" in found.table("terminal")
 
 
+def test_what_an_object_fails_at_is_said_once(
+    clip: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing:
+        def upscale(self, frames: Any) -> Any:
+            raise ValueError("no idea")
+
+    found = vsrbench.evaluate(
+        {"failing": Failing()}, str(clip[0]), metrics=["lr_psnr"], results=tmp_path, quiet=False
+    )
+    assert found.exit_code == 1
+    assert capsys.readouterr().err.count("no idea") == 1
+    frame = found.to_frame().set_index("method")
+    assert (frame.status["failing"], frame.status["bicubic"]) == ("failed", "ok")
+    assert "no idea" in frame.reason["failing"]
+
+
 def test_cards_paths_and_objects_together(clip: tuple[Path, Path], tmp_path: Path) -> None:
     lq, gt = clip
     found = vsrbench.evaluate(

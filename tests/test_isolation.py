@@ -324,7 +324,7 @@ PROGRAMS = {
     "realtime": ("os.kill(os.getpid(), 40)", "signal 40"),
     "raises": ("1 / 0", "ZeroDivisionError"),
     "nothing": ("pass", "left nothing"),
-    "few": ("write(1)", "gave 1 frames for 2"),
+    "few": ("write(1)", "gave 1 frame for 2"),
     "small": ("write(scale=3)", "expected (3, 128, 160)"),
     "two": ("write(); write(folder='more')", "left more, result"),
     "text": ("(out / 'a.txt').write_text('x')", "a.txt"),

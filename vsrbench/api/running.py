@@ -227,20 +227,20 @@ def _collect_outputs(
 ) -> Iterator[tuple[MethodCard, Dataset]]:
     """What objects of the caller make of datasets, as outputs to be scored; one at a time on disk.
 
-    A clip at which one fails is broken for it, which the run says.
+    A clip at which one fails is the failure of that one alone.
     """
     for name, method in objects.items():
         weights = Weights("user", note="an object of the caller")
         card = MethodCard(name, 1, name, weights, kind="frames", scale=0)
         for dataset in sets:
             with tempfile.TemporaryDirectory(prefix="vsrbench-") as folder:
-                clips, broken = list[Clip](), dict(dataset.broken)
+                clips, failed = list[Clip](), dict[str, UserError]()
                 for clip in dataset.clips:
                     try:
                         clips.append(_output(card, method, clip, Path(folder) / clip.name))
                     except UserError as error:
-                        broken[clip.name] = error
-                yield card, replace(dataset, clips=clips, broken=broken)
+                        failed[clip.name] = error
+                yield card, replace(dataset, clips=clips, unpaired=failed)
 
 
 def _output(card: MethodCard, method: Method, clip: Clip, folder: Path) -> Clip:

@@ -29,6 +29,7 @@ from vsrbench.core.env import environment_for_git
 from vsrbench.core.errors import ContractError, DataError, MissingError, UserError
 from vsrbench.core.files import content, list_below, read_toml
 from vsrbench.core.keys import digest
+from vsrbench.core.progress import counted
 from vsrbench.core.variables import COMMANDS, commands_file, fetched_folder
 from vsrbench.data import frames
 from vsrbench.data.images import is_image
@@ -397,7 +398,7 @@ class CommandMethod:
             expected = count + self._count_surplus(count)
             if len(outputs) != expected:
                 raise ContractError(
-                    f"'{self.card.name}' gave {len(outputs)} frames for {expected}",
+                    f"'{self.card.name}' gave {counted(len(outputs), 'frame')} for {expected}",
                     "correct frames_multiple, frames_offset and frames_lead in its card",
                 )
             for index in range(count):

@@ -199,9 +199,14 @@ def caption(block: Block, provenance: str, marks: bool = True) -> list[str]:
     if any(cell.noise for cell in cells):
         said.append("~: not told apart from the best (paired t-test over clips, Holm, 5 %).")
     if block.unranked:
+        compare, reward, are = (
+            ("compares", "it rewards", "is")
+            if len(block.unranked) == 1
+            else ("compare", "they reward", "are")
+        )
         said.append(
-            f"Without GT, {', '.join(block.unranked)} compare with LQ, as it is or upscaled: they "
-            "reward what stays like it, as bicubic does by construction, and are not ranked."
+            f"Without GT, {', '.join(block.unranked)} {compare} with LQ, as it is or upscaled: "
+            f"{reward} what stays like it, as bicubic does by construction, and {are} not ranked."
         )
     origins: list[Origin] = list(
         dict.fromkeys(row.origin for row in block.rows if not row.published)
