@@ -378,3 +378,11 @@ def test_on_github(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "gone" / "summary.md"))
     assert main(["compare", str(base), str(new)]) == 4
     assert "nothing added to the summary" in capsys.readouterr().err
+
+
+def test_cost_at_another_scale_is_not_compared() -> None:
+    base, new = (replace(cost(ms), scale=scale) for ms, scale in ((1, 2), (9, 4)))
+    scored = clips(30.0, 31.0)
+    changes = compare([*scored, base], [*scored, new], cost_percent=10)
+    assert [c.verdict for c in changes if c.column.name == "ms"] == ["lost"]
+    assert not [c for c in compare([*scored, base], [*scored, new]) if c.where.startswith("cost")]

@@ -600,13 +600,23 @@ def test_engines_and_scales_stand_side_by_side() -> None:
     later = made(3, "Toy (openvino)", 4, weights_sha256="others")
     assert shown(plain, later) == [("my", "toy", "Toy (openvino)")]
 
-    twice = select_shown({r.key: r for r in (made(1, "Toy", 4), made(2, "Toy", 2))}, [])
-    assert [(r.dataset, r.scale) for r in twice] == [("my-x4", 4), ("my", 2)]
-    summary = summarise(twice)
-    assert [(b.dataset, b.scale) for b in summary.blocks] == [("my-x4", 4), ("my", 2)]
-    assert all(len(b.rows) == 1 and b.rows[0].cells["psnr"].value for b in summary.blocks)
-    (change, other) = compare([made(1, "Toy", 2)], twice)
-    assert (change.where, change.verdict, other.verdict) == ("my", "same", "new")
+    def of(*records: Record) -> list[Record]:
+        return select_shown({r.key: replace(r) for r in records}, [])
+
+    summary = summarise(of(made(1, "Toy", 4), made(2, "Toy", 2)))  # the same scores, asked for anew
+    assert [(b.dataset, b.scale) for b in summary.blocks] == [("my", 2)]
+    older, newer = made(1, "Mine", 4, method="mine", clip_digest="4"), made(2, "Toy", 2)
+    (block,) = summarise(of(older, newer)).blocks
+    assert block.scale == 2
+    cells = {row.method: row.cells["psnr"] for row in block.rows}
+    assert cells["mine"].value is None
+    assert "other frames" in cells["mine"].note
+    assert cells["toy"].value
+
+    for base, new in (([engine], [plain, engine]), ([plain, engine], [engine])):
+        verdicts = {c.method: c.verdict for c in compare(of(*base), of(*new))}
+        assert verdicts["toy (openvino, bf16)"] == "same"
+        assert verdicts.get("toy") in (None, "new", "lost")
     (change,) = compare([plain], [engine])
     assert change.verdict == "same"
     assert "computed with toy as usual against openvino, bf16" in verdict_line([change])

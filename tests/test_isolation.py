@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -634,11 +635,12 @@ def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path
     ended.stdin.close()
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{ended.pid}").exists()  # until somebody waits for it
+    ancient = tmp_path / f".clip.{socket.gethostname()}.{ended.pid}.0123abcd.partial"
     before = Path(str(ours).replace(own, f".{os.getpid()}-1."))  # of the same number
     elsewhere = tmp_path / f".clip.node7.{ended.pid}-12345.0123abcd.partial"
     old = tmp_path / f".clip.node8.{ended.pid}-12345.0123abcd.partial"
     other = tmp_path / ".mine.partial"
-    for folder in (ours, dead, before, elsewhere, old, other):
+    for folder in (ours, dead, ancient, before, elsewhere, old, other):
         folder.mkdir()
         (folder / "0.png").touch()
     os.utime(old, (0, 0))

@@ -204,11 +204,14 @@ def test_all_encoders_take_times_and_say_nothing(
 ) -> None:
     times = [0.0, 0.04, 0.5, 0.54, 2.0]
     frames = [np.full((64, 64, 3), 40 * t, np.uint8) for t in range(5)]
-    out = tmp_path / "a.mkv"
+    out = tmp_path / ("a.mkv" if form == "lossless" else "a.mp4")
     moving.encode(frames, out, 3.0, form, times=times)
     with av.open(str(out)) as container:
         shown = [frame.time for frame in container.decode(video=0)]
     assert shown == pytest.approx(times, abs=0.001)
+    with av.open(str(out)) as container:
+        assert container.duration is not None
+        assert container.duration / av.time_base >= times[-1]
     assert capfd.readouterr() == ("", "")
 
 

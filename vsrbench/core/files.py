@@ -30,7 +30,7 @@ written once more without a trace in its times."""
 _MANY = 20_000
 _LARGEST = 64 * 2**20
 """Bytes of a file of TOML or JSON."""
-_PARTIAL = re.compile(r"(.+)\.(\d+)-(\d*)\.[0-9a-f]{8}\.partial$")
+_PARTIAL = re.compile(r"(.+)\.(\d+)(?:-(\d*))?\.[0-9a-f]{8}\.partial$")
 _OLD_S = 24 * 3600.0
 _remembered: dict[Path, dict[str, Any]] = {}
 
@@ -87,7 +87,8 @@ def remove_leftovers(*folders: Path) -> None:
                 continue
             with suppress(OSError):
                 here = name[1].endswith("." + socket.gethostname())
-                alive = read_birth(int(name[2])) == name[3]
+                birth = read_birth(int(name[2]))
+                alive = bool(birth) if name[3] is None else birth == name[3]
                 if not alive if here else time.time() - path.stat().st_mtime > _OLD_S:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 

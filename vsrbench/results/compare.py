@@ -104,6 +104,7 @@ def compare(
     """
     before = _side(base, methods, datasets, metrics)
     after = _side(align_labels(before.labels, new), methods, datasets, metrics)
+    before, after = _pair_ways(before, after)
     for kind, asked in (("method", methods), ("dataset", datasets)):
         refuse(f"{kind} with results", asked, before.names[kind] | after.names[kind])
     infos = {**METRICS, **dict(sorted({**before.infos, **after.infos}.items()))}
@@ -120,8 +121,8 @@ def compare(
         for key in dict.fromkeys((*before.scores, *after.scores))
         if _scored(before.scores.get(key, {})) or _scored(after.scores.get(key, {}))
     ]
-    for (method, size), old in before.costs.items():
-        if now := after.costs.get((method, size)):
+    for (method, size, scale), old in before.costs.items():
+        if now := after.costs.get((method, size, scale)):
             changes += _cost_changes(method, size, old, now, cost_percent)
         elif cost_percent is not None:
             note = "cost not measured"
@@ -130,6 +131,36 @@ def compare(
     if all(change.verdict == "new" for change in changes):
         raise MissingError("the base has no scores to hold new ones against", "check its records")
     return changes
+
+
+def _pair_ways(*sides: _Side) -> tuple[_Side, ...]:
+    """The two sides, with a method of several engines or precisions called the same on both.
+
+    One that has one on each side is held against itself; of several each has its counterpart, which
+    is called by its bare name where it stands alone.
+    """
+    ways: list[dict[str, dict[str, str]]] = [{}, {}]  # bare name -> way -> label
+    for own, side in zip(ways, sides, strict=True):
+        for label, way in side.ways.items():
+            own.setdefault(label.removesuffix(f" ({way})"), {})[way] = label
+    found = []
+    for side, own, others in zip(sides, ways, reversed(ways), strict=True):
+        names = {
+            label: bare
+            if len(of) == len(others.get(bare, of)) == 1 or not way
+            else f"{bare} ({way})"
+            for bare, of in own.items()
+            for way, label in of.items()
+        }
+        found.append(
+            replace(
+                side,
+                scores={(d, names.get(m, m), x): one for (d, m, x), one in side.scores.items()},
+                costs={(names.get(m, m), s, x): one for (m, s, x), one in side.costs.items()},
+                ways={names[m]: way for m, way in side.ways.items()},
+            )
+        )
+    return tuple(found)
 
 
 def _differing_ways(method: str, before: _Side, after: _Side) -> str:
@@ -155,9 +186,7 @@ def align_labels(old: _Labels, new: Iterable[Record]) -> list[Record]:
         names: dict[str, str] = {}
         taken = {getattr(r, field) for r in found} - set(now)
         by_path = {path for path, _ in before.values()}  # which comes before what content tells
-        for label, (path, holds) in sorted(
-            now.items(), key=lambda one: (one[1][0] not in by_path, one[0] not in before)
-        ):
+        for label, (path, holds) in sorted(now.items(), key=lambda one: one[1][0] not in by_path):
             same = [
                 *(x for x, (p, _) in before.items() if p == path),
                 *(
@@ -220,8 +249,8 @@ class _Side:
     """Metrics that the table of metrics lacks."""
     scores: Mapping[Key, Mapping[str, _Score]]
     """Clip -> score."""
-    costs: Mapping[tuple[str, str], Measurement]
-    """(method, LQ size) -> newest measurement."""
+    costs: Mapping[tuple[str, str, int], Measurement]
+    """(method, LQ size, scale) -> newest measurement."""
     labels: _Labels
     """What is named after paths."""
     ways: Mapping[str, str]
@@ -345,12 +374,12 @@ def _explain_difference(a: Sequence[Any], b: Sequence[Any]) -> str:
     return "scored by another protocol"
 
 
-def _costs(records: Sequence[Record]) -> dict[tuple[str, str], Measurement]:
-    """(method, LQ size) -> newest measurement."""
+def _costs(records: Sequence[Record]) -> dict[tuple[str, str, int], Measurement]:
+    """(method, LQ size, scale) -> newest measurement."""
     found = {}
     for r in select_current_costs(records, records):
         if r.status == "ok" and r.measurement:
-            found[r.method, size_text(cost_size(r))] = r.measurement
+            found[r.method, size_text(cost_size(r)), r.scale] = r.measurement
     return found
 
 

@@ -258,7 +258,10 @@ def summarise(
         own = [r for r in quality if r.dataset == dataset]
         version = max(r.dataset_version for r in own)
         own = [r for r in own if r.dataset_version == version]
-        scale = max(r.scale for r in own)
+        # Of a scale that was asked for before, cells say that they are of other frames.
+        scales = {r.clip: r.scale for r in sorted(own, key=lambda r: r.at) if r.status == "ok"}
+        here_scales = set(scales.values()) - {0} or {r.scale for r in own}
+        scale = here_scales.pop() if len(here_scales) == 1 else 0
         size = usual_size({r.clip: r.size for r in own}.values())
         here = {r.method for r in own}
         here |= {m for m, s, x in costs if s == size and x in (0, scale)}

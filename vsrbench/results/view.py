@@ -8,8 +8,8 @@ A method without a card and a dataset without a spec are named after their paths
 different paths stay apart, and are told apart by the shortest ends of their paths that differ; the
 same content under another path is the same thing, which has moved.
 
-A method that was run by several engines or in several precisions has a row for each, and a dataset
-that was upscaled by several factors is one for each. Their names say which.
+A method that was run by several engines or in several precisions has a row for each, and its names
+say which.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ class _Slot(NamedTuple):
     """Metric, or `cost` and the size."""
     asked: str = ""
     """Engine and precision that were asked for."""
-    scale: int = 0
-    """Upscaling factor."""
 
 
 class _Asking(NamedTuple):
@@ -109,8 +107,8 @@ def select_shown(
         at, now = event.at, dict[Named, set[str]]()
         for slot, key in _contents(event):
             if record := found.get(key):
-                more = find_asked(record.title), record.scale
-                slot = _Slot(slot.method, slot.dataset, slot.clip, slot.metric, *more)
+                way = find_asked(record.title)
+                slot = _Slot(slot.method, slot.dataset, slot.clip, slot.metric, way)
             if methods or datasets:
                 own = methods.get(slot.method, slot.method)
                 slot = slot._replace(method=own, dataset=datasets.get(slot.dataset, slot.dataset))
@@ -131,15 +129,11 @@ def select_shown(
     several = _find_several(asked)
     called = _labels(dict.fromkeys(slot.method for slot in asked))
     set_called = _labels(dict.fromkeys(slot.dataset for slot in asked if slot.dataset[0]))
-    # The scale that was asked for last has the bare name.
-    scales = {slot.dataset: slot.scale for slot in asked if slot.scale}
     result, used = [], set[str]()
     for slot, (key, at) in asked.items():
         record, name, label = found[key], called[slot.method], set_called.get(slot.dataset, "")
         way = f" ({slot.asked})" if slot.asked and slot.method in several else ""
         title = record.title if name == slot.method[0] else name + way
-        if label and slot.scale and slot.scale != scales[slot.dataset]:
-            label += f"-x{slot.scale}"
         values = {"at": at, "method": name + way, "title": title, "clip": slot.clip}
         values |= {"dataset": label, "source": slot.method[1], "dataset_source": slot.dataset[1]}
         result.append(_copy_with(record, values, key in used))
@@ -154,17 +148,19 @@ def _find_several(asked: Iterable[_Slot]) -> set[Named]:
 
 
 def _leave_out_older(asked: dict[_Slot, tuple[str, str]], found: Mapping[str, Record]) -> None:
-    """Of methods that were computed in several ways: those of other weights than the last one."""
+    """Of methods that were computed in several ways: those of other weights than the last one, a
+    dataset.
+    """
 
     def state(r: Record) -> tuple[Any, ...]:
         return (r.method_version, r.weights_sha256, r.code)
 
-    now: dict[Named, tuple[str, tuple[Any, ...]]] = {}
+    now: dict[tuple[Named, Named], tuple[str, tuple[Any, ...]]] = {}
     for slot, (key, _) in asked.items():
         if found[key].status == "ok":
-            now[slot.method] = slot.asked, state(found[key])
+            now[slot.method, slot.dataset] = slot.asked, state(found[key])
     for slot, (key, _) in list(asked.items()):
-        way, last = now.get(slot.method, (slot.asked, ()))
+        way, last = now.get((slot.method, slot.dataset), (slot.asked, ()))
         if slot.asked != way and found[key].status == "ok" and state(found[key]) != last:
             del asked[slot]
 

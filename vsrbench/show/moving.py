@@ -269,8 +269,9 @@ def encode(
             with av.open(str(part), "w") as container, ExitStack() as stack:
                 stream = container.add_stream(_encoder(form), rate=rate)
                 stream.options = dict(OPTIONS[stream.codec.name])
-                if times:
+                if times:  # in order: where they come in another one, MP4 is told a shorter time
                     stream.codec_context.time_base = CLOCK
+                    stream.codec_context.max_b_frames = 0
                 sound = _Sound(container, sound_of, start_s, stack) if sound_of else None
                 seconds = 0.0
                 for index, frame in enumerate(frames):
