@@ -92,6 +92,7 @@ FAULTS = {
     "yield y.flip(0)": "output is the frame with red and blue exchanged",
     "yield y.flip(1)": "output is the frame upside down",
     "yield y.roll((4, 8), (1, 2))": "+4 px lower and +8 px further right",
+    "yield y / 2": "levels of 255 off on average",
     "held.append(y)": "depends on frame 4 (write lookahead = 4 into its card",
     "raise ValueError('no\\nsuch layer')": "failed at frame 0 of clip 'trial-0': ValueError: no",
     "import os; os._exit(3)": "crashed its process while it was tried",
@@ -152,6 +153,18 @@ def test_when_frames_come(order: str, tmp_path: Path) -> None:
     ahead = replace(card, lookahead=1)
     if "lookahead = 1" in ORDERS[order]:
         assert [why for _, why in trial.trial(ahead, "cpu") if why] == []
+
+
+def test_networks_that_flatten_texture_give_the_picture_that_went_in(tmp_path: Path) -> None:
+    scaffold.new("mine", "python", tmp_path)
+    (tmp_path / "methods/mine/adapter.py").write_text(
+        "import torch.nn.functional as F\n\n"
+        "class Mine:\n    def upscale(self, frames):\n        for x in frames:\n"
+        "            yield 0.7 * F.interpolate(x[None], scale_factor=4)[0] + 0.15\n\n"
+        "def load(card, device, dtype):\n    return Mine()\n"
+    )
+    card = specs.method_card(tmp_path, "mine")
+    assert [why for _, why in trial.trial(card, "cpu") if why] == []
 
 
 def test_networks_that_alter_their_input_leave_frames_as_they_are() -> None:

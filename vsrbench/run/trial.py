@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 COUNT = 5  # frames
 SIDE = 36  # px of LQ, more where a card needs more; no multiple of 8, so that padding is tried
 ROUNDING = 1  # levels of 255 by which a GPU may differ from itself
-FAR = 12.0  # mean difference of outputs from LQ, in levels of 255: above, it is another picture
+FAR = 24.0
+"""Mean difference of outputs from LQ, in levels of 255, above which it is another picture: networks
+for drawings flatten this texture by 16, and with exchanged colours or upside down it is 39 off."""
 LIKE_DB = 22.0  # PSNR against the enlarged input above which it is the same picture, shifted or not
 CLEAR_DB = 3.0  # what a shift must gain to be believed
 
