@@ -16,6 +16,7 @@ from vsrbench.cli.arguments import (
     add_device,
     add_how,
     add_names,
+    add_part,
     add_ray,
     add_results,
     new_parser,
@@ -104,10 +105,7 @@ def make_parser() -> Parser:
     what.add_argument("--scale", type=positive, metavar="N", help="without --gt (default: 4)")
     add_names(what, "--metrics", METRICS)
     part = parser.add_argument_group("a part of the data, whose results are kept apart")
-    add_names(part, "--clips", "these clips of the datasets")
-    part.add_argument(
-        "--limit", type=positive, metavar="N", help="the first N clips of each dataset"
-    )
+    add_part(part)
     part.add_argument(
         "--frames", metavar="N", help="the first N frames of each clip, or FIRST:END (from 0)"
     )

@@ -106,7 +106,7 @@ def select_shown(
     for event in events():
         at, now = event.at, dict[Named, set[str]]()
         for slot, key in _contents(event):
-            if record := found.get(key):
+            if not slot.asked and (record := found.get(key)):  # what a run lists does not say it
                 way = find_asked(record.title)
                 slot = _Slot(slot.method, slot.dataset, slot.clip, slot.metric, way)
             if methods or datasets:
@@ -215,7 +215,8 @@ def has_several(found: Mapping[str, Record]) -> bool:
 def _slot(r: Record) -> _Slot:
     size = r.measurement.size if r.measurement else r.size
     what = r.metric if r.kind == "quality" else _cost_name(size)
-    return _Slot((r.method, r.source), (r.dataset, r.dataset_source), r.clip, what)
+    method, dataset = (r.method, r.source), (r.dataset, r.dataset_source)
+    return _Slot(method, dataset, r.clip, what, find_asked(r.title))
 
 
 @lru_cache
